@@ -1,0 +1,3 @@
+"""clussvc: a failover cluster service for Linux."""
+
+__version__ = "0.1.0"
