@@ -1,0 +1,248 @@
+"""The replicated configuration: what every node knows equally at an equal index of the log.
+
+One immutable value, changed only by :func:`clussvc.global_update.apply.apply`. It holds what administrators set, the
+membership, and the ownership of groups with its epochs. Observations that need no agreement (who hears whom, restart
+counters) are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.monitoring import PropertyValue
+from clussvc.model.reports import Report
+from clussvc.model.settings import LAN, Timing
+from clussvc.model.states import MoveCause, NodeState, ResourceState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A member of the cluster, up or not."""
+
+    id: NodeId
+    name: str
+    addresses: tuple[str, ...]
+    """Host addresses, one for each network that carries heartbeats, best first."""
+    port: int
+    """UDP port of heartbeats and TCP port of streams alike."""
+    admin_port: int = 0
+    """TCP port of remote administration; 0: none."""
+    voter: bool = False
+    up: bool = False
+    joining: bool = True
+    """True until the node was admitted for the first time."""
+    paused: bool = False
+    incarnation: int = 0
+    """Raised by every admission (rule R2)."""
+    boot: int = 0
+    """The boot counter of the admitted process."""
+    attempt: int = 0
+    """Which request for admission of that boot was granted."""
+    stopping: bool = False
+    """The node was asked to stop; it hands its groups over and receives none."""
+    down_because: str = ""
+    description: str = ""
+    private: Mapping[str, PropertyValue] = field(default_factory=dict)
+
+    @property
+    def state(self) -> NodeState:
+        """The state that administrators see."""
+        if self.up:
+            return NodeState.PAUSED if self.paused else NodeState.UP
+        return NodeState.JOINING if self.joining else NodeState.DOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A change of ownership that has been decided and is waiting for the owner to let go."""
+
+    to: NodeId | None
+    """None: the coordinator chooses when the group is released."""
+    cause: MoveCause
+    because: str
+    bring_online: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailoverRequest:
+    """The owner's word that its restart policy is exhausted and the group should go elsewhere."""
+
+    resource: ResourceId
+    because: str
+    at_ms: int
+    """Wall clock of the owner, milliseconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A unit of failover: resources that always run together on one node."""
+
+    id: GroupId
+    name: str
+    description: str = ""
+    persistent_state: bool = False
+    failover_threshold: int = 10
+    failover_period_h: int = 6
+    auto_failback: bool = False
+    failback_window_start_h: int = -1
+    failback_window_end_h: int = -1
+    anti_affinity: tuple[str, ...] = ()
+    preferred_owners: tuple[NodeId, ...] = ()
+    private: Mapping[str, PropertyValue] = field(default_factory=dict)
+    owner: NodeId | None = None
+    """Who owns the group under ``epoch``, or owned it last when ``released``."""
+    epoch: int = 0
+    released: bool = True
+    """True when the owner let go, was declared down, or was admitted anew; only then can the group be assigned."""
+    released_because: str = ""
+    released_cause: MoveCause = MoveCause.FIRST_PLACEMENT
+    move: Move | None = None
+    failover: FailoverRequest | None = None
+    failovers: tuple[int, ...] = ()
+    """When the group failed over, wall clock in ms; the oldest are dropped after FAILOVER_HISTORY_MAX."""
+    halted: bool = False
+    """Failed over too often: everything is kept offline until somebody brings the group or a resource online."""
+    placed_because: str = ""
+    moved_by_hand: bool = False
+    """The last move was an administrator's; failback leaves the group where it was put."""
+
+    @property
+    def owned(self) -> NodeId | None:
+        """The node that may run the group now."""
+        return None if self.released else self.owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """Something that can be online on one node: an address, a process, a script."""
+
+    id: ResourceId
+    name: str
+    type: str
+    group: GroupId
+    description: str = ""
+    separate_monitor: bool = False
+    persistent_state: bool = False
+    looks_alive_poll_interval_ms: int | None = None
+    """None: as the type says. 0: event driven."""
+    is_alive_poll_interval_ms: int | None = None
+    restart_action: int = 2
+    """0: do not restart. 1: restart, never affect the group. 2: restart, then fail the group over."""
+    restart_threshold: int = 3
+    restart_period_ms: int = 900_000
+    retry_period_on_failure_ms: int | None = None
+    """None: never."""
+    pending_timeout_ms: int = 180_000
+    depends_on: tuple[ResourceId, ...] = ()
+    possible_owners: tuple[NodeId, ...] | None = None
+    """None: every node."""
+    private: Mapping[str, PropertyValue] = field(default_factory=dict)
+    state: ResourceState = ResourceState.OFFLINE
+    """As the owner last reported under the group's epoch."""
+    detail: str = ""
+    fail_ticket: int = 0
+    """Raised by the command /fail; the owner then treats the resource as failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinToken:
+    """A permission to join once. Only a hash of its secret is known to the cluster."""
+
+    id: str
+    secret_sha256: str
+    expires_ms: int
+    """Wall clock, milliseconds since 1970."""
+    node_name: str = ""
+    """The node it is meant for; empty: any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole replicated state. Never changed in place."""
+
+    cluster: ClusterId
+    name: str
+    timing: Timing = LAN
+    description: str = ""
+    private: Mapping[str, PropertyValue] = field(default_factory=dict)
+    utc_offset_min: int = 0
+    """Offset of the cluster's local time, for failback windows."""
+    default_group: GroupId | None = None
+    next_node_id: int = 1
+    voters_version: int = 0
+    """Raised by every change of the set of voters; proposals that count votes carry it."""
+    nodes: Mapping[NodeId, Node] = field(default_factory=dict)
+    groups: Mapping[GroupId, Group] = field(default_factory=dict)
+    resources: Mapping[ResourceId, Resource] = field(default_factory=dict)
+    tokens: Mapping[str, JoinToken] = field(default_factory=dict)
+    evicted: tuple[NodeId, ...] = ()
+    recent: Mapping[RequestId, Report | None] = field(default_factory=dict)
+    """Request ids applied lately with their refusal, oldest first (rule R1: proposed twice, effective once)."""
+
+    # --- questions; each is a plain look-up or a short scan -------------------------------------------------------
+
+    @property
+    def voters(self) -> frozenset[NodeId]:
+        """Whose leases and silences count."""
+        return frozenset(node.id for node in self.nodes.values() if node.voter)
+
+    def node_named(self, name: str) -> Node | None:
+        """The node of that name, whatever the case of its letters; a node number is understood as well."""
+        wanted = name.casefold()
+        for node in self.nodes.values():
+            if node.name.casefold() == wanted:
+                return node
+        return self.nodes.get(NodeId(int(name))) if name.isdecimal() else None
+
+    def group_named(self, name: str) -> Group | None:
+        """The group of that name, whatever the case of its letters, or with that identifier."""
+        wanted = name.casefold()
+        for group in self.groups.values():
+            if group.name.casefold() == wanted:
+                return group
+        return self.groups.get(GroupId(name))
+
+    def resource_named(self, name: str) -> Resource | None:
+        """The resource of that name, whatever the case of its letters, or with that identifier."""
+        wanted = name.casefold()
+        for resource in self.resources.values():
+            if resource.name.casefold() == wanted:
+                return resource
+        return self.resources.get(ResourceId(name))
+
+    def resources_of(self, group: GroupId) -> Iterator[Resource]:
+        """The resources of one group, in order of creation."""
+        return (resource for resource in self.resources.values() if resource.group == group)
+
+    def resources_by_group(self) -> dict[GroupId, list[Resource]]:
+        """All resources, by group; one pass, for callers that look at every group."""
+        found: dict[GroupId, list[Resource]] = {group: [] for group in self.groups}
+        for resource in self.resources.values():
+            found[resource.group].append(resource)
+        return found
+
+    def groups_owned_by(self, node: NodeId) -> list[Group]:
+        """The groups that the node owns under their present epoch."""
+        return [group for group in self.groups.values() if not group.released and group.owner == node]
+
+    def node_name(self, node: NodeId | None) -> str:
+        """The name of a node for people, also of one that is gone."""
+        if node is None:
+            return "(none)"
+        known = self.nodes.get(node)
+        return known.name if known else f"node {node}"
+
+
+def failback_window_open(group: Group, local_hour: int) -> bool:
+    """Whether the group may fail back in that hour (0-23) of cluster time.
+
+    No window means always; [start, end) otherwise, and a start after the end spans midnight (MSCS: failback policy).
+    """
+    start, end = group.failback_window_start_h, group.failback_window_end_h
+    if start < 0 or end < 0 or start == end:
+        return True
+    if start < end:
+        return start <= local_hour < end
+    return local_hour >= start or local_hour < end
