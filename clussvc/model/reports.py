@@ -172,7 +172,8 @@ def node_is_down(node: str, because: str = "") -> Report:
     return Report(
         code="node-down",
         status=5050,
-        message=f"Node {node} is down{why}; start its cluster service ('cluster node {node} /start') or choose another.",
+        message=f"Node {node} is down{why}; start its cluster service ('cluster node {node} /start')"
+        " or choose another.",
     )
 
 
@@ -252,7 +253,8 @@ def group_has_no_owner(group: str) -> Report:
     return Report(
         code="group-unowned",
         status=5012,
-        message=f"Group {group!r} has no owner now; no node that may run it is up. 'cluster explain \"{group}\"' says why.",
+        message=f"Group {group!r} has no owner now; no node that may run it is up."
+        f" 'cluster explain \"{group}\"' says why.",
     )
 
 

@@ -19,7 +19,7 @@ class Timing:
 
     profile: str
     heartbeat_interval_ms: int
-    """How often a node tells every other one that it lives. At least four fit into a lease, so that three may be lost."""
+    """How often a node tells every other one that it lives. Four fit into a lease, so that three may be lost."""
     lease_ms: int
     """How long a heartbeat that a peer is known to have heard lets its sender act."""
     release_budget_ms: int
