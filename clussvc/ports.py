@@ -1,0 +1,87 @@
+"""The ports: what the assembly expects of each adapter, and what it offers to those that serve people.
+
+An adapter touches one piece of the world and takes no decision. Each port has a contract suite in ``tests/adapters``
+that runs on every implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from clussvc.global_update.update import Update
+from clussvc.model.config import Config
+from clussvc.model.ids import NodeId, RequestId
+from clussvc.model.records import HistoryEntry
+from clussvc.model.reports import Report
+from clussvc.model.view import LiveView
+
+
+class Clock(Protocol):
+    """Time, read by the assembly and handed to the ground floor as arguments."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since boot (CLOCK_BOOTTIME); comparable only on the same machine and boot."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970, for people and for failure histories; never for safety."""
+
+
+class ConfigStore(Protocol):
+    """Keeps the committed configuration and the event history of one node. Not the source of truth: the log is."""
+
+    def load(self) -> tuple[int, Config] | None:
+        """The newest stored configuration with its log index; None for an empty store.
+
+        Raises ClusterError(``database-damaged``) that names the file and the way out.
+        """
+
+    def save(self, index: int, config: Config, entries: Sequence[HistoryEntry]) -> None:
+        """Store a configuration and the events up to its index in one transaction; older indexes are ignored."""
+
+    def history(self, *, after: int, limit: int) -> list[HistoryEntry]:
+        """Events with a cursor greater than ``after``, oldest first, at most ``limit`` (1..1000)."""
+
+    def last_cursor(self) -> int:
+        """The cursor of the newest event; 0 when there is none."""
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+class ClusterAccess(Protocol):
+    """What the service offers to its administration: the only way in. Every call may come from any thread."""
+
+    def config(self) -> Config:
+        """The configuration at the newest index that this node has applied."""
+
+    def view(self) -> LiveView:
+        """What this node knows besides."""
+
+    def execute(self, update: Update, *, request: RequestId | None = None, timeout_ms: int = 10_000) -> Report | None:
+        """Propose a change and wait for its outcome: None when it was made, else the refusal.
+
+        An outcome that stays unknown is the report ``outcome-unknown``; repeating the call with the same ``request``
+        is safe. Without quorum the answer is the report ``no-quorum`` and nothing is proposed.
+        """
+
+    def history(self, *, after: int, limit: int, wait_ms: int = 0) -> list[HistoryEntry]:
+        """Events after a cursor; waits up to ``wait_ms`` for the first one when there is none yet."""
+
+    def wait_for_index(self, index: int, timeout_ms: int) -> bool:
+        """Wait until this node has applied that index or more."""
+
+    def make_join_token(self, *, node_name: str, valid_s: int) -> str | Report:
+        """Make a one-time token in text form and commit its hash."""
+
+    def make_admin_certificate(self, *, name: str, role: str) -> Mapping[str, str]:
+        """PEM texts ``certificate``, ``key`` and ``ca`` for remote administration with that role."""
+
+    def statistics(self) -> Mapping[str, int | str]:
+        """Counters of the adapters, for diagnosis."""
+
+    def node_id(self) -> NodeId:
+        """Who this is."""
+
+    def stop_service(self) -> None:
+        """Begin an orderly stop of this node's service; returns at once."""
