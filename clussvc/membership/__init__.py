@@ -1,0 +1,1 @@
+"""Membership: who hears whom, whose lease runs, who is declared down."""

@@ -1,0 +1,1 @@
+"""Quorum: who may continue."""

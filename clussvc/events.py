@@ -1,0 +1,108 @@
+"""What can happen to a node: the inputs of :meth:`clussvc.node.NodeCore.handle`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, unique
+
+from clussvc.global_update.update import Proposal, Update
+from clussvc.membership.heartbeat import Heartbeat
+from clussvc.model.config import Config
+from clussvc.model.ids import NodeId, RequestId
+from clussvc.model.monitoring import MonitorReport
+from clussvc.model.records import Record
+from clussvc.model.reports import Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed; sent at the latest when ``NodeCore.deadline_ms`` comes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatHeard:
+    """An authenticated heartbeat of another node arrived."""
+
+    heartbeat: Heartbeat
+    received_ms: int
+    """When the adapter received it, on this node's clock; not later than now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """An entry of the log was applied on this node: the configuration after it, and what it meant."""
+
+    index: int
+    proposal: Proposal
+    config: Config
+    refusal: Report | None
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigInstalled:
+    """The configuration was taken from a snapshot: many entries at once, without their proposals."""
+
+    index: int
+    config: Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadershipChanged:
+    """Who leads the log, as far as this node knows. ``leads``: this node does, and a majority heard it lately."""
+
+    leader: NodeId | None
+    leads: bool
+    members: frozenset[NodeId]
+    """Who takes part in the log's own voting."""
+
+
+@unique
+class ProposalFate(Enum):
+    """What became of a proposal that did not come back through the log."""
+
+    NOT_APPLIED = "not applied"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposalFailed:
+    """A proposal was certainly not applied, or nobody can say."""
+
+    request: RequestId
+    fate: ProposalFate
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSaid:
+    """A report of a resource monitor. ``monitor`` is empty for the default one, else the resource it is for."""
+
+    monitor: str
+    report: MonitorReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandArrived:
+    """An administrator wants a change; answered by a Reply with the same request id."""
+
+    request: RequestId
+    update: Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested:
+    """The service is to end in order: hand the groups over, then stop."""
+
+
+Event = (
+    Tick
+    | HeartbeatHeard
+    | Committed
+    | ConfigInstalled
+    | LeadershipChanged
+    | ProposalFailed
+    | MonitorSaid
+    | CommandArrived
+    | StopRequested
+)

@@ -1,0 +1,299 @@
+"""The groups that this node owns, with one sequencer each: the owner's half of rule R1.
+
+A sequencer exists only for a group that the log assigns to this node under its present epoch, and only while the node
+is a member. What the sequencers want is turned into commands for monitors and updates for the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from clussvc.global_update.update import GroupReleased, ReportStates, RequestFailover, ResourceStatus
+from clussvc.groups.machine import GroupMachine
+from clussvc.model.config import Config, Group, Resource
+from clussvc.model.ids import GroupId, NodeId, ResourceId
+from clussvc.model.monitoring import (
+    BringOnline,
+    CommandRefused,
+    ResourceReported,
+    ResourceSpec,
+    TakeOffline,
+    TerminateResource,
+)
+from clussvc.model.states import ResourceState
+from clussvc.model.view import LocalResourceView
+from clussvc.resources.monitors import DEFAULT_MONITOR
+from clussvc.resources.restart_policy import count_recent
+from clussvc.resources.type_info import find_type
+
+LINES_PER_REPORT_MAX = 1_000
+"""State changes in one log entry; the rest follows in the next one."""
+
+DETAIL_LENGTH_MAX = 1_000
+"""Characters of a failure's text that travel through the log."""
+
+LooksReady = Callable[[ResourceId], bool]
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What the sequencers want after a step."""
+
+    commands: list[BringOnline | TakeOffline | TerminateResource] = field(default_factory=list)
+    failovers: list[RequestFailover] = field(default_factory=list)
+    releases: list[GroupReleased] = field(default_factory=list)
+
+
+class Ownership:
+    """All groups that one member owns. Made anew for every incarnation."""
+
+    def __init__(self, node: NodeId) -> None:
+        self._node = node
+        self._machines: dict[GroupId, GroupMachine] = {}
+        self._by_group: dict[GroupId, list[Resource]] = {}
+        self._config: Config | None = None
+        self._stirred: set[GroupId] = set()
+        self._next_ms: dict[GroupId, int] = {}
+        self._seen: dict[GroupId, tuple[Group, list[Resource]]] = {}
+        self._orphans: list[TerminateResource] = []
+
+    # --- inputs -----------------------------------------------------------------------------------------------------
+
+    def follow(self, config: Config) -> None:
+        """Take over a new configuration: new groups, new epochs, changed resources."""
+        if config is self._config:
+            return
+        if (
+            self._config is None
+            or config.resources is not self._config.resources
+            or set(self._by_group) != set(config.groups)
+        ):
+            self._by_group = config.resources_by_group()
+        self._config = config
+        owned = {group.id: group for group in config.groups_owned_by(self._node)}
+        for gone in [group for group in self._machines if group not in owned]:
+            self._drop(gone)
+        for group in owned.values():
+            machine = self._machines.get(group.id)
+            if machine is None or machine.epoch != group.epoch:
+                self._machines[group.id] = GroupMachine(group=group.id, epoch=group.epoch)
+            self._note_changes(group)
+        self._hand_over_moved()
+
+    def _drop(self, group: GroupId) -> None:
+        """The group is not ours any more. If it was deleted while a deleted resource still stopped, that goes on."""
+        machine = self._machines.pop(group)
+        self._seen.pop(group, None)
+        self._next_ms.pop(group, None)
+        self._orphans += [
+            TerminateResource(resource=resource, epoch=local.epoch)
+            for resource, local in machine.locals.items()
+            if not local.stopped
+        ]
+
+    def _note_changes(self, group: Group) -> None:
+        resources = self._by_group.get(group.id, [])
+        before = self._seen.get(group.id)
+        same = (
+            before is not None
+            and before[0] is group
+            and len(before[1]) == len(resources)
+            and all(old is new for old, new in zip(before[1], resources, strict=True))
+        )
+        if not same:
+            self._stirred.add(group.id)
+            self._seen[group.id] = (group, resources)
+
+    def _hand_over_moved(self) -> None:
+        """A resource that was put into another group of this node keeps what is known of it."""
+        assert self._config is not None
+        for machine in self._machines.values():
+            for resource_id in list(machine.locals):
+                resource = self._config.resources.get(resource_id)
+                if resource is None or resource.group == machine.group:
+                    continue
+                target = self._machines.get(resource.group)
+                if target is not None:
+                    target.locals[resource_id] = machine.locals.pop(resource_id)
+                    self._stirred |= {machine.group, target.group}
+
+    def take_report(self, report: ResourceReported, now_ms: int) -> None:
+        """A monitor reported on a resource."""
+        machine = self._machine_of(report.resource)
+        if machine is not None and self._config is not None:
+            machine.take_report(report, self._config.resources.get(report.resource), now_ms)
+            self._stirred.add(machine.group)
+
+    def take_refusal(self, refused: CommandRefused, now_ms: int) -> None:
+        """A monitor refused a command: what could not be started has failed, what could not be stopped is ended."""
+        machine = self._machine_of(refused.resource)
+        resource = self._config.resources.get(refused.resource) if self._config else None
+        if machine is None or resource is None:
+            return
+        local = machine.locals[refused.resource]
+        if refused.epoch != local.epoch:
+            return
+        if local.state is ResourceState.ONLINE_PENDING and not local.terminating:
+            local.fail(refused.why, resource, now_ms, terminated=False)
+        elif local.state is ResourceState.OFFLINE_PENDING and not local.terminating:
+            local.state, local.detail, local.dirty = ResourceState.FAILED, refused.why, True
+        self._stirred.add(machine.group)
+
+    def monitor_died(self, resources: Iterable[ResourceId], why: str, now_ms: int) -> None:
+        """These resources' monitor died and its successor has cleaned up."""
+        for resource_id in resources:
+            machine = self._machine_of(resource_id)
+            resource = self._config.resources.get(resource_id) if self._config else None
+            if machine is not None and resource is not None:
+                machine.monitor_died(resource, why, now_ms)
+                self._stirred.add(machine.group)
+
+    def stir(self) -> None:
+        """Look at every group at the next step (a monitor became ready)."""
+        self._stirred |= set(self._machines)
+
+    # --- outputs ----------------------------------------------------------------------------------------------------
+
+    def step(self, now_ms: int, *, ready: LooksReady) -> Wanted:
+        """What should be done now for the groups where something changed or a time has come."""
+        wanted = Wanted()
+        config = self._config
+        if config is None:
+            return wanted
+        wanted.commands, self._orphans = list(self._orphans), []
+        due = self._stirred | {group for group, at_ms in self._next_ms.items() if now_ms >= at_ms}
+        self._stirred = set()
+        for group_id in sorted(due):
+            machine, group = self._machines.get(group_id), config.groups.get(group_id)
+            if machine is None or group is None:
+                continue
+            step = machine.step(group, self._by_group.get(group_id, []), now_ms, ready=ready)
+            wanted.commands += step.commands
+            if step.next_ms is not None:
+                self._next_ms[group_id] = step.next_ms
+            else:
+                self._next_ms.pop(group_id, None)
+            if group.failover is None and group.move is None:
+                wanted.failovers += [
+                    RequestFailover(
+                        group=group_id, epoch=group.epoch, resource=wish.resource, because=wish.because, at_ms=0
+                    )
+                    for wish in step.wishes
+                ]
+            else:
+                # The coordinator knows; what it answers (a move, or a denial) ends the wish.
+                for wish in step.wishes:
+                    machine.locals[wish.resource].wants_failover = ""
+            if step.released:
+                wanted.releases.append(self._release(config, group))
+            if step.released or step.wishes:
+                # A proposal may get lost: look again until the log has answered.
+                self._stirred.add(group_id)
+        return wanted
+
+    def _release(self, config: Config, group: Group) -> GroupReleased:
+        because = group.move.because if group.move else "nothing of it runs any more"
+        return GroupReleased(
+            group=group.id,
+            epoch=group.epoch,
+            node=self._node,
+            because=f"{config.node_name(self._node)} released it: {because}",
+        )
+
+    def report(self, incarnation: int) -> ReportStates | None:
+        """How the states of the owned resources differ from what the log says; None if they do not."""
+        config = self._config
+        if config is None:
+            return None
+        lines = []
+        for machine in self._machines.values():
+            if machine.released:
+                continue
+            for resource_id, local in machine.locals.items():
+                known = config.resources.get(resource_id)
+                if known is None or known.group != machine.group:
+                    continue
+                detail = local.detail[:DETAIL_LENGTH_MAX] if local.state is ResourceState.FAILED else ""
+                if (known.state, known.detail) != (local.state, detail):
+                    lines.append(ResourceStatus(resource=resource_id, state=local.state, detail=detail))
+                    if len(lines) >= LINES_PER_REPORT_MAX:
+                        return ReportStates(node=self._node, incarnation=incarnation, lines=tuple(lines))
+        return ReportStates(node=self._node, incarnation=incarnation, lines=tuple(lines)) if lines else None
+
+    @property
+    def next_ms(self) -> int | None:
+        """When a step is due although nothing happened."""
+        return min(self._next_ms.values(), default=None)
+
+    @property
+    def stirred(self) -> bool:
+        """Whether a step would look at anything now."""
+        return bool(self._stirred)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is owned, or everything has been released."""
+        return all(machine.released for machine in self._machines.values())
+
+    def spec(self, resource_id: ResourceId) -> ResourceSpec | None:
+        """What a monitor must know of a resource; None if it is not in the configuration."""
+        config = self._config
+        resource = config.resources.get(resource_id) if config else None
+        if config is None or resource is None:
+            return None
+        info = find_type(resource.type)
+        private = {p.name: p.default for p in info.private if p.default is not None} if info else {}
+        looks_alive_ms = resource.looks_alive_poll_interval_ms
+        is_alive_ms = resource.is_alive_poll_interval_ms
+        if looks_alive_ms is None:
+            looks_alive_ms = info.looks_alive_interval_ms if info else 5_000
+        if is_alive_ms is None:
+            is_alive_ms = info.is_alive_interval_ms if info else 60_000
+        return ResourceSpec(
+            resource=resource.id,
+            name=resource.name,
+            type=resource.type,
+            group=resource.group,
+            group_name=config.groups[resource.group].name,
+            private={**private, **resource.private},
+            looks_alive_interval_ms=looks_alive_ms,
+            is_alive_interval_ms=is_alive_ms,
+            pending_timeout_ms=resource.pending_timeout_ms,
+        )
+
+    def monitor_of(self, resource_id: ResourceId) -> str:
+        """The name of the monitor that a resource belongs to."""
+        resource = self._config.resources.get(resource_id) if self._config else None
+        return resource_id if resource is not None and resource.separate_monitor else DEFAULT_MONITOR
+
+    def known(self, resource_id: ResourceId) -> bool:
+        """Whether the configuration knows the resource or something of it may still run here."""
+        in_config = self._config is not None and resource_id in self._config.resources
+        return in_config or self._machine_of(resource_id) is not None
+
+    def views(self, now_ms: int) -> dict[ResourceId, LocalResourceView]:
+        """What the owner knows beyond the states, for status commands."""
+        found = {}
+        for machine in self._machines.values():
+            for resource_id, local in machine.locals.items():
+                resource = self._config.resources.get(resource_id) if self._config else None
+                if resource is not None and (local.restarts_ms or local.last_failure):
+                    found[resource_id] = LocalResourceView(
+                        restarts_in_period=count_recent(
+                            local.restarts_ms, period_ms=resource.restart_period_ms, now_ms=now_ms
+                        ),
+                        last_failure=local.last_failure,
+                    )
+        return found
+
+    def _machine_of(self, resource_id: ResourceId) -> GroupMachine | None:
+        resource = self._config.resources.get(resource_id) if self._config else None
+        if resource is not None:
+            machine = self._machines.get(resource.group)
+            if machine is not None and resource_id in machine.locals:
+                return machine
+        for machine in self._machines.values():
+            if resource_id in machine.locals:
+                return machine
+        return None

@@ -1,0 +1,243 @@
+"""Heartbeats, silences and leases (rules R2 and R3): the arithmetic on which safety rests.
+
+**Lease.** Every heartbeat says, for each peer, the last sequence number heard from it. So a node knows which of its
+own heartbeats a peer has heard, and its lease from that peer runs for ``lease_ms`` from the moment it *sent* that
+heartbeat, on its own clock. Nothing that happened on the way can make the lease longer than the peer believes.
+
+**Silence.** A peer's heartbeat also says for how long each other node has been silent *there*. The receiver turns this
+into an interval on its own clock during which the peer certainly heard nothing: it begins at the latest at the arrival
+minus the reported silence, and it lasts at least until the receiver sent the newest of its own heartbeats that this
+report acknowledges, since the report was written after that one had arrived. Reports made at different times can
+so be compared: a node may be declared down when a majority of the voters has been silent *at the same time* for lease
+plus release budget. (Two silences of that length that do not overlap prove nothing: the node may have held its
+majority through the one and then through the other.)
+
+Why this is safe: let M be such a majority and [s, e] the common silence. Every lease that a member of M gave the node
+ends before s + lease, because the heartbeat it acknowledges was sent before s. The node's own majority meets M in a
+voter, so by s + lease it knows that it does not hold quorum, and by s + lease + budget <= e everything is terminated. A
+lost lease ends the incarnation, so nothing that arrives later revives it. Only the rates of the clocks enter.
+
+What the receiver's clock cannot see: a node that was restarted may have given leases in its earlier life. Its silences
+begin when the present life began, which is later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from clussvc.model.ids import NodeId
+from clussvc.model.settings import Timing
+from clussvc.model.states import NodePhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hearing:
+    """What a node heard of another one."""
+
+    node: NodeId
+    boot: int
+    seq: int
+    """The newest sequence number heard of that boot; 0: none."""
+    silent_ms: int
+    """Since then, or since this life of the reporting node began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """One datagram to all peers, authenticated by the adapter."""
+
+    sender: NodeId
+    boot: int
+    seq: int
+    incarnation: int
+    phase: NodePhase
+    attempt: int
+    """Which request for admission of this boot is open; 0: the node does not ask."""
+    index: int
+    """The log index that the sender has applied."""
+    voters_version: int
+    heard: tuple[Hearing, ...]
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What this node knows of one other node. ``quiet_from_ms`` is when its present silence began."""
+
+    quiet_from_ms: int
+    ever_heard: bool = False
+    boot: int = 0
+    seq: int = 0
+    lease_until_ms: int = -1
+    last: Heartbeat | None = None
+    silences: dict[NodeId, tuple[int, int]] | None = None
+    """For each third node: from when to when this peer certainly heard nothing of it, on our clock."""
+
+
+class HeartbeatTable:
+    """All that one node knows from heartbeats. Times are this node's boot-time clock in milliseconds."""
+
+    def __init__(self, *, node: NodeId, boot: int, timing: Timing, now_ms: int) -> None:
+        self._node = node
+        self._boot = boot
+        self._timing = timing
+        self._born_ms = now_ms
+        self._peers: dict[NodeId, _Peer] = {}
+        self._seq = 0
+        self._sent: deque[tuple[int, int]] = deque()
+
+    def set_timing(self, timing: Timing) -> None:
+        """Use other timings from now on; leases already counted keep their end."""
+        self._timing = timing
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def compose(
+        self,
+        *,
+        now_ms: int,
+        incarnation: int,
+        phase: NodePhase,
+        attempt: int,
+        index: int,
+        voters_version: int,
+        peers: Iterable[NodeId],
+    ) -> Heartbeat:
+        """The next heartbeat; it counts as sent now, which can only shorten the lease it brings."""
+        self._seq += 1
+        self._sent.append((self._seq, now_ms))
+        # An acknowledgement of anything older than a lease brings nothing; the bound keeps the list short.
+        while self._sent and self._sent[0][1] < now_ms - 2 * self._timing.lease_ms:
+            self._sent.popleft()
+        heard = []
+        for peer in peers:
+            known = self._peers.get(peer)
+            if known is None:
+                known = self._peers[peer] = _Peer(quiet_from_ms=self._born_ms)
+            heard.append(
+                Hearing(node=peer, boot=known.boot, seq=known.seq, silent_ms=max(0, now_ms - known.quiet_from_ms))
+            )
+        return Heartbeat(
+            sender=self._node,
+            boot=self._boot,
+            seq=self._seq,
+            incarnation=incarnation,
+            phase=phase,
+            attempt=attempt,
+            index=index,
+            voters_version=voters_version,
+            heard=tuple(heard),
+        )
+
+    # --- hearing ----------------------------------------------------------------------------------------------------
+
+    def hear(self, heartbeat: Heartbeat, *, received_ms: int) -> bool:
+        """Take in a heartbeat; False when it is older than one already heard and was ignored."""
+        peer = self._peers.get(heartbeat.sender)
+        if peer is None:
+            peer = self._peers[heartbeat.sender] = _Peer(quiet_from_ms=self._born_ms)
+        if (heartbeat.boot, heartbeat.seq) <= (peer.boot, peer.seq):
+            return False
+        peer.boot, peer.seq = heartbeat.boot, heartbeat.seq
+        peer.ever_heard = True
+        peer.quiet_from_ms = max(peer.quiet_from_ms, received_ms)
+        peer.last = heartbeat
+        acknowledged_ms = self._take_lease(peer, heartbeat)
+        self._take_silences(peer, heartbeat, received_ms, acknowledged_ms)
+        return True
+
+    def _take_lease(self, peer: _Peer, heartbeat: Heartbeat) -> int | None:
+        """When the newest heartbeat of ours that the peer had heard was sent; extends the lease from that peer."""
+        for hearing in heartbeat.heard:
+            if hearing.node == self._node and hearing.boot == self._boot and hearing.seq:
+                sent_ms = self._sent_at(hearing.seq)
+                if sent_ms is not None:
+                    peer.lease_until_ms = max(peer.lease_until_ms, sent_ms + self._timing.lease_ms)
+                return sent_ms
+        return None
+
+    def _take_silences(self, peer: _Peer, heartbeat: Heartbeat, received_ms: int, acknowledged_ms: int | None) -> None:
+        if acknowledged_ms is None:
+            # Without an acknowledgement nobody can say when the report was written; it may be arbitrarily old.
+            peer.silences = None
+            return
+        peer.silences = {
+            hearing.node: (received_ms - hearing.silent_ms, acknowledged_ms) for hearing in heartbeat.heard
+        }
+
+    def _sent_at(self, seq: int) -> int | None:
+        if not self._sent or seq < self._sent[0][0] or seq > self._sent[-1][0]:
+            return None
+        return self._sent[seq - self._sent[0][0]][1]
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def last(self, node: NodeId) -> Heartbeat | None:
+        """The newest heartbeat of a peer."""
+        peer = self._peers.get(node)
+        return peer.last if peer else None
+
+    def silent_ms(self, node: NodeId, now_ms: int) -> int | None:
+        """For how long a peer has been silent here; None if it was never heard in this life."""
+        peer = self._peers.get(node)
+        return now_ms - peer.quiet_from_ms if peer and peer.ever_heard else None
+
+    def lease_until_ms(self, node: NodeId) -> int:
+        """When the lease from a peer ends (or ended); -1 if there never was one."""
+        peer = self._peers.get(node)
+        return peer.lease_until_ms if peer else -1
+
+    def quorum_until_ms(self, voters: frozenset[NodeId], now_ms: int) -> int:
+        """Until when this node holds quorum if it hears nothing more; not after ``now_ms``: it does not hold it.
+
+        A node alone in its majority (one voter, itself) holds it for one lease at a time, so that its deadman works.
+        """
+        needed = len(voters) // 2 + 1
+        if not voters:
+            return -1
+        ends = sorted((self.lease_until_ms(voter) for voter in voters if voter != self._node), reverse=True)
+        if self._node in voters:
+            ends.insert(0, now_ms + self._timing.lease_ms)
+        return ends[needed - 1] if len(ends) >= needed else -1
+
+    def votes_held(self, voters: frozenset[NodeId], now_ms: int) -> int:
+        """How many voters' leases run now, this node's own vote included."""
+        return sum(1 for voter in voters if voter == self._node or self.lease_until_ms(voter) > now_ms)
+
+    def common_silence_ms(self, node: NodeId, voters: frozenset[NodeId], now_ms: int, *, newborn_grace_ms: int) -> int:
+        """For how long some majority of the voters has heard nothing of ``node`` at the same time; 0 if none has.
+
+        ``newborn_grace_ms`` is added for a node that was never heard here in this life: right after a start of the
+        whole cluster the others deserve the time to appear.
+        """
+        needed = len(voters) // 2 + 1
+        intervals = list(self._silence_intervals(node, voters, now_ms, newborn_grace_ms))
+        best = 0
+        for start, _ in intervals:
+            ends = sorted((end for begin, end in intervals if begin <= start), reverse=True)
+            if len(ends) >= needed:
+                best = max(best, ends[needed - 1] - start)
+        return best
+
+    def _silence_intervals(
+        self, node: NodeId, voters: frozenset[NodeId], now_ms: int, newborn_grace_ms: int
+    ) -> Iterable[tuple[int, int]]:
+        for voter in voters:
+            if voter == node:
+                continue
+            if voter == self._node:
+                peer = self._peers.get(node)
+                grace_ms = 0 if peer and peer.ever_heard else newborn_grace_ms
+                yield (peer.quiet_from_ms if peer else self._born_ms) + grace_ms, now_ms
+                continue
+            reporter = self._peers.get(voter)
+            if reporter and reporter.silences and node in reporter.silences:
+                start, end = reporter.silences[node]
+                if end > start:
+                    yield start, end
+
+    def forget(self, known: Mapping[NodeId, object]) -> None:
+        """Drop peers that are no longer in the configuration."""
+        for node in [node for node in self._peers if node not in known]:
+            del self._peers[node]

@@ -1,0 +1,91 @@
+"""Regroup: from silences and requests to the next view of the membership.
+
+Pure. The coordinator asks it after every heartbeat and every entry of the log; what it answers goes through the log
+with preconditions, so an answer that has become wrong meanwhile is refused there.
+"""
+
+from __future__ import annotations
+
+from clussvc.global_update.update import NodeDown, NodeUp, SetVoter
+from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.model.config import Config
+from clussvc.model.ids import NodeId
+from clussvc.model.states import NodePhase
+
+FORMATION_GRACE_MS = 3_000
+"""How long a coordinator waits for nodes that it has not heard in its own life before it counts their silence. At a
+start of the whole cluster the machines come one after the other; groups that stay where they were move least."""
+
+
+def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> tuple[NodeDown, ...]:
+    """The nodes that a majority of the voters has heard nothing from for long enough (rule R3)."""
+    needed_ms = config.timing.silence_ms()
+    found = []
+    for member in config.nodes.values():
+        if not member.up or member.id == node:
+            continue
+        silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+        if silence_ms >= needed_ms:
+            found.append(
+                NodeDown(
+                    node=member.id,
+                    incarnation=member.incarnation,
+                    voters_version=config.voters_version,
+                    because=f"a majority of the voters has heard nothing from {member.name} for {silence_ms} ms"
+                    f" (limit {needed_ms} ms)",
+                )
+            )
+    return tuple(found)
+
+
+def admit(
+    config: Config, table: HeartbeatTable, *, node: NodeId, own: tuple[int, int] | None, now_ms: int
+) -> tuple[NodeUp, ...]:
+    """The nodes that ask to be admitted and are heard now. ``own`` is this node's boot and attempt if it asks."""
+    found = []
+    for member in config.nodes.values():
+        asks = own if member.id == node else _asks(table, member.id, now_ms, config.timing.lease_ms)
+        if asks is None or asks <= (member.boot, member.attempt):
+            continue
+        boot, attempt = asks
+        found.append(
+            NodeUp(
+                node=member.id,
+                incarnation=member.incarnation,
+                boot=boot,
+                attempt=attempt,
+                because=f"{member.name} asked to be admitted and holds nothing",
+            )
+        )
+    return tuple(found)
+
+
+def _asks(table: HeartbeatTable, node: NodeId, now_ms: int, fresh_ms: int) -> tuple[int, int] | None:
+    heartbeat = table.last(node)
+    silent_ms = table.silent_ms(node, now_ms)
+    if heartbeat is None or silent_ms is None or silent_ms > fresh_ms:
+        return None
+    if heartbeat.phase is not NodePhase.ASKING or heartbeat.attempt == 0:
+        return None
+    return heartbeat.boot, heartbeat.attempt
+
+
+def next_voter(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> SetVoter | None:
+    """The next node that should become a voter, once every node that is up uses the present set of voters.
+
+    That precondition makes the majorities of what any acting node believes and of what the log says overlap: the two
+    sets differ by one node at most.
+    """
+    for member in config.nodes.values():
+        if not member.up or member.id == node:
+            continue
+        heartbeat = table.last(member.id)
+        silent_ms = table.silent_ms(member.id, now_ms)
+        if heartbeat is None or silent_ms is None or silent_ms > config.timing.lease_ms:
+            return None
+        if heartbeat.voters_version != config.voters_version:
+            return None
+    for member in config.nodes.values():
+        if member.up and not member.voter:
+            return SetVoter(node=member.id, voter=True, voters_version=config.voters_version)
+    return None

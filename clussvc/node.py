@@ -1,0 +1,774 @@
+"""NodeCore: the roof of the ground floor. What happened goes in, what should happen comes out.
+
+``handle(event, now_ms, wall_ms) -> actions`` is the whole interface. The core knows no clock, thread, socket or file;
+the assembly performs its actions in order and brings the results back as events. The same core runs in the service and
+in the simulator.
+
+A node passes through these phases (:class:`~clussvc.model.states.NodePhase`); rule R2 is the arrow back:
+
+```
+  STARTING --monitors clean--> ASKING --NodeUp read, lease unbroken--> MEMBER --asked to stop--> STOPPING --> STOPPED
+                                 ^                                       |
+                                 +------ monitors clean -- RELEASING <---+ lease lost, or declared down
+```
+
+Invariants:
+
+* resources are started only in MEMBER, only under an assignment to this node read from the log, and only while the
+  lease runs; the lease is checked before every event, on the time of that moment;
+* a NodeUp counts only if the lease has run without a gap since this node asked for it: between the question and the
+  answer nobody can then have declared the node down, so what it reads in the log afterwards is not outdated by a death
+  that it has not read yet;
+* the node asks only when every monitor has confirmed that nothing of an earlier incarnation is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from clussvc.actions import (
+    Action,
+    AddLogMember,
+    CommandMonitor,
+    FenceSelf,
+    Note,
+    PeerAddress,
+    Propose,
+    RemoveLogMember,
+    Reply,
+    SendHeartbeat,
+    SetPeers,
+    StartMonitor,
+    StopService,
+)
+from clussvc.events import (
+    CommandArrived,
+    Committed,
+    ConfigInstalled,
+    Event,
+    HeartbeatHeard,
+    LeadershipChanged,
+    MonitorSaid,
+    ProposalFailed,
+    ProposalFate,
+    StopRequested,
+    Tick,
+)
+from clussvc.global_update.update import (
+    Batch,
+    NodeDown,
+    Proposal,
+    RequestFailover,
+    SetResourceProperties,
+    StopNode,
+    Update,
+)
+from clussvc.groups.coordinator import coordinate
+from clussvc.groups.ownership import Ownership
+from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.model import reports
+from clussvc.model.config import Config
+from clussvc.model.ids import NodeId, RequestId, ResourceId
+from clussvc.model.monitoring import (
+    BringOnline,
+    CloseResource,
+    CommandRefused,
+    DeadmanFired,
+    EverythingTerminated,
+    LeaseExtended,
+    LogLevel,
+    MonitorDied,
+    MonitorStarted,
+    OpenResource,
+    PropertyChanged,
+    ResourceLogged,
+    ResourceReported,
+    TerminateEverything,
+)
+from clussvc.model.records import Record
+from clussvc.model.reports import Report, Severity
+from clussvc.model.settings import Timing
+from clussvc.model.states import NodePhase
+from clussvc.model.view import LiveView, PeerView
+from clussvc.quorum.majority import needed
+from clussvc.resources.monitors import DEFAULT_MONITOR, MonitorPool, MonitorState
+
+PROPOSAL_TIMEOUT_MS = 3_000
+"""How long the service's own proposals may take before they are made anew; all of them are safe to repeat."""
+
+COMMAND_TIMEOUT_MS = 8_000
+"""How long an administrator's change may take before its outcome is called unknown."""
+
+COMMANDS_MAX = 1_000
+"""Administrators' changes under way at once on one node."""
+
+OUTSTANDING_MAX = 2_000
+"""The service's own proposals under way at once."""
+
+RETRY_PAUSE_MS = 100
+"""Pause before a proposal that certainly was not applied is made again, such as during an election."""
+
+REFUSED_REPORT_PAUSE_MS = 1_000
+"""Pause after a report of states was refused."""
+
+STOP_TIMEOUT_MS = 60_000
+"""How long groups may take to leave a node that stops; then they are terminated."""
+
+TERMINATE_TIMEOUT_MS = 10_000
+"""How long terminating what is left may take while the service stops."""
+
+FAREWELL_TIMEOUT_MS = 3_000
+"""How long a stopping node waits for the others to take note; without that they find out by its silence."""
+
+
+@dataclass(slots=True)
+class _Command:
+    """An administrator's change under way."""
+
+    proposal: Proposal
+    deadline_ms: int
+    again_ms: int | None = None
+
+
+class NodeCore:
+    """All decisions of one node."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        boot: int,
+        timing: Timing,
+        peers: Mapping[NodeId, PeerAddress],
+        index: int,
+        config: Config | None,
+        now_ms: int,
+    ) -> None:
+        self._node = node
+        self._boot = boot
+        self._timing = timing
+        self._peers = dict(peers)
+        self._peers_said = False
+        self._config = config
+        self._index = index
+        self._table = HeartbeatTable(node=node, boot=boot, timing=timing, now_ms=now_ms)
+        self._now_ms = now_ms
+        self._wall_ms = 0
+        self._out: list[Action] = []
+
+        self._phase = NodePhase.STARTING
+        self._incarnation = 0
+        self._attempt = 0
+        self._attempts = 0
+        self._note = "the service is starting"
+        self._release_deadline_ms: int | None = None
+
+        self._next_heartbeat_ms = now_ms
+        self._pool = MonitorPool()
+        self._pool.want(DEFAULT_MONITOR, now_ms)
+        for resource in config.resources.values() if config else ():
+            if resource.separate_monitor:
+                self._pool.want(resource.id, now_ms)
+        self._ownership = Ownership(node)
+        self._report_due = False
+
+        self._leader: NodeId | None = None
+        self._leads = False
+        self._log_members: frozenset[NodeId] = frozenset()
+        self._planned_for: Config | None = None
+        self._plan_again_wall_ms: int | None = None
+        self._member_changes: dict[NodeId, int] = {}
+
+        self._counter = 0
+        self._outstanding: dict[str, tuple[RequestId, int]] = {}
+        self._commands: dict[RequestId, _Command] = {}
+        self._stop_wanted = False
+        self._stop_deadline_ms: int | None = None
+        self._farewell_ms: int | None = None
+
+    # --- the interface ----------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, *, now_ms: int, wall_ms: int) -> tuple[Action, ...]:
+        """Take in one event at this moment and say what to do.
+
+        ``now_ms`` is the node's boot-time clock and must not go back; ``wall_ms`` is for people and histories only.
+        """
+        assert now_ms >= self._now_ms, (now_ms, self._now_ms)
+        self._now_ms, self._wall_ms = now_ms, wall_ms
+        if self._phase is NodePhase.STOPPED:
+            return ()
+        self._check_lease()
+        self._take(event)
+        self._check_membership()
+        self._advance()
+        out, self._out = self._out, []
+        return tuple(out)
+
+    @property
+    def deadline_ms(self) -> int:
+        """When the next Tick is due at the latest."""
+        times = [self._next_heartbeat_ms]
+        if self._phase in (NodePhase.ASKING, NodePhase.MEMBER, NodePhase.STOPPING):
+            # The lease ends after this moment; the tick must come when it is over, not on its last millisecond.
+            times.append(max(self._quorum_until_ms(), self._now_ms) + 1)
+        times += [
+            at_ms
+            for at_ms in (self._release_deadline_ms, self._ownership.next_ms, self._farewell_ms, self._stop_deadline_ms)
+            if at_ms is not None
+        ]
+        times += [command.again_ms for command in self._commands.values() if command.again_ms is not None]
+        return min(times)
+
+    @property
+    def config(self) -> Config | None:
+        """The newest configuration read from the log."""
+        return self._config
+
+    @property
+    def index(self) -> int:
+        """The log index of the configuration."""
+        return self._index
+
+    @property
+    def phase(self) -> NodePhase:
+        """What the node is to itself."""
+        return self._phase
+
+    def view(self, now_ms: int) -> LiveView:
+        """What this node knows besides the configuration."""
+        voters = self._config.voters if self._config else frozenset()
+        until_ms = self._quorum_until_ms(now_ms)
+        return LiveView(
+            node=self._node,
+            phase=self._phase,
+            incarnation=self._incarnation,
+            holds_quorum=until_ms > now_ms,
+            quorum_lease_ms=max(0, until_ms - now_ms),
+            votes_held=self._table.votes_held(voters, now_ms),
+            votes_needed=needed(len(voters)),
+            coordinator=self._leader,
+            index=self._index,
+            peers={
+                peer: PeerView(
+                    silent_ms=self._table.silent_ms(peer, now_ms),
+                    lease_ms=max(0, self._table.lease_until_ms(peer) - now_ms),
+                )
+                for peer in self._peers
+            },
+            resources=self._ownership.views(now_ms),
+            note=self._note,
+        )
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Tick():
+                pass
+            case HeartbeatHeard():
+                if event.heartbeat.sender != self._node:
+                    self._table.hear(event.heartbeat, received_ms=min(event.received_ms, self._now_ms))
+            case Committed():
+                self._committed(event)
+            case ConfigInstalled():
+                self._installed(event)
+            case LeadershipChanged():
+                self._leader, self._leads = event.leader, event.leads
+                self._log_members = event.members
+                self._planned_for = None
+            case ProposalFailed():
+                self._proposal_failed(event)
+            case MonitorSaid():
+                self._monitor_said(event)
+            case CommandArrived():
+                self._command_arrived(event)
+            case StopRequested():
+                self._stop_requested()
+            case _:
+                assert_never(event)
+
+    def _committed(self, event: Committed) -> None:
+        if event.index > self._index:
+            self._index = event.index
+            self._follow(event.config)
+        self._settle(event.proposal.request, event.refusal)
+
+    def _installed(self, event: ConfigInstalled) -> None:
+        if event.index <= self._index:
+            return
+        self._index = event.index
+        self._follow(event.config)
+        for request in list(self._commands):
+            if request in event.config.recent:
+                self._settle(request, event.config.recent[request])
+        self._outstanding.clear()
+
+    def _follow(self, config: Config) -> None:
+        self._config = config
+        if config.timing != self._timing:
+            self._timing = config.timing
+            self._table.set_timing(config.timing)
+        peers = {
+            node.id: PeerAddress(name=node.name, addresses=node.addresses, port=node.port)
+            for node in config.nodes.values()
+            if node.id != self._node
+        }
+        if peers != self._peers:
+            self._peers, self._peers_said = peers, False
+            self._table.forget(peers)
+        if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
+            self._ownership.follow(config)
+            self._report_due = True
+
+    def _settle(self, request: RequestId, refusal: Report | None) -> None:
+        """A proposal of this node came back through the log."""
+        for key, (waiting, _) in list(self._outstanding.items()):
+            if waiting == request:
+                del self._outstanding[key]
+                if key == "report" and refusal is not None:
+                    # Whatever the reason, the same report would be refused again at once.
+                    self._outstanding[key] = (RequestId(""), self._now_ms + REFUSED_REPORT_PAUSE_MS)
+                self._report_due = self._report_due or key == "report"
+        if self._commands.pop(request, None) is not None:
+            self._out.append(Reply(request=request, refusal=refusal))
+
+    def _proposal_failed(self, event: ProposalFailed) -> None:
+        for key, (waiting, _) in list(self._outstanding.items()):
+            if waiting == event.request:
+                self._planned_for = None
+                # The service's own proposals are made anew from the state of that moment, after a pause.
+                self._outstanding[key] = (RequestId(""), self._now_ms + RETRY_PAUSE_MS)
+        command = self._commands.get(event.request)
+        if command is None:
+            return
+        if event.fate is ProposalFate.NOT_APPLIED and self._now_ms + RETRY_PAUSE_MS < command.deadline_ms:
+            command.again_ms = self._now_ms + RETRY_PAUSE_MS
+        elif event.fate is ProposalFate.NOT_APPLIED:
+            del self._commands[event.request]
+            self._out.append(Reply(request=event.request, refusal=reports.no_quorum(self._name, event.detail)))
+        else:
+            del self._commands[event.request]
+            self._out.append(Reply(request=event.request, refusal=reports.outcome_unknown(event.detail)))
+
+    def _command_arrived(self, event: CommandArrived) -> None:
+        why = self._why_not_acting()
+        if why:
+            self._out.append(Reply(request=event.request, refusal=reports.no_quorum(self._name, why)))
+        elif len(self._commands) >= COMMANDS_MAX:
+            refusal = reports.limit_reached("changes under way on this node", COMMANDS_MAX)
+            self._out.append(Reply(request=event.request, refusal=refusal))
+        else:
+            proposal = Proposal(request=event.request, proposer=self._node, at_ms=self._wall_ms, update=event.update)
+            self._commands[event.request] = _Command(proposal=proposal, deadline_ms=self._now_ms + COMMAND_TIMEOUT_MS)
+            self._out.append(Propose(proposal=proposal, timeout_ms=COMMAND_TIMEOUT_MS))
+
+    def _why_not_acting(self) -> str:
+        if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
+            return ""
+        voters = self._config.voters if self._config else frozenset()
+        votes = f"{self._table.votes_held(voters, self._now_ms)} of {needed(len(voters))} votes needed"
+        return f"{self._note}; it has {votes}"
+
+    def _stop_requested(self) -> None:
+        if self._stop_wanted:
+            return
+        self._stop_wanted = True
+        if self._phase is NodePhase.MEMBER:
+            self._stop_deadline_ms = self._now_ms + STOP_TIMEOUT_MS
+        else:
+            self._release("the service was asked to stop")
+
+    # --- monitors ---------------------------------------------------------------------------------------------------
+
+    def _monitor_said(self, event: MonitorSaid) -> None:
+        report = event.report
+        match report:
+            case MonitorStarted():
+                monitor = self._pool.began(event.monitor)
+                self._send_terminate_everything(monitor, "a new monitor cleans up after the one before it")
+            case EverythingTerminated():
+                self._everything_terminated(event.monitor, report)
+            case MonitorDied():
+                self._monitor_died(event.monitor, report)
+            case DeadmanFired():
+                if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
+                    self._release("a resource monitor's deadman ended everything")
+            case ResourceReported():
+                self._ownership.take_report(report, self._now_ms)
+                self._report_due = True
+            case CommandRefused():
+                self._ownership.take_refusal(report, self._now_ms)
+                self._report_due = True
+            case PropertyChanged():
+                self._property_changed(report)
+            case ResourceLogged():
+                self._log_resource(report)
+            case _:
+                assert_never(report)
+
+    def _everything_terminated(self, name: str, report: EverythingTerminated) -> None:
+        if not self._pool.answered(name, report, self._now_ms):
+            return
+        monitor = self._pool.get(name)
+        assert monitor is not None
+        if report.left:
+            self._out.append(
+                FenceSelf(why=f"these resources could not be terminated: {', '.join(map(str, report.left))}")
+            )
+        if monitor.died_because and self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
+            resources = [r for r in self._all_resources() if self._ownership.monitor_of(r) == name]
+            self._ownership.monitor_died(resources, monitor.died_because, self._now_ms)
+            self._report_due = True
+        monitor.died_because = ""
+        self._ownership.stir()
+
+    def _monitor_died(self, name: str, report: MonitorDied) -> None:
+        culprit = ""
+        if report.culprit and self._config and report.culprit in self._config.resources:
+            culprit = f" while {self._config.resources[report.culprit].name!r} was running an entry point"
+        why = f"the resource monitor ended: {report.why}{culprit}"
+        self._pool.died(name, why, self._now_ms)
+        self._say("monitor.died", f"{why}; another one is started.", 1146, Severity.ERROR)
+
+    def _send_terminate_everything(self, monitor: MonitorState, why: str) -> None:
+        assert monitor.owes is not None
+        self._out.append(
+            CommandMonitor(monitor=monitor.name, command=TerminateEverything(ticket=monitor.owes, why=why))
+        )
+
+    def _property_changed(self, report: PropertyChanged) -> None:
+        if self._config is None or report.resource not in self._config.resources:
+            return
+        if len(self._outstanding) >= OUTSTANDING_MAX:
+            self._say("property.lost", f"Property {report.name} was not stored: too many changes at once.", 0)
+            return
+        update = SetResourceProperties(resource=report.resource, private={report.name: report.value})
+        self._propose(f"property {self._counter}", update)
+
+    def _log_resource(self, report: ResourceLogged) -> None:
+        resource = self._config.resources.get(report.resource) if self._config else None
+        if resource is None:
+            return
+        severity = {LogLevel.INFORMATION: Severity.INFORMATION, LogLevel.WARNING: Severity.WARNING}.get(
+            report.level, Severity.ERROR
+        )
+        self._out.append(
+            Note(
+                record=Record(
+                    name="resource.log",
+                    message=f"{resource.type} <{resource.name}>: {report.text}",
+                    kind="resource",
+                    object=resource.name,
+                    severity=severity,
+                    node=self._name,
+                )
+            )
+        )
+
+    # --- lease and phases (rules R2 and R4) -------------------------------------------------------------------------
+
+    def _quorum_until_ms(self, now_ms: int | None = None) -> int:
+        if self._config is None:
+            return -1
+        return self._table.quorum_until_ms(self._config.voters, self._now_ms if now_ms is None else now_ms)
+
+    def _check_lease(self) -> None:
+        """Before anything else: does the lease that was known until now still run?"""
+        holds = self._quorum_until_ms() > self._now_ms
+        if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING) and not holds:
+            self._release("quorum was lost: no majority of the voters is known to have heard this node lately")
+        elif self._phase is NodePhase.ASKING and not holds:
+            # What was asked before the gap must not be answered after it.
+            self._attempt = 0
+
+    def _check_membership(self) -> None:
+        """What the log says about this node: admitted, or not any more."""
+        if self._config is None:
+            return
+        known = self._config.nodes.get(self._node)
+        if known is None:
+            if self._phase is NodePhase.MEMBER:
+                self._release("this node was evicted")
+            return
+        if self._phase is NodePhase.ASKING and self._attempt:
+            if known.up and (known.boot, known.attempt) == (self._boot, self._attempt):
+                self._enter_membership(known.incarnation)
+        elif self._phase is NodePhase.MEMBER and (not known.up or known.incarnation != self._incarnation):
+            self._release(f"the others declared this node down ({known.down_because or 'admitted anew'})")
+
+    def _enter_membership(self, incarnation: int) -> None:
+        assert self._config is not None
+        assert self._pool.clean
+        self._phase, self._incarnation, self._attempt = NodePhase.MEMBER, incarnation, 0
+        self._note = ""
+        self._ownership = Ownership(self._node)
+        self._ownership.follow(self._config)
+        self._report_due = True
+        self._say("node.admitted", f"{self._name} is a member of the cluster as incarnation {incarnation}.", 1062)
+
+    def _release(self, why: str) -> None:
+        """End this incarnation: terminate everything, then ask anew (or stop)."""
+        self._say("node.releasing", f"{self._name} terminates all its resources: {why}.", 1177, Severity.WARNING)
+        self._phase = NodePhase.RELEASING
+        self._note = f"it terminated its resources because {why}"
+        self._attempt = 0
+        self._ownership = Ownership(self._node)
+        self._outstanding.clear()
+        self._release_deadline_ms = self._now_ms + self._timing.release_budget_ms
+        for monitor in self._pool:
+            if monitor.started:
+                self._pool.ask(monitor)
+                self._send_terminate_everything(monitor, why)
+        for request in list(self._commands):
+            # Their outcome may still arrive, but this node can no longer promise to see it.
+            del self._commands[request]
+            self._out.append(Reply(request=request, refusal=reports.outcome_unknown(why)))
+
+    def _advance_phase(self) -> None:
+        if self._release_deadline_ms is not None:
+            if self._pool.clean:
+                self._release_deadline_ms = None
+            elif self._now_ms > self._release_deadline_ms:
+                self._release_deadline_ms = None
+                self._out.append(FenceSelf(why="resources were not terminated within the release budget"))
+        if self._phase in (NodePhase.STARTING, NodePhase.RELEASING) and self._pool.clean:
+            if self._stop_wanted:
+                self._finish("everything is terminated")
+                return
+            self._phase = NodePhase.ASKING
+            self._note = self._note if self._incarnation else "it waits for a majority"
+        if self._phase is NodePhase.ASKING and not self._pool.clean:
+            # A monitor died; only when its successor has cleaned up can this node say again that it holds nothing.
+            self._phase, self._attempt = NodePhase.STARTING, 0
+        if self._phase is NodePhase.ASKING and not self._attempt:
+            known = self._config.nodes.get(self._node) if self._config else None
+            if known is not None and self._quorum_until_ms() > self._now_ms:
+                self._attempts += 1
+                self._attempt = self._attempts
+                self._next_heartbeat_ms = self._now_ms
+
+    def _advance_stop(self) -> None:
+        known = self._config.nodes.get(self._node) if self._config else None
+        if self._phase is NodePhase.MEMBER and known is not None:
+            self._stop_wanted = self._stop_wanted or known.stopping
+            if not self._stop_wanted:
+                return
+            if self._stop_deadline_ms is None:
+                self._stop_deadline_ms = self._now_ms + STOP_TIMEOUT_MS
+            if not known.stopping:
+                self._propose("stop", StopNode(node=self._node))
+            overdue = self._now_ms >= self._stop_deadline_ms
+            assert self._config is not None
+            gone = known.stopping and not self._config.groups_owned_by(self._node)
+            if gone or overdue:
+                self._phase, self._stop_deadline_ms = NodePhase.STOPPING, self._now_ms + TERMINATE_TIMEOUT_MS
+                self._note = "it is being stopped"
+                for monitor in self._pool:
+                    if monitor.started:
+                        self._pool.ask(monitor)
+                        self._send_terminate_everything(monitor, "the service stops")
+        if self._phase is NodePhase.STOPPING and self._pool.clean:
+            self._say_farewell()
+        elif self._phase is NodePhase.STOPPING and self._now_ms >= (self._stop_deadline_ms or 0):
+            self._out.append(FenceSelf(why="resources were not terminated while the service stopped"))
+            self._finish("not everything could be terminated")
+
+    def _say_farewell(self) -> None:
+        assert self._config is not None
+        known = self._config.nodes.get(self._node)
+        if self._farewell_ms is None:
+            self._farewell_ms = self._now_ms + FAREWELL_TIMEOUT_MS
+        if known is None or not known.up or self._now_ms >= self._farewell_ms:
+            self._finish("its groups were handed over")
+            return
+        self._propose(
+            "farewell",
+            NodeDown(
+                node=self._node,
+                incarnation=self._incarnation,
+                voters_version=self._config.voters_version,
+                because=f"{self._name} was stopped",
+                stopped=True,
+            ),
+        )
+
+    def _finish(self, why: str) -> None:
+        self._phase = NodePhase.STOPPED
+        self._out.append(StopService(why=why))
+
+    # --- what follows from the state of this moment -----------------------------------------------------------------
+
+    def _advance(self) -> None:
+        if not self._peers_said:
+            self._peers_said = True
+            self._out.append(SetPeers(peers=dict(self._peers)))
+        for monitor in self._pool.due_to_start(self._now_ms):
+            self._out.append(StartMonitor(monitor=monitor.name))
+        for monitor in self._pool:
+            if monitor.ask_again_ms is not None and self._now_ms >= monitor.ask_again_ms:
+                self._pool.ask(monitor)
+                self._send_terminate_everything(monitor, "some resources were left the last time")
+        self._expire()
+        self._advance_phase()
+        self._advance_stop()
+        if self._phase is NodePhase.STOPPED:
+            return
+        if self._phase is NodePhase.MEMBER:
+            self._feed_monitors()
+            self._step_groups()
+            self._send_report()
+        self._send_heartbeat()
+        self._coordinate()
+
+    def _expire(self) -> None:
+        for key in [key for key, (_, deadline_ms) in self._outstanding.items() if self._now_ms >= deadline_ms]:
+            del self._outstanding[key]
+            self._planned_for = None
+            self._report_due = self._report_due or key == "report"
+        for request, command in list(self._commands.items()):
+            if self._now_ms >= command.deadline_ms + RETRY_PAUSE_MS:
+                del self._commands[request]
+                refusal = reports.outcome_unknown("no answer came in time")
+                self._out.append(Reply(request=request, refusal=refusal))
+            elif command.again_ms is not None and self._now_ms >= command.again_ms:
+                command.again_ms = None
+                remaining_ms = max(RETRY_PAUSE_MS, command.deadline_ms - self._now_ms)
+                self._out.append(Propose(proposal=command.proposal, timeout_ms=remaining_ms))
+
+    def _feed_monitors(self) -> None:
+        """Move the deadman's deadline along with the lease; every small step would be noise."""
+        until_ms = self._quorum_until_ms()
+        step_ms = self._timing.heartbeat_interval_ms // 2
+        for monitor in self._pool:
+            if monitor.ready and until_ms >= monitor.fed_until_ms + max(1, step_ms):
+                monitor.fed_until_ms = until_ms
+                self._out.append(CommandMonitor(monitor=monitor.name, command=LeaseExtended(until_ms=until_ms)))
+
+    def _step_groups(self) -> None:
+        wanted = self._ownership.step(self._now_ms, ready=self._monitor_ready)
+        for command in wanted.commands:
+            monitor = self._pool.want(self._ownership.monitor_of(command.resource), self._now_ms)
+            if isinstance(command, BringOnline):
+                self._open(monitor, command.resource)
+            self._out.append(CommandMonitor(monitor=monitor.name, command=command))
+        if wanted.commands:
+            self._report_due = True
+        for failover in wanted.failovers:
+            self._propose(
+                f"failover {failover.group} {failover.epoch} {failover.resource}",
+                RequestFailover(
+                    group=failover.group,
+                    epoch=failover.epoch,
+                    resource=failover.resource,
+                    because=failover.because,
+                    at_ms=self._wall_ms,
+                ),
+            )
+        for release in wanted.releases:
+            self._propose(f"release {release.group} {release.epoch}", release)
+
+    def _monitor_ready(self, resource: ResourceId) -> bool:
+        name = self._ownership.monitor_of(resource)
+        monitor = self._pool.want(name, self._now_ms)
+        if monitor.start_at_ms is not None and monitor.start_at_ms <= self._now_ms:
+            for due in self._pool.due_to_start(self._now_ms):
+                self._out.append(StartMonitor(monitor=due.name))
+        return monitor.ready and monitor.fed_until_ms > self._now_ms
+
+    def _open(self, monitor: MonitorState, resource: ResourceId) -> None:
+        spec = self._ownership.spec(resource)
+        assert spec is not None
+        if monitor.opened.get(resource) != spec:
+            monitor.opened[resource] = spec
+            self._out.append(CommandMonitor(monitor=monitor.name, command=OpenResource(spec=spec)))
+        for gone in [known for known in monitor.opened if not self._ownership.known(known)]:
+            del monitor.opened[gone]
+            self._out.append(CommandMonitor(monitor=monitor.name, command=CloseResource(resource=gone)))
+
+    def _send_report(self) -> None:
+        if not self._report_due or "report" in self._outstanding:
+            return
+        self._report_due = False
+        report = self._ownership.report(self._incarnation)
+        if report is not None:
+            self._propose("report", report)
+
+    def _send_heartbeat(self) -> None:
+        if self._now_ms < self._next_heartbeat_ms:
+            return
+        self._next_heartbeat_ms = self._now_ms + self._timing.heartbeat_interval_ms
+        heartbeat = self._table.compose(
+            now_ms=self._now_ms,
+            incarnation=self._incarnation,
+            phase=self._phase,
+            attempt=self._attempt,
+            index=self._index,
+            voters_version=self._config.voters_version if self._config else 0,
+            peers=self._peers,
+        )
+        self._out.append(SendHeartbeat(heartbeat=heartbeat))
+
+    def _coordinate(self) -> None:
+        """The coordinator's turn; see :mod:`clussvc.groups.coordinator`."""
+        config = self._config
+        if config is None or not self._leads or self._quorum_until_ms() <= self._now_ms:
+            return
+        if "coordination" in self._outstanding:
+            return
+        own = (self._boot, self._attempt) if self._phase is NodePhase.ASKING and self._attempt else None
+        again = self._plan_again_wall_ms is not None and self._wall_ms >= self._plan_again_wall_ms
+        decided = coordinate(
+            config,
+            self._table,
+            node=self._node,
+            own_request=own,
+            log_members=self._log_members,
+            now_ms=self._now_ms,
+            wall_ms=self._wall_ms,
+            plan_due=again or config is not self._planned_for,
+        )
+        if decided.planned:
+            self._planned_for, self._plan_again_wall_ms = config, decided.next_wall_ms
+        if decided.updates:
+            self._propose("coordination", Batch(updates=decided.updates))
+        for node in decided.add_log_members:
+            if self._now_ms >= self._member_changes.get(node, 0):
+                self._member_changes[node] = self._now_ms + PROPOSAL_TIMEOUT_MS
+                self._out.append(AddLogMember(node=node))
+        for node in decided.remove_log_members:
+            if self._now_ms >= self._member_changes.get(node, 0):
+                self._member_changes[node] = self._now_ms + PROPOSAL_TIMEOUT_MS
+                self._out.append(RemoveLogMember(node=node))
+
+    # --- small helpers ----------------------------------------------------------------------------------------------
+
+    def _propose(self, key: str, update: Update) -> None:
+        """Propose for the service itself; ``key`` names the purpose, of which one proposal at a time is under way."""
+        if key in self._outstanding:
+            return
+        self._counter += 1
+        request = RequestId(f"n{self._node}-{self._boot}-{self._counter}")
+        self._outstanding[key] = (request, self._now_ms + PROPOSAL_TIMEOUT_MS)
+        proposal = Proposal(request=request, proposer=self._node, at_ms=self._wall_ms, update=update)
+        self._out.append(Propose(proposal=proposal, timeout_ms=PROPOSAL_TIMEOUT_MS))
+
+    def _all_resources(self) -> list[ResourceId]:
+        return list(self._config.resources) if self._config else []
+
+    @property
+    def _name(self) -> str:
+        return self._config.node_name(self._node) if self._config else f"node {self._node}"
+
+    def _say(self, name: str, message: str, event_id: int, severity: Severity = Severity.INFORMATION) -> None:
+        record = Record(
+            name=name,
+            message=message,
+            kind="node",
+            object=self._name,
+            event_id=event_id,
+            severity=severity,
+            node=self._name,
+        )
+        self._out.append(Note(record=record))
