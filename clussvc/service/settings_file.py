@@ -1,0 +1,165 @@
+"""The one small TOML file from which a node boots; everything else lives in the configuration database.
+
+```toml
+cluster = "PAYROLL"          # name of the cluster, for messages; the identifier decides
+cluster_id = "c3f0..."
+node = "NODE1"
+node_id = 1
+addresses = ["10.0.0.1"]     # one for each network that carries heartbeats
+port = 3343                  # heartbeats (UDP) and streams (TCP)
+admin_port = 3344            # remote administration (TCP, mutual TLS); 0 for none
+data = "/var/lib/clussvc"
+socket = "/run/clussvc/admin.sock"
+self_fence = "none"          # none, or a command to run when resources cannot be terminated in time
+```
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clussvc.model.errors import ClusterError
+
+DEFAULT_FILE = Path("/etc/clussvc/node.toml")
+DEFAULT_DATA = Path("/var/lib/clussvc")
+DEFAULT_SOCKET = Path("/run/clussvc/admin.sock")
+DEFAULT_PORT = 3343
+DEFAULT_ADMIN_PORT = 3344
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFile:
+    """The values of the file, checked."""
+
+    cluster: str
+    cluster_id: str
+    node: str
+    node_id: int
+    addresses: tuple[str, ...]
+    port: int
+    admin_port: int
+    data: Path
+    socket: Path
+    self_fence: str = "none"
+
+    @property
+    def keys(self) -> Path:
+        """Folder of the certificates and keys."""
+        return self.data / "keys"
+
+    @property
+    def database(self) -> Path:
+        """The configuration database."""
+        return self.data / "cluster.db"
+
+    @property
+    def raft(self) -> Path:
+        """Folder of journal and snapshot."""
+        return self.data / "log"
+
+    @property
+    def run(self) -> Path:
+        """Folder where the monitors keep what they must clean up."""
+        return self.data / "run"
+
+
+def read_node_file(path: Path) -> NodeFile:
+    """Read and check the file.
+
+    Raises ClusterError(``node-file-missing``, ``node-file-bad``) that names the file, the key and what is expected.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ClusterError(
+            "node-file-missing",
+            f"{path} does not exist: this machine is no member of a cluster. Form one with"
+            " 'cluster NAME /create /ipaddr:ADDRESS', or join one with 'cluster /join:TOKEN'",
+        ) from None
+    except OSError as error:
+        raise ClusterError("node-file-bad", f"cannot read {path}: {error.strerror}") from error
+    try:
+        values = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ClusterError("node-file-bad", f"{path} is not valid TOML: {error}") from error
+    return _check(path, values)
+
+
+def _check(path: Path, values: dict[str, Any]) -> NodeFile:
+    def get(key: str, kind: type, default: object = None) -> Any:
+        value = values.pop(key, default)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ClusterError("node-file-bad", f"{path}: {key} must be a {kind.__name__}, not {value!r}")
+        return value
+
+    addresses = get("addresses", list)
+    try:
+        checked = tuple(str(ipaddress.ip_address(address)) for address in addresses)
+    except ValueError as error:
+        raise ClusterError("node-file-bad", f"{path}: addresses: {error}") from error
+    file = NodeFile(
+        cluster=get("cluster", str),
+        cluster_id=get("cluster_id", str),
+        node=get("node", str),
+        node_id=get("node_id", int),
+        addresses=checked,
+        port=get("port", int, DEFAULT_PORT),
+        admin_port=get("admin_port", int, DEFAULT_ADMIN_PORT),
+        data=Path(get("data", str, str(DEFAULT_DATA))),
+        socket=Path(get("socket", str, str(DEFAULT_SOCKET))),
+        self_fence=get("self_fence", str, "none"),
+    )
+    if values:
+        raise ClusterError("node-file-bad", f"{path}: unknown key {', '.join(sorted(values))}; remove it")
+    if not file.addresses:
+        raise ClusterError("node-file-bad", f"{path}: addresses is empty; name at least one address of this machine")
+    if file.node_id < 1:
+        raise ClusterError("node-file-bad", f"{path}: node_id is {file.node_id}; node numbers start at 1")
+    for key, port, least in (("port", file.port, 1), ("admin_port", file.admin_port, 0)):
+        if not least <= port <= 65_535:
+            raise ClusterError("node-file-bad", f"{path}: {key} is {port}; it must lie in {least}..65535")
+    return file
+
+
+def write_node_file(path: Path, file: NodeFile) -> None:
+    """Write the file whole or not at all, readable by its owner."""
+    lines = [
+        f"cluster = {json.dumps(file.cluster)}",
+        f"cluster_id = {json.dumps(file.cluster_id)}",
+        f"node = {json.dumps(file.node)}",
+        f"node_id = {file.node_id}",
+        f"addresses = {json.dumps(list(file.addresses))}",
+        f"port = {file.port}",
+        f"admin_port = {file.admin_port}",
+        f"data = {json.dumps(str(file.data))}",
+        f"socket = {json.dumps(str(file.socket))}",
+        f"self_fence = {json.dumps(file.self_fence)}",
+    ]
+    write_whole(path, ("\n".join(lines) + "\n").encode(), mode=0o600)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int) -> None:
+    """Write a file durably: a new file, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(new, path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise ClusterError("write-failed", f"cannot write {path}: {error.strerror}") from error
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
