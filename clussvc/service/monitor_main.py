@@ -1,0 +1,50 @@
+"""The process of a resource monitor: ``python -m clussvc.service.monitor_main --fd N --run-folder P``.
+
+Started by the service with one end of a socket pair. Little is imported here, since every node runs at least one of
+these: resource types are loaded when a resource needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clussvc.resources.monitor.runner import Monitor
+from clussvc.resources.types.base import TypeCatalogue
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a monitor until its service is gone. 0: nothing was left running; 3: something was."""
+    parser = argparse.ArgumentParser(prog="clussvc-monitor", description="Resource monitor; started by clussvc.")
+    parser.add_argument("--fd", type=int, required=True, help="inherited end of the socket pair to the service")
+    parser.add_argument("--run-folder", type=Path, required=True, help="folder of this monitor alone")
+    options = parser.parse_args(arguments)
+    faulthandler.enable(file=sys.stderr, all_threads=True)
+    if os.readlink("/proc/self") != str(os.getpid()):
+        print(
+            "the /proc of another PID namespace is mounted; mount the own one, or processes cannot be found",
+            file=sys.stderr,
+        )
+        return 2
+    # The service ends this process by closing the connection; a Ctrl-C in its terminal must not come first.
+    # Handlers and not SIG_IGN, which the processes of resources would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    os.set_inheritable(options.fd, False)
+    run_folder: Path = options.run_folder.resolve()
+    run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with socket.socket(fileno=options.fd) as connection:
+        status = Monitor(connection, run_folder, TypeCatalogue()).run()
+    # Threads that hang must not hold the process.
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
