@@ -142,6 +142,8 @@ class Resource:
     state: ResourceState = ResourceState.OFFLINE
     """As the owner last reported under the group's epoch."""
     detail: str = ""
+    online_ticket: int = 0
+    """Raised whenever an administrator brings the resource online; the owner then forgets earlier failures."""
     fail_ticket: int = 0
     """Raised by the command /fail; the owner then treats the resource as failed."""
 
@@ -172,7 +174,7 @@ class Config:
     default_group: GroupId | None = None
     next_node_id: int = 1
     voters_version: int = 0
-    """Raised by every change of the set of voters; proposals that count votes carry it."""
+    """Raised by every change of the voters or of the timings; proposals that count votes and silences carry it."""
     nodes: Mapping[NodeId, Node] = field(default_factory=dict)
     groups: Mapping[GroupId, Group] = field(default_factory=dict)
     resources: Mapping[ResourceId, Resource] = field(default_factory=dict)
