@@ -58,6 +58,7 @@ from clussvc.events import (
 )
 from clussvc.global_update.update import (
     Batch,
+    FoundCluster,
     NodeDown,
     Proposal,
     RequestFailover,
@@ -145,7 +146,11 @@ class NodeCore:
         index: int,
         config: Config | None,
         now_ms: int,
+        found: tuple[RequestId, FoundCluster] | None = None,
     ) -> None:
+        """``boot`` grows with every start of the process on this machine. ``found`` is the first update of a new
+        cluster, proposed as long as the log is empty; its request id becomes the identifier of the cluster."""
+        self._found = found
         self._node = node
         self._boot = boot
         self._timing = timing
@@ -713,6 +718,9 @@ class NodeCore:
     def _coordinate(self) -> None:
         """The coordinator's turn; see :mod:`clussvc.groups.coordinator`."""
         config = self._config
+        if config is None and self._leads and self._found is not None and "found" not in self._outstanding:
+            request, update = self._found
+            self._propose("found", update, request=request)
         if config is None or not self._leads or self._quorum_until_ms() <= self._now_ms:
             return
         if "coordination" in self._outstanding:
@@ -744,12 +752,12 @@ class NodeCore:
 
     # --- small helpers ----------------------------------------------------------------------------------------------
 
-    def _propose(self, key: str, update: Update) -> None:
+    def _propose(self, key: str, update: Update, *, request: RequestId | None = None) -> None:
         """Propose for the service itself; ``key`` names the purpose, of which one proposal at a time is under way."""
         if key in self._outstanding:
             return
         self._counter += 1
-        request = RequestId(f"n{self._node}-{self._boot}-{self._counter}")
+        request = request or RequestId(f"n{self._node}-{self._boot}-{self._counter}")
         self._outstanding[key] = (request, self._now_ms + PROPOSAL_TIMEOUT_MS)
         proposal = Proposal(request=request, proposer=self._node, at_ms=self._wall_ms, update=update)
         self._out.append(Propose(proposal=proposal, timeout_ms=PROPOSAL_TIMEOUT_MS))

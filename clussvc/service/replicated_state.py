@@ -1,0 +1,58 @@
+"""The state machine behind the log: decodes an entry, applies it, and tells the core what it meant.
+
+Runs on the log's thread. The configuration is immutable, so the core and the administration receive the value itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from clussvc import codec
+from clussvc.events import Committed, ConfigInstalled
+from clussvc.global_update.apply import apply
+from clussvc.model.config import Config
+from clussvc.model.errors import ClusterError
+
+_INDEX = struct.Struct("<Q")
+
+
+class ReplicatedState:
+    """Implements the replicator's StateMachine port."""
+
+    def __init__(self, tell: Callable[[Committed | ConfigInstalled], None]) -> None:
+        self._tell = tell
+        self._config: Config | None = None
+        self.malformed = 0
+        """Entries that could not be decoded; they change nothing, equally on all nodes."""
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        """Apply one entry. A malformed one, which no proposer of this version writes, changes nothing."""
+        try:
+            proposal = codec.decode_proposal(command)
+        except ClusterError:
+            self.malformed += 1
+            return _INDEX.pack(index)
+        applied = apply(self._config, proposal)
+        self._config = applied.config
+        if self._config is not None:
+            self._tell(
+                Committed(
+                    index=index,
+                    proposal=proposal,
+                    config=self._config,
+                    refusal=applied.refusal,
+                    records=applied.records,
+                )
+            )
+        return _INDEX.pack(index)
+
+    def snapshot(self) -> bytes:
+        """An image of the configuration."""
+        return codec.encode_config(self._config) if self._config is not None else b""
+
+    def restore(self, index: int, image: bytes) -> None:
+        """Take the configuration from an image."""
+        self._config = codec.decode_config(image) if image else None
+        if self._config is not None:
+            self._tell(ConfigInstalled(index=index, config=self._config))

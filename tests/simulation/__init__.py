@@ -1,0 +1,1 @@
+"""A whole cluster of real NodeCores on a virtual clock."""

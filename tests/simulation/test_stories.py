@@ -1,0 +1,315 @@
+"""The promises as short stories, told with real NodeCores on a virtual clock.
+
+Each story runs with several seeds: the order of messages, the phase of every timer and the time that starting and
+stopping takes come from the seed.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from clussvc.global_update.update import (
+    MoveGroup,
+    OfflineGroup,
+    PauseNode,
+    SetGroupProperties,
+    SetPreferredOwners,
+    SetResourceProperties,
+    StopNode,
+)
+from clussvc.model.ids import GroupId, NodeId, ResourceId
+from clussvc.model.states import MoveCause, NodePhase, NodeState, ResourceState
+from tests.simulation.world import World
+
+SEEDS = range(12)
+
+
+@pytest.fixture(params=SEEDS)
+def world(request: pytest.FixtureRequest) -> World:
+    """Three nodes that have just become members."""
+    world = World(nodes=3, seed=request.param)
+    world.start()
+    world.settle()
+    world.run_until(lambda: len(world.config.voters) == 3)
+    return world
+
+
+def sql(world: World, *, on: str = "n1") -> GroupId:
+    """A group with a disk, an address, and an application that needs both; online on a node."""
+    group = world.make_group("sql", {"disk": [], "ip": [], "app": ["disk", "ip"]}, on=on)
+    world.run_until(lambda: world.online_on(group) is not None)
+    if world.online_on(group) != on:
+        move = MoveGroup(group=group, to=world.node(on).id, cause=MoveCause.ADMIN, because="for the story")
+        assert world.do(move) is None
+        world.run_until(lambda: world.online_on(group) == on)
+    return group
+
+
+def test_a_cluster_forms_and_brings_a_group_online_in_order(world: World) -> None:
+    """The application starts after the disk and the address, which start together."""
+    group = sql(world)
+    states = [world.config.resources[ResourceId(f"sql-{name}")].state for name in ("disk", "ip", "app")]
+
+    assert states == [ResourceState.ONLINE] * 3
+    assert world.running_on(group) == {"n1"}
+
+
+def test_the_group_of_a_dead_node_comes_back_elsewhere(world: World) -> None:
+    """A node loses power; a majority notices after lease and release budget, and another node takes its group."""
+    group = sql(world)
+    world.crash("n1")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+
+    assert world.config.nodes[NodeId(1)].state is NodeState.DOWN
+    assert "n1" in world.config.groups[group].placed_because
+
+
+def test_an_isolated_owner_yields_before_the_others_take_over(world: World) -> None:
+    """The checkers would see an overlap; the isolated node has released by the time the majority acts."""
+    group = sql(world)
+    world.partition({"n1"}, {"n2", "n3"})
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+
+    core = world.node("n1").core
+    assert core is not None
+    assert core.phase in (NodePhase.RELEASING, NodePhase.ASKING)
+    world.heal()
+    world.settle(limit_ms=10_000)
+    assert world.running_on(group) <= {"n2", "n3"}
+
+
+def test_nothing_runs_without_a_majority(world: World) -> None:
+    """Three nodes, each alone: all of them release, and nobody takes anything."""
+    group = sql(world)
+    world.partition({"n1"}, {"n2"}, {"n3"})
+    world.run_for(5_000)
+    assert world.running_on(group) == set()
+
+    world.heal()
+    world.run_until(lambda: world.online_on(group) is not None, limit_ms=20_000)
+
+
+def test_a_short_interruption_moves_nothing(world: World) -> None:
+    """Less than a lease: nobody notices."""
+    group = sql(world)
+    epoch = world.config.groups[group].epoch
+    world.partition({"n1"}, {"n2", "n3"})
+    world.run_for(150)
+    world.heal()
+    world.run_for(3_000)
+
+    assert world.online_on(group) == "n1"
+    assert world.config.groups[group].epoch == epoch
+
+
+def test_an_interruption_longer_than_the_lease_ends_the_incarnation(world: World) -> None:
+    """The node released; it is admitted anew and its group comes back, here or elsewhere, under a higher epoch."""
+    group = sql(world)
+    before = world.config.groups[group].epoch
+    world.partition({"n1"}, {"n2", "n3"})
+    world.run_for(700)
+    world.heal()
+    world.run_until(lambda: world.online_on(group) is not None and world.members() == {"n1", "n2", "n3"})
+
+    assert world.config.groups[group].epoch > before
+
+
+def test_one_cut_link_of_three_moves_nothing(world: World) -> None:
+    """Both ends still hear the third node, so both keep their majority."""
+    group = sql(world)
+    leader = f"n{world.leader}"
+    others = [name for name in ("n1", "n2", "n3") if name != leader]
+    world.partition({others[0]}, {others[1]})
+    world.run_for(10_000)
+
+    assert world.online_on(group) == "n1"
+
+
+def test_a_frozen_service_is_ended_by_its_deadman(world: World) -> None:
+    """The service is stopped; its monitor terminates at the end of the lease, before the others take over."""
+    group = sql(world)
+    world.freeze("n1")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+    world.thaw("n1")
+    world.settle(limit_ms=10_000)
+
+    assert len(world.running_on(group)) == 1
+
+
+def test_a_crashed_service_leaves_its_monitor_to_the_deadman(world: World) -> None:
+    """Only the service process dies; nothing overlaps, and the service can come back."""
+    group = sql(world)
+    world.crash_service("n1")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+    world.start("n1")
+    world.settle(limit_ms=10_000)
+
+
+def test_the_death_of_the_coordinator_is_like_any_other(world: World) -> None:
+    """A new leader knows the silences from the heartbeats themselves."""
+    leader = f"n{world.leader}"
+    group = sql(world, on=leader)
+    world.crash(leader)
+    world.run_until(lambda: world.online_on(group) is not None, limit_ms=6_000)
+
+    assert world.online_on(group) != leader
+
+
+def test_everything_comes_back_after_a_power_cut(world: World) -> None:
+    """All nodes die and start again; wanted groups come online, unwanted ones stay offline."""
+    group, idle = sql(world), world.make_group("idle", {"app": []})
+    world.run_until(lambda: world.online_on(idle) is not None)
+    assert world.do(OfflineGroup(group=idle)) is None
+    world.crash("n1", "n2", "n3")
+    world.run_for(2_000)
+    world.start()
+    world.run_until(lambda: world.online_on(group) is not None, limit_ms=20_000)
+    world.settle()
+
+    assert world.running_on(idle) == set()
+
+
+def test_a_failing_resource_is_restarted_three_times_then_the_group_fails_over(world: World) -> None:
+    """The restart policy of MSCS with its defaults, then the failover with its reason."""
+    group = sql(world)
+    for _ in range(3):
+        epoch = world.config.groups[group].epoch
+        world.fail_resource("sql app")
+        world.run_until(lambda: world.config.resources[ResourceId("sql-app")].state is not ResourceState.ONLINE)
+        world.run_until(lambda: world.online_on(group) == "n1")
+        assert world.config.groups[group].epoch == epoch
+    world.fail_resource("sql app")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"})
+
+    assert len(world.config.groups[group].failovers) == 1
+    assert "sql app" in world.config.groups[group].placed_because
+
+
+def test_a_resource_that_starts_nowhere_does_not_wander_for_ever(world: World) -> None:
+    """FailoverThreshold ends it: the group stops moving and says why."""
+    group = world.make_group("bad", {"app": []})
+    assert world.do(SetGroupProperties(group=group, common={"FailoverThreshold": 2})) is None
+    world.fails[ResourceId("bad-app")] = set(world.nodes)
+    assert world.do(SetResourceProperties(resource=ResourceId("bad-app"), common={"RestartThreshold": 1})) is None
+    world.fail_resource("bad app")
+    world.run_until(lambda: world.config.groups[group].halted, limit_ms=120_000)
+    epoch = world.config.groups[group].epoch
+    world.run_for(30_000)
+
+    assert world.config.groups[group].epoch == epoch
+    assert world.running_on(group) == set()
+
+
+def test_a_planned_move_stops_before_it_starts(world: World) -> None:
+    """The checkers see that nothing overlaps; dependents stop first."""
+    group = sql(world)
+    move = MoveGroup(group=group, to=NodeId(3), cause=MoveCause.ADMIN, because="maintenance")
+    assert world.do(move) is None
+    world.run_until(lambda: world.online_on(group) == "n3")
+
+    assert world.config.groups[group].moved_by_hand
+
+
+def test_a_paused_node_keeps_its_groups_and_gets_none(world: World) -> None:
+    """Pause: no group may move there, by hand or by failover."""
+    mine, other = sql(world), world.make_group("web", {"app": []}, on="n2")
+    world.run_until(lambda: world.online_on(other) is not None)
+    assert world.do(PauseNode(node=NodeId(1))) is None
+    refusal = world.do(MoveGroup(group=other, to=NodeId(1), cause=MoveCause.ADMIN, because="try"))
+
+    assert refusal is not None
+    assert refusal.code == "node-paused"
+    owner = world.online_on(other)
+    assert owner is not None
+    if owner != "n1":
+        world.crash(owner)
+        world.run_until(lambda: world.online_on(other) not in (None, owner), limit_ms=10_000)
+        assert world.online_on(other) != "n1"
+    assert world.online_on(mine) == "n1"
+
+
+def test_a_group_fails_back_when_its_preferred_node_returns(world: World) -> None:
+    """AutoFailbackType with a preferred list; without a window it happens at once."""
+    group = sql(world)
+    assert world.do(SetPreferredOwners(group=group, nodes=(NodeId(1), NodeId(2)))) is None
+    assert world.do(SetGroupProperties(group=group, common={"AutoFailbackType": 1})) is None
+    world.crash("n1")
+    world.run_until(lambda: world.online_on(group) == "n2", limit_ms=5_000)
+    world.start("n1")
+    world.run_until(lambda: world.online_on(group) == "n1", limit_ms=20_000)
+
+
+def test_an_orderly_stop_hands_the_groups_over_at_once(world: World) -> None:
+    """Nobody waits for a silence when a node says that it stops."""
+    group = sql(world)
+    assert world.do(StopNode(node=NodeId(1))) is None
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=2_000)
+    world.run_until(lambda: world.node("n1").core is None, limit_ms=10_000)
+
+    assert world.config.nodes[NodeId(1)].state is NodeState.DOWN
+
+
+def test_a_command_without_quorum_changes_nothing(world: World) -> None:
+    """The isolated node refuses and says why."""
+    group = sql(world)
+    world.partition({"n1"}, {"n2", "n3"})
+    world.run_for(2_000)
+    entries = len([e for e in world.entries if isinstance(e[0].update, OfflineGroup)])
+    refusal = world.do(OfflineGroup(group=group), on="n1")
+
+    assert refusal is not None
+    assert refusal.code == "no-quorum"
+    assert len([e for e in world.entries if isinstance(e[0].update, OfflineGroup)]) == entries
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_faults_never_let_two_nodes_run_a_group(seed: int) -> None:
+    """Partitions, crashes, freezes and lost messages for a minute; then everything settles and comes online."""
+    world = World(nodes=3 + seed % 3, seed=seed)
+    world.loss = world.random.choice([0.0, 0.0, 0.05, 0.2])
+    for node in world.nodes.values():
+        node.clock_rate_ppm = world.random.randint(-400, 400)
+    world.start()
+    world.settle()
+    groups = [world.make_group(f"g{n}", {"a": [], "b": ["a"]}) for n in range(4)]
+    for _ in range(25):
+        inject(world)
+        world.run_for(world.random.randrange(100, 4_000))
+    world.loss = 0.0
+    world.heal()
+    for name in [f"n{n}" for n in world.nodes]:
+        if world.node(name).frozen:
+            world.thaw(name)
+    world.start()
+    world.settle(limit_ms=60_000)
+    world.run_until(lambda: all(world.online_on(group) for group in groups), limit_ms=60_000)
+
+    assert world.fenced == []
+
+
+def inject(world: World) -> None:
+    """One random fault or repair."""
+    name = world.random.choice([f"n{n}" for n in world.nodes])
+    node = world.node(name)
+    others = {f"n{n}" for n in world.nodes} - {name}
+    match world.random.randrange(8):
+        case 0:
+            world.partition({name}, others)
+        case 1:
+            half = set(world.random.sample(sorted(others), len(others) // 2)) | {name}
+            world.partition(half, {f"n{n}" for n in world.nodes} - half)
+        case 2:
+            world.one_way.add((node.id, world.node(world.random.choice(sorted(others))).id))
+            world.network_changed()
+        case 3:
+            world.crash(name)
+        case 4:
+            world.crash_service(name)
+        case 5 if node.core is not None and not node.frozen:
+            world.freeze(name)
+        case 6 if node.frozen:
+            world.thaw(name)
+        case _:
+            world.heal()
+            if node.core is None:
+                world.start(name)

@@ -1,0 +1,179 @@
+"""Leases and silences: the arithmetic on which rules R2 and R3 rest."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clussvc.membership.heartbeat import Heartbeat, HeartbeatTable
+from clussvc.model.ids import NodeId
+from clussvc.model.settings import LAN
+from clussvc.model.states import NodePhase
+
+N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
+VOTERS = frozenset((N1, N2, N3))
+
+
+def table(node: NodeId, *, now_ms: int = 0, boot: int = 1) -> HeartbeatTable:
+    return HeartbeatTable(node=node, boot=boot, timing=LAN, now_ms=now_ms)
+
+
+def beat(sender: HeartbeatTable, now_ms: int) -> Heartbeat:
+    return sender.compose(
+        now_ms=now_ms, incarnation=1, phase=NodePhase.MEMBER, attempt=0, index=1, voters_version=1, peers=VOTERS
+    )
+
+
+def test_a_lease_runs_from_the_moment_of_sending() -> None:
+    """Sent at 1000, acknowledged at 1300: the lease ends at 1500, not 1800."""
+    one, two = table(N1), table(N2)
+    two.hear(beat(one, 1_000), received_ms=1_100)
+    one.hear(beat(two, 1_200), received_ms=1_300)
+
+    assert one.lease_until_ms(N2) == 1_000 + LAN.lease_ms
+
+
+def test_a_heartbeat_that_was_not_heard_gives_no_lease() -> None:
+    """The peer says what it heard; an answer that names nothing brings nothing."""
+    one, two = table(N1), table(N2)
+    beat(one, 1_000)
+    one.hear(beat(two, 1_200), received_ms=1_300)
+
+    assert one.lease_until_ms(N2) == -1
+
+
+def test_an_acknowledgement_of_an_earlier_boot_brings_nothing() -> None:
+    """A process that was restarted has sent nothing that was heard."""
+    old, new, two = table(N1), table(N1, boot=2), table(N2)
+    two.hear(beat(old, 1_000), received_ms=1_001)
+    beat(new, 1_002)
+    new.hear(beat(two, 1_003), received_ms=1_004)
+
+    assert new.lease_until_ms(N2) == -1
+
+
+def test_old_and_repeated_heartbeats_are_ignored() -> None:
+    """Datagrams may be repeated and may overtake each other."""
+    one, two = table(N1), table(N2)
+    first, second = beat(two, 1_000), beat(two, 1_100)
+
+    assert one.hear(second, received_ms=1_101)
+    assert not one.hear(first, received_ms=1_102)
+    assert not one.hear(second, received_ms=1_103)
+    assert one.silent_ms(N2, 1_201) == 100
+
+
+def test_quorum_needs_a_majority_of_leases() -> None:
+    """With three voters one peer's lease suffices, and it lasts as long as the longest of them."""
+    one, two, three = table(N1), table(N2), table(N3)
+    for peer, at_ms in ((two, 1_000), (three, 1_100)):
+        peer.hear(beat(one, at_ms), received_ms=at_ms + 1)
+        one.hear(beat(peer, at_ms + 2), received_ms=at_ms + 3)
+
+    assert one.quorum_until_ms(VOTERS, 1_200) == 1_100 + LAN.lease_ms
+    assert one.votes_held(VOTERS, 1_200) == 3
+    assert one.votes_held(VOTERS, 1_550) == 2
+
+
+def test_a_single_voter_always_holds_quorum() -> None:
+    """One lease at a time, so that its deadman has something to be fed with."""
+    assert table(N1).quorum_until_ms(frozenset((N1,)), 5_000) == 5_000 + LAN.lease_ms
+
+
+def test_a_node_that_is_no_voter_needs_the_voters() -> None:
+    """A joining node holds quorum through the others alone."""
+    four, one = table(NodeId(4)), table(N1)
+    one.hear(
+        four.compose(
+            now_ms=1_000, incarnation=0, phase=NodePhase.ASKING, attempt=1, index=0, voters_version=0, peers=VOTERS
+        ),
+        received_ms=1_001,
+    )
+    reply = one.compose(
+        now_ms=1_002,
+        incarnation=1,
+        phase=NodePhase.MEMBER,
+        attempt=0,
+        index=1,
+        voters_version=1,
+        peers=[NodeId(4)],
+    )
+    four.hear(reply, received_ms=1_003)
+
+    assert four.quorum_until_ms(frozenset((N1,)), 1_100) == 1_000 + LAN.lease_ms
+    assert four.quorum_until_ms(frozenset((N1, N2)), 1_100) == -1
+
+
+def test_silences_that_do_not_overlap_prove_nothing() -> None:
+    """N3 was silent for N2 first and for N1 later; it held its majority all the time and must not be declared down."""
+    one, two, three = table(N1), table(N2), table(N3)
+    one.hear(beat(three, 500), received_ms=501)
+    two.hear(beat(one, 1_000), received_ms=1_001)
+    # N2 reports one second of silence at 1010; afterwards it hears N3 again, but its next report is lost.
+    one.hear(beat(two, 1_010), received_ms=1_011)
+    one.hear(beat(three, 1_000), received_ms=1_001)
+
+    assert one.common_silence_ms(N3, VOTERS, 2_011, newborn_grace_ms=0) < LAN.silence_ms()
+
+
+def test_a_common_silence_of_a_majority_counts() -> None:
+    """Both survivors have heard nothing since 1000; what N2 says is fresh."""
+    one, two, three = table(N1), table(N2), table(N3)
+    last = beat(three, 1_000)
+    one.hear(last, received_ms=1_001)
+    two.hear(last, received_ms=1_002)
+    for now_ms in range(1_100, 1_900, 100):
+        two.hear(beat(one, now_ms), received_ms=now_ms + 1)
+        one.hear(beat(two, now_ms + 2), received_ms=now_ms + 3)
+
+    silence_ms = one.common_silence_ms(N3, VOTERS, 1_803, newborn_grace_ms=0)
+    assert 790 <= silence_ms <= 801
+
+
+def test_a_report_whose_age_is_unknown_counts_for_nothing() -> None:
+    """N2 acknowledges nothing of ours, so its report may have been on its way for ever."""
+    one, two, three = table(N1), table(N2), table(N3)
+    one.hear(beat(three, 0), received_ms=1)
+    one.hear(beat(two, 9_000), received_ms=9_001)
+
+    assert one.common_silence_ms(N3, VOTERS, 9_002, newborn_grace_ms=0) == 0
+
+
+def test_a_newborn_coordinator_gives_the_others_time_to_appear() -> None:
+    """Right after a start of the whole cluster nobody has been heard yet."""
+    one, two = table(N1, now_ms=10_000), table(N2, now_ms=10_000)
+    for now_ms in range(10_000, 12_100, 100):
+        two.hear(beat(one, now_ms), received_ms=now_ms + 1)
+        one.hear(beat(two, now_ms + 2), received_ms=now_ms + 3)
+
+    assert one.common_silence_ms(N3, VOTERS, 12_003, newborn_grace_ms=3_000) == 0
+    assert one.common_silence_ms(N3, VOTERS, 12_003, newborn_grace_ms=0) > LAN.silence_ms()
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from([N1, N2, N3]), st.integers(1, 300), st.sets(st.sampled_from([N1, N2, N3]))),
+        max_size=120,
+    )
+)
+def test_nobody_holds_quorum_after_a_majority_was_silent_together(
+    steps: list[tuple[NodeId, int, set[NodeId]]],
+) -> None:
+    """The theorem at the head of the module, against any loss of any message.
+
+    Whenever a table says that some node may be declared down, that node's own table says that it has held no quorum for
+    at least the release budget.
+    """
+    tables = {node: table(node) for node in VOTERS}
+    now_ms = 0
+    for sender, pause_ms, lost in steps:
+        now_ms += pause_ms
+        heartbeat = beat(tables[sender], now_ms)
+        for receiver in VOTERS - {sender} - lost:
+            tables[receiver].hear(heartbeat, received_ms=now_ms)
+        for judge in VOTERS:
+            for judged in VOTERS - {judge}:
+                silence_ms = tables[judge].common_silence_ms(judged, VOTERS, now_ms, newborn_grace_ms=0)
+                if silence_ms >= LAN.silence_ms():
+                    lost_at_ms = tables[judged].quorum_until_ms(VOTERS, now_ms)
+                    assert lost_at_ms <= now_ms - LAN.release_budget_ms
