@@ -1,0 +1,178 @@
+"""The deadman and the end of everything, with real processes: lost lease, dead service, stopped or broken monitor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from clussvc.model.ids import ResourceId
+from clussvc.model.monitoring import (
+    BringOnline,
+    CommandRefused,
+    DeadmanFired,
+    EverythingTerminated,
+    LeaseExtended,
+    MonitorDied,
+    OpenResource,
+    TerminateEverything,
+)
+from clussvc.model.states import ResourceState
+from clussvc.resources.monitor.kernel import boottime_ms
+from clussvc.resources.monitor.protocol import command_codec
+from tests.adapters.monitor.conftest import COMMAND, Driver, alive, marked, read_pid, spec, wait_until
+
+HANG_HARD = """
+import time
+def online(resource):
+    resource.start_process(["sh", "-c", "echo $$ > {folder}/pid; exec sleep 1000"])
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+def looks_alive(resource):
+    return True
+is_alive = looks_alive
+"""
+
+
+def sleeper(folder: Path, name: str = "app") -> str:
+    """A command line that writes its pid and sleeps."""
+    return f"sh -c 'echo $$ > {folder}/{name}; exec sleep 1000'"
+
+
+def test_nothing_starts_without_a_lease(tmp_path: Path) -> None:
+    """Before the first LeaseExtended, and with one that has ended, BringOnline is refused."""
+    driver = Driver(tmp_path / "run").start(lease=False)
+    try:
+        app = spec("app", "Generic Application", CommandLine="sleep 1000")
+        driver.send(OpenResource(spec=app))
+        driver.send(BringOnline(resource=app.resource, epoch=1))
+        assert "no lease" in driver.wait(CommandRefused).why
+        driver.send(LeaseExtended(until_ms=boottime_ms() - 10))
+        driver.send(BringOnline(resource=app.resource, epoch=1))
+        assert "no lease" in driver.wait(CommandRefused).why
+        driver.wait(DeadmanFired)
+        driver.feed()
+        assert ResourceState.ONLINE is driver.online(app).state
+    finally:
+        driver.finish()
+
+
+def test_lost_lease_ends_everything_though_a_worker_hangs(driver: Driver, tmp_path: Path) -> None:
+    """The processes of healthy and of hung resources are gone when the deadman reports; a new lease permits again."""
+    path = tmp_path / "hang.py"
+    path.write_text(HANG_HARD.format(folder=tmp_path))
+    stuck = spec("stuck", "Generic Script", ScriptFilepath=str(path))
+    app = spec("app", "Generic Application", CommandLine=sleeper(tmp_path))
+    driver.send(OpenResource(spec=stuck))
+    driver.send(BringOnline(resource=stuck.resource, epoch=1))
+    driver.online(app)
+    pids = [read_pid(tmp_path / "pid"), read_pid(tmp_path / "app")]
+
+    driver.starve()
+
+    fired = driver.wait(DeadmanFired)
+    assert () == fired.left
+    assert fired.lease_ended_ms <= boottime_ms()
+    assert not any(map(alive, pids))
+    assert ResourceState.OFFLINE in {getattr(r, "state", None) for r in driver.seen}
+    driver.feed()
+    (tmp_path / "app").unlink()
+    assert ResourceState.ONLINE is driver.online(app, epoch=2).state
+
+
+def test_terminate_everything_answers_its_ticket(driver: Driver, tmp_path: Path) -> None:
+    """Everything is gone when the answer comes, and things can be started again."""
+    app = spec("app", "Generic Application", CommandLine=sleeper(tmp_path))
+    driver.online(app)
+    pid = read_pid(tmp_path / "app")
+
+    driver.send(TerminateEverything(ticket=42, why="a test"))
+
+    assert EverythingTerminated(ticket=42, left=()) == driver.wait(EverythingTerminated)
+    assert not alive(pid)
+    assert ResourceState.ONLINE is driver.online(app).state
+
+
+def test_dead_service_ends_everything(tmp_path: Path) -> None:
+    """The service is killed: its monitor terminates the resources and ends by itself."""
+    run = tmp_path / "run"
+    program = f"""
+import sys, time
+from pathlib import Path
+from tests.adapters.monitor.conftest import Driver, spec
+driver = Driver(Path({str(run)!r})).start()
+driver.online(spec("app", "Generic Application", CommandLine={sleeper(tmp_path)!r}))
+print("up", flush=True)
+time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None
+        assert b"up\n" == service.stdout.readline()
+        pid = read_pid(tmp_path / "app")
+        assert alive(pid)
+        service.kill()
+        service.wait()
+        wait_until(lambda: not alive(pid) and not marked(run), "resource and monitor are gone")
+
+
+def test_stopped_monitor_is_noticed_and_killed(tmp_path: Path) -> None:
+    """A monitor that is stopped by a signal does not answer; it is killed, and what it ran can be swept."""
+    driver = Driver(tmp_path / "run", hang_ms=400).start()
+    try:
+        app = spec("app", "Generic Application", CommandLine=sleeper(tmp_path))
+        driver.online(app)
+        pid = read_pid(tmp_path / "app")
+        monitor = driver.host.pid
+        assert monitor is not None
+        os.kill(monitor, signal.SIGSTOP)
+
+        assert "has not answered" in driver.wait(MonitorDied).why
+        driver.start()
+        assert not alive(pid)
+    finally:
+        driver.finish()
+
+
+def test_culprit_of_a_crash_is_named(driver: Driver, tmp_path: Path) -> None:
+    """A script that brings the monitor down is told by name."""
+    path = tmp_path / "crash.py"
+    path.write_text(
+        "import os\ndef online(resource):\n    os.abort()\ndef looks_alive(resource):\n    return True\n"
+        "is_alive = looks_alive\n"
+    )
+    bad = spec("bad", "Generic Script", ScriptFilepath=str(path))
+    driver.send(OpenResource(spec=bad))
+    driver.send(BringOnline(resource=bad.resource, epoch=1))
+
+    died = driver.wait(MonitorDied)
+
+    assert ResourceId("bad") == died.culprit
+    assert "signal 6" in died.why
+    driver.start()
+
+
+def test_garbage_from_the_service_ends_the_monitor(tmp_path: Path) -> None:
+    """A monitor that hears nonsense trusts its service no more: it ends everything and leaves."""
+    for garbage in (struct.pack(">I", 1 << 30), struct.pack(">I", 3) + b"\xc1\xc1\xc1", _foreign()):
+        ours, theirs = socket.socketpair()
+        with ours:
+            fd = theirs.fileno()
+            words = [*COMMAND, "--fd", str(fd), "--run-folder", str(tmp_path / "run")]
+            with theirs:
+                monitor = subprocess.Popen(words, pass_fds=(fd,), start_new_session=True)
+            with monitor:
+                ours.sendall(garbage)
+                assert 0 == monitor.wait(timeout=20)
+
+
+def _foreign() -> bytes:
+    """A frame of a class that a service may not send."""
+    frame = command_codec().encode(LeaseExtended(until_ms=1))
+    return frame.replace(b"LeaseExtended", b"MonitorStarte")
