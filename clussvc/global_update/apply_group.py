@@ -1,0 +1,176 @@
+"""What administrators want of groups: creating and deleting them, their properties, online and offline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clussvc.global_update.apply_ownership import wish_to_move
+from clussvc.global_update.eligibility import not_possible, why_not
+from clussvc.global_update.names import check_new_name
+from clussvc.global_update.outcome import Done, Result, find_group, find_node, note, with_groups, with_resources
+from clussvc.global_update.readiness import check_ready
+from clussvc.global_update.refusals import core_group
+from clussvc.global_update.update import (
+    CreateGroup,
+    DeleteGroup,
+    OfflineGroup,
+    OnlineGroup,
+    SetGroupProperties,
+    SetPreferredOwners,
+)
+from clussvc.model.config import Config, Group, Move
+from clussvc.model.properties import common_changes, private_changes
+from clussvc.model.reports import (
+    Report,
+    bad_argument,
+    group_is_moving,
+    group_not_empty,
+    limit_reached,
+    node_is_paused,
+    object_exists,
+)
+from clussvc.model.settings import GROUPS_MAX
+from clussvc.model.states import MoveCause
+
+
+def create_group(config: Config, update: CreateGroup) -> Result:
+    """A new empty group that nobody owns yet; ``on`` becomes a wish that the coordinator honours if it can."""
+    if not update.group:
+        return bad_argument("A group needs an identifier.")
+    if update.group in config.groups:
+        return object_exists("group", update.group)
+    bad = check_new_name(config, "group", update.name)
+    if bad is not None:
+        return bad
+    if len(config.groups) >= GROUPS_MAX:
+        return limit_reached("groups", GROUPS_MAX)
+    move = None
+    if update.on is not None:
+        node = find_node(config, update.on)
+        if isinstance(node, Report):
+            return node
+        because = f"the group was created on {node.name}"
+        move = Move(to=node.id, cause=MoveCause.FIRST_PLACEMENT, because=because)
+    group = Group(id=update.group, name=update.name, move=move, released_because="the group was created")
+    return Done(
+        config=with_groups(config, [group]),
+        records=note("group.created", f"Group {group.name} was created.", kind="group", thing=group.name),
+    )
+
+
+def delete_group(config: Config, update: DeleteGroup) -> Result:
+    """Only an empty group that is not the cluster's own."""
+    group = find_group(config, update.group)
+    if isinstance(group, Report):
+        return group
+    if group.id == config.default_group:
+        return core_group(group.name)
+    held = [resource.name for resource in config.resources_of(group.id)]
+    if held:
+        return group_not_empty(group.name, held)
+    return Done(
+        config=replace(config, groups={known: other for known, other in config.groups.items() if known != group.id}),
+        records=note("group.deleted", f"Group {group.name} was deleted.", kind="group", thing=group.name),
+    )
+
+
+def set_group_properties(config: Config, update: SetGroupProperties) -> Result:
+    """All values, or none of them."""
+    group = find_group(config, update.group)
+    if isinstance(group, Report):
+        return group
+    owner = f"group {group.name!r}"
+    common = common_changes("group", owner, update.common)
+    if isinstance(common, Report):
+        return common
+    private = private_changes(owner, group.private, update.private)
+    if isinstance(private, Report):
+        return private
+    changed = replace(group, private=private, **common)  # type: ignore[arg-type]  # the table pairs fields and types
+    names = ", ".join((*update.common, *update.private)) or "nothing"
+    message = f"Properties of group {group.name} were set: {names}."
+    return Done(
+        config=with_groups(config, [changed]),
+        records=note("group.properties", message, kind="group", thing=group.name),
+    )
+
+
+def set_preferred_owners(config: Config, update: SetPreferredOwners) -> Result:
+    """The whole ordered list at once; every node once."""
+    group = find_group(config, update.group)
+    if isinstance(group, Report):
+        return group
+    names = []
+    for wanted in update.nodes:
+        node = find_node(config, wanted)
+        if isinstance(node, Report):
+            return node
+        names.append(node.name)
+    if len(set(update.nodes)) != len(update.nodes):
+        return bad_argument(f"The preferred owners {', '.join(names)} name a node twice; name each once.")
+    message = f"Preferred owners of group {group.name} are now {', '.join(names) or 'not set'}."
+    return Done(
+        config=with_groups(config, [replace(group, preferred_owners=update.nodes)]),
+        records=note("group.owners", message, kind="group", thing=group.name),
+    )
+
+
+def online_group(config: Config, update: OnlineGroup) -> Result:
+    """Want everything online; failed resources get another try, a halted group is let go on.
+
+    Without an owner the wish is remembered and fulfilled when a node takes the group.
+    """
+    group = find_group(config, update.group)
+    if isinstance(group, Report):
+        return group
+    bad = _check_place(config, group, update) or check_ready(config, list(config.resources_of(group.id)))
+    if bad is not None:
+        return bad
+    wanted = replace(group, persistent_state=True, halted=False, failover=None)
+    if update.to is not None and update.to != group.owned:
+        because = f"an administrator brings it online on {config.node_name(update.to)}"
+        wanted = wish_to_move(wanted, update.to, MoveCause.ADMIN, because, bring_online=True)
+    resources = [
+        replace(resource, persistent_state=True, online_ticket=resource.online_ticket + 1)
+        for resource in config.resources_of(group.id)
+    ]
+    where = f" on {config.node_name(update.to)}" if update.to is not None else ""
+    message = f"Group {group.name} is to be online{where}."
+    return Done(
+        config=with_resources(with_groups(config, [wanted]), resources),
+        records=note("group.wanted_online", message, kind="group", thing=group.name, event_id=1200),
+    )
+
+
+def _check_place(config: Config, group: Group, update: OnlineGroup) -> Report | None:
+    """Whether the group may be brought online where it is, or where it is wanted (MSCS: not on a paused node)."""
+    if update.to is not None and update.to != group.owned:
+        if group.owned is not None and group.move is not None:
+            return group_is_moving(group.name, f" to {config.node_name(group.move.to)}" if group.move.to else "")
+        return why_not(config, group, update.to)
+    if group.owned is None or group.move is not None:
+        return None
+    owner = config.nodes[group.owned]
+    return node_is_paused(owner.name) if owner.paused else not_possible(config, group, owner.id)
+
+
+def offline_group(config: Config, update: OfflineGroup) -> Result:
+    """Want everything offline, here and wherever the group goes."""
+    group = find_group(config, update.group)
+    if isinstance(group, Report):
+        return group
+    resources = [
+        replace(resource, persistent_state=False)
+        for resource in config.resources_of(group.id)
+        if resource.persistent_state
+    ]
+    return Done(
+        config=with_resources(with_groups(config, [replace(group, persistent_state=False)]), resources),
+        records=note(
+            "group.wanted_offline",
+            f"Group {group.name} is to be offline.",
+            kind="group",
+            thing=group.name,
+            event_id=1203,
+        ),
+    )

@@ -1,0 +1,186 @@
+"""Nodes that come, go, pause and stop (rules R2 and R3).
+
+Whatever a node held is released in the same step in which it is admitted anew or declared down. These are, beside the
+owner's own word, the only ways in which a group is ever released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clussvc.global_update.outcome import Done, Result, all_offline, find_node, note, with_groups, with_node
+from clussvc.global_update.update import (
+    ConfirmNodeDown,
+    NodeDown,
+    NodeUp,
+    PauseNode,
+    ResumeNode,
+    SetNodeProperties,
+    StopNode,
+)
+from clussvc.model.config import Config, Group, Move, Node
+from clussvc.model.properties import common_changes, private_changes
+from clussvc.model.reports import Report, Severity, node_is_down, node_not_paused, stale, voters_changed
+from clussvc.model.states import MoveCause
+
+
+def node_up(config: Config, update: NodeUp) -> Result:
+    """Admit a new incarnation. The node asked only after it had terminated everything, which releases its groups."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if update.incarnation != node.incarnation:
+        return stale(f"{node.name} was admitted meanwhile (incarnation {node.incarnation})")
+    if (update.boot, update.attempt) <= (node.boot, node.attempt):
+        return stale(f"this request of {node.name} was granted already")
+    because = update.because or f"{node.name} asked to be admitted"
+    admitted = replace(
+        node,
+        up=True,
+        joining=False,
+        stopping=False,
+        incarnation=node.incarnation + 1,
+        boot=update.boot,
+        attempt=update.attempt,
+        down_because="",
+    )
+    released = _release_all(
+        with_node(config, admitted), admitted, MoveCause.NODE_DOWN, f"{node.name} was admitted anew and holds nothing"
+    )
+    message = f"Node {node.name} is up (incarnation {admitted.incarnation})."
+    return Done(
+        config=released,
+        records=note("node.up", message, kind="node", thing=node.name, because=because, event_id=1062, node=node.name),
+    )
+
+
+def node_down(config: Config, update: NodeDown) -> Result:
+    """Declare a node down, on a majority's silence or on its own word that it has released everything."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.up or update.incarnation != node.incarnation:
+        return stale(f"incarnation {update.incarnation} of {node.name} is not up any more")
+    if update.voters_version != config.voters_version and not update.stopped:
+        # Its majority was counted on another set, or its silence by other timings.
+        return voters_changed()
+    return _goes_down(config, node, because=update.because, stopped=update.stopped)
+
+
+def confirm_node_down(config: Config, update: ConfirmNodeDown) -> Result:
+    """Declare a node down on an administrator's word; nothing to do if it is down.
+
+    DANGER: nothing can check this word. If the node still runs, its groups run twice until its lease ends; whoever
+    says this must have cut its power first.
+    """
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.up:
+        return Done(config=config)
+    return _goes_down(config, node, because="an administrator confirmed that it does not run", stopped=False)
+
+
+def _goes_down(config: Config, node: Node, *, because: str, stopped: bool) -> Done:
+    down = replace(node, up=False, stopping=False, down_because=because)
+    cause = MoveCause.NODE_STOPPING if stopped else MoveCause.NODE_DOWN
+    word = "was stopped" if stopped else "went down"
+    released = _release_all(with_node(config, down), down, cause, f"{node.name} {word}: {because}")
+    return Done(
+        config=released,
+        records=note(
+            "node.stopped" if stopped else "node.down",
+            f"Node {node.name} {word}: {because}.",
+            kind="node",
+            thing=node.name,
+            because=because,
+            event_id=1063 if stopped else 1135,
+            severity=Severity.INFORMATION if stopped else Severity.ERROR,
+            node=node.name,
+        ),
+    )
+
+
+def _release_all(config: Config, node: Node, cause: MoveCause, because: str) -> Config:
+    """Release every group of the node. A move to a named node stays a wish; other plans of the owner are void."""
+    released = [
+        replace(
+            group,
+            released=True,
+            released_because=because,
+            released_cause=cause,
+            failover=None,
+            move=group.move if group.move is not None and group.move.to not in (None, node.id) else None,
+        )
+        for group in config.groups_owned_by(node.id)
+    ]
+    return all_offline(with_groups(config, released), [group.id for group in released])
+
+
+def stop_node(config: Config, update: StopNode) -> Result:
+    """Ask the node to hand over its groups and end; nothing to do if it was asked already."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.up:
+        return node_is_down(node.name, node.down_because)
+    if node.stopping:
+        return Done(config=config)
+    leaving = [_leaving(group, node) for group in config.groups_owned_by(node.id) if group.move is None]
+    stopping = with_groups(with_node(config, replace(node, stopping=True)), leaving)
+    message = f"Node {node.name} is being stopped; it hands its groups over."
+    return Done(config=stopping, records=note("node.stopping", message, kind="node", thing=node.name, node=node.name))
+
+
+def _leaving(group: Group, node: Node) -> Group:
+    move = Move(to=None, cause=MoveCause.NODE_STOPPING, because=f"{node.name} is being stopped")
+    return replace(group, move=move, failover=None)
+
+
+def pause_node(config: Config, update: PauseNode) -> Result:
+    """The node keeps its groups and receives none; it may be down. Nothing to do if it is paused already."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if node.paused:
+        return Done(config=config)
+    message = f"Node {node.name} is paused: it keeps its groups and takes no others."
+    return Done(
+        config=with_node(config, replace(node, paused=True)),
+        records=note("node.paused", message, kind="node", thing=node.name, node=node.name),
+    )
+
+
+def resume_node(config: Config, update: ResumeNode) -> Result:
+    """End of a pause."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.paused:
+        return node_not_paused(node.name)
+    message = f"Node {node.name} takes groups again."
+    return Done(
+        config=with_node(config, replace(node, paused=False)),
+        records=note("node.resumed", message, kind="node", thing=node.name, node=node.name),
+    )
+
+
+def set_node_properties(config: Config, update: SetNodeProperties) -> Result:
+    """All values, or none of them."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    owner = f"node {node.name}"
+    common = common_changes("node", owner, update.common)
+    if isinstance(common, Report):
+        return common
+    private = private_changes(owner, node.private, update.private)
+    if isinstance(private, Report):
+        return private
+    changed = replace(node, private=private, **common)  # type: ignore[arg-type]  # the table pairs fields and types
+    names = ", ".join((*update.common, *update.private)) or "nothing"
+    message = f"Properties of node {node.name} were set: {names}."
+    return Done(
+        config=with_node(config, changed),
+        records=note("node.properties", message, kind="node", thing=node.name, node=node.name),
+    )

@@ -1,0 +1,69 @@
+"""Which names objects may have, and that no two of a kind share one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from clussvc.model.config import Config
+from clussvc.model.ids import NAME_LENGTH_MAX
+from clussvc.model.properties import is_printable
+from clussvc.model.reports import Report, bad_name, object_exists
+
+NODE_NAME_LENGTH_MAX = 63
+"""As for a label of a host name (RFC 1123)."""
+
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
+
+
+def check_name(kind: str, name: str) -> Report | None:
+    """Why ``name`` cannot name a cluster, node, group or resource; None if it can.
+
+    A slash at the beginning would read as an option of the command line, and a node name of digits as a node number.
+    """
+    why = _problem(name) or (_node_problem(name) if kind == "node" else None)
+    return bad_name(kind, name[: NAME_LENGTH_MAX + 1], why) if why else None
+
+
+def _problem(name: str) -> str | None:
+    if not 1 <= len(name) <= NAME_LENGTH_MAX:
+        return f"a name has 1 to {NAME_LENGTH_MAX} characters"
+    if not is_printable(name):
+        return "it holds a control character"
+    if name != name.strip():
+        return "it begins or ends with a blank"
+    if name.startswith("/"):
+        return "it begins with '/', like an option"
+    return None
+
+
+def _node_problem(name: str) -> str | None:
+    if len(name) > NODE_NAME_LENGTH_MAX:
+        return f"a node's name has at most {NODE_NAME_LENGTH_MAX} characters"
+    if not _NODE_NAME.fullmatch(name):
+        return "a node's name consists of letters, digits, '-', '_' and '.' and begins with a letter or digit"
+    if name.isdecimal():
+        return "digits alone would be taken for a node number"
+    return None
+
+
+def check_new_name(config: Config, kind: str, name: str, *, instead_of: str = "") -> Report | None:
+    """Like :func:`check_name`, and the name must be free; ``instead_of`` is the present name of the same object."""
+    bad = check_name(kind, name)
+    if bad is not None:
+        return bad
+    wanted = name.casefold()
+    if instead_of and wanted == instead_of.casefold():
+        return None
+    taken = any(wanted == other.casefold() for other in _names(config, kind))
+    return object_exists(kind, name) if taken else None
+
+
+def _names(config: Config, kind: str) -> Iterable[str]:
+    if kind == "node":
+        return (node.name for node in config.nodes.values())
+    if kind == "group":
+        return (group.name for group in config.groups.values())
+    if kind == "resource":
+        return (resource.name for resource in config.resources.values())
+    return ()

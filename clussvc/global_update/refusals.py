@@ -1,0 +1,89 @@
+"""Refusals that only an update can meet, beside the common ones of :mod:`clussvc.model.reports`."""
+
+from __future__ import annotations
+
+from clussvc.model.reports import Report
+
+
+def no_cluster() -> Report:
+    """An update came before the cluster was founded."""
+    return Report(
+        code="no-cluster", status=5052, message="There is no cluster yet; 'cluster NAME /create' founds one. Try then."
+    )
+
+
+def core_group(name: str) -> Report:
+    """The built-in group cannot be deleted."""
+    return Report(
+        code="core-group",
+        status=5026,
+        message=f"Group {name!r} belongs to the cluster itself and cannot be deleted; it may be renamed.",
+    )
+
+
+def owner_exists(resource: str, node: str) -> Report:
+    """The node is a possible owner already."""
+    return Report(
+        code="object-exists",
+        status=5010,
+        message=f"Node {node} is a possible owner of {resource!r} already; nothing needs to be done.",
+    )
+
+
+def owner_not_listed(resource: str, node: str) -> Report:
+    """The node is no possible owner."""
+    return Report(
+        code="owner-not-found",
+        status=5071,
+        message=f"Node {node} is no possible owner of {resource!r};"
+        f" 'cluster res \"{resource}\" /listowners' lists them.",
+    )
+
+
+def last_possible_owner(resource: str, node: str) -> Report:
+    """Nobody would be left to run the resource."""
+    return Report(
+        code="last-owner",
+        status=5071,
+        message=f"Node {node} is the last possible owner of {resource!r}; add another one with /addowner first.",
+    )
+
+
+def different_owners(resource: str, group: str, owner: str, target: str, target_owner: str) -> Report:
+    """A resource was to be put into a group that is elsewhere."""
+    return Report(
+        code="different-owners",
+        status=5016,
+        message=f"Resource {resource!r} cannot go from group {group!r} on {owner} to group {target!r} on"
+        f" {target_owner}: both must be on one node; move one of them first ('cluster group \"{group}\" /moveto').",
+    )
+
+
+def still_voter(node: str) -> Report:
+    """A voter cannot be evicted at once."""
+    return Report(
+        code="node-votes",
+        status=5009,
+        message=f"Node {node} still counts among the voters; its vote is taken away first, then it can be evicted.",
+    )
+
+
+def node_is_stopping(node: str) -> Report:
+    """The node hands its groups over and takes none."""
+    return Report(
+        code="node-stopping",
+        status=5073,
+        message=f"Node {node} is being stopped and takes no groups; choose another or start it again afterwards.",
+    )
+
+
+def request_in_batch() -> Report:
+    """A batch held another batch."""
+    return Report(code="bad-argument", status=87, message="A batch cannot hold another batch; send its updates alone.")
+
+
+def batch_too_long(count: int, limit: int) -> Report:
+    """A batch held too many updates."""
+    return Report(
+        code="bad-argument", status=87, message=f"A batch of {count} updates is too long; send at most {limit} at once."
+    )
