@@ -144,6 +144,14 @@ def config_digest(config: Config) -> str:
     return hashlib.sha256(encode_config(config)).hexdigest()
 
 
+def digest_of(*parts: object) -> bytes:
+    """The SHA-256 of a few values together, without a limit; for checks of stored things, not for comparing sets.
+
+    Raises ClusterError(``not-encodable``) as encode_proposal does.
+    """
+    return hashlib.sha256(_encoded(parts, "a part of the configuration", CONFIG_BYTES_MAX)).digest()
+
+
 # --- any value -------------------------------------------------------------------------------------------------------
 
 
