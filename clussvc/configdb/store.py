@@ -45,6 +45,7 @@ BUSY_MS: Final = 5_000
 """How long to wait for another process that uses the file, such as a backup."""
 _CURSOR_MAX: Final = 2**63 - 1
 
+_MAGIC: Final = b"SQLite format 3\x00"
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -94,7 +95,8 @@ class SqliteConfigStore:
         self._reader: Connection | None = None
         try:
             with self._explained("opened"):
-                _create_private(path)
+                if not _is_database_or_empty(path):
+                    raise self._damaged("it is not a database")
                 self._writer = self._engine.connect()
                 self._prepare(self._writer)
                 self._reader = self._engine.connect()
@@ -296,9 +298,13 @@ _WAY_OUT: Final = (
 # --- connections -----------------------------------------------------------------------------------------------------
 
 
-def _create_private(path: Path) -> None:
-    """Make the file, readable for its owner only; SQLite gives its companions the same permissions."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+def _is_database_or_empty(path: Path) -> bool:
+    """Make the file if it is not there, and look at its beginning: SQLite would write over a very short file.
+
+    It is made readable for its owner only, and SQLite gives its companions the same permissions.
+    """
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as file:
+        return file.read(len(_MAGIC)) in (b"", _MAGIC)
 
 
 def _engine(path: Path) -> Engine:
