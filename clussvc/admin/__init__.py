@@ -1,0 +1,1 @@
+"""Administration over Pyro5: the objects that a node serves, and the client's end."""

@@ -1,0 +1,740 @@
+"""The objects of remote administration: each method looks something up, or turns names into one typed update.
+
+An object serves one connection and knows its caller. Every exposed method is made by :func:`query` or :func:`change`,
+which name the role it needs, check the types of what arrived, and turn every outcome into a plain mapping
+(see :mod:`clussvc.admin.wire`): no exception leaves a servant. A test walks all methods and finds their roles.
+
+A change begins with a request id *made by the client*, so that repeating it after a lost connection is safe:
+identifiers of new objects are derived from it, and a request that the cluster has already seen gets its former outcome,
+even if the name it was about is gone by now.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar, cast, get_type_hints
+
+import Pyro5.server
+
+from clussvc import __version__
+from clussvc.admin import dto
+from clussvc.admin.dto import Plain
+from clussvc.admin.roles import Caller, Role, find_role
+from clussvc.admin.values import Assigned, common_changes, private_changes
+from clussvc.admin.wire import POLL_EVENTS_MAX, POLL_WAIT_MS_MAX
+from clussvc.codec import from_plain, to_plain
+from clussvc.global_update import update as updates
+from clussvc.global_update.update import Update
+from clussvc.model import reports
+from clussvc.model.config import Config, Group, Node, Resource
+from clussvc.model.errors import ClusterError
+from clussvc.model.ids import GroupId, RequestId, ResourceId
+from clussvc.model.properties import common_values
+from clussvc.model.reports import Report
+from clussvc.model.states import MoveCause
+from clussvc.ports import ClusterAccess
+from clussvc.resources.type_info import BUILTIN_TYPES, ResourceTypeInfo, find_type
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_LENGTH_MAX = 64
+EXECUTE_TIMEOUT_MS = 10_000
+TOKEN_VALID_S_MAX = 7 * 86_400
+_IDENTIFIERS: Final = uuid.UUID("6f0c8b1e-6a0f-4b0e-9d55-2f1d7a6f3b10")
+"""The name space in which identifiers of new objects are derived from request ids."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Refused(Exception):
+    """A report on its way to the client."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report.message)
+        self.report = report
+
+
+def query(role: Role = Role.READ_ONLY) -> Callable[[F], F]:
+    """Expose a method that changes nothing of the replicated configuration."""
+    return _exposed(role, changes=False)
+
+
+def change(role: Role) -> Callable[[F], F]:
+    """Expose a method that returns an update; it is executed under the request id that precedes its arguments."""
+    return _exposed(role, changes=True)
+
+
+def _exposed(role: Role, *, changes: bool) -> Callable[[F], F]:
+    def decorate(method: F) -> F:
+        signature = inspect.signature(method)
+
+        @functools.wraps(method)
+        def call(self: Servant, *args: Any, **kwargs: Any) -> Plain:
+            try:
+                self.require(role)
+                request = None
+                if changes:
+                    if not args:
+                        raise Refused(reports.bad_argument("A change begins with a request id."))
+                    request, args = self.request_id(args[0]), args[1:]
+                    if request in self.config.recent:
+                        return self.answer(self.config.recent[request])
+                result = method(self, **_checked(signature, method, args, kwargs))
+                if changes:
+                    return self.answer(self.execute(result, request))
+                return {"ok": to_plain(result), "notes": dto.notes_of(self.access.view(), self.config)}
+            except Refused as refused:
+                return {"report": dto.report_of(refused.report)}
+            except ClusterError as error:
+                return {"report": dto.error_of(error)}
+            except Exception:
+                # A defect of ours: the whole story goes into the log, the client learns where to look.
+                log.exception("admin.defect in %s", method.__qualname__)
+                name = method.__qualname__
+                message = f"An internal error occurred in {name}; the log of the cluster service has the details."
+                return {"report": {"code": "internal-error", "status": 1, "message": message, "severity": "error"}}
+
+        call._role = role  # type: ignore[attr-defined]
+        return cast(F, Pyro5.server.expose(call))
+
+    return decorate
+
+
+def _checked(
+    signature: inspect.Signature, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments by name, each of the type that the method declares."""
+    try:
+        bound = signature.bind(None, *args, **kwargs)
+    except TypeError as problem:
+        raise Refused(reports.bad_argument(f"{method.__qualname__}: {problem}.")) from problem
+    hints = get_type_hints(method)
+    checked = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        try:
+            checked[name] = from_plain(hints[name], value)
+        except ClusterError as problem:
+            message = f"{method.__qualname__}: argument {name}: {problem.message}"
+            raise Refused(reports.bad_argument(message)) from problem
+    return checked
+
+
+class Servant:
+    """What all objects share: the way into the cluster, the caller, and looking names up."""
+
+    def __init__(self, access: ClusterAccess, caller: Caller) -> None:
+        self.access = access
+        self.caller = caller
+
+    @property
+    def config(self) -> Config:
+        """The configuration as this node has applied it."""
+        return self.access.config()
+
+    def require(self, role: Role) -> None:
+        """Refuse a caller of a smaller role."""
+        if self.caller.role is None or self.caller.role < role:
+            raise Refused(reports.access_denied(self.caller.who, role.word))
+
+    def request_id(self, given: object) -> RequestId:
+        """A request id of a client, as far as it can be one."""
+        if not isinstance(given, str) or not 8 <= len(given) <= REQUEST_ID_LENGTH_MAX or not given.isascii():
+            raise Refused(reports.bad_argument("A request id is an ASCII text of 8 to 64 characters."))
+        return RequestId(given)
+
+    def execute(self, update: object, request: RequestId | None) -> Report | None:
+        """Let the cluster decide."""
+        if isinstance(update, _Derived):
+            assert request is not None
+            update = update.build(str(uuid.uuid5(_IDENTIFIERS, request)))
+        return self.access.execute(cast(Update, update), request=request, timeout_ms=EXECUTE_TIMEOUT_MS)
+
+    def answer(self, refusal: Report | None) -> Plain:
+        """The outcome of a change."""
+        if refusal is not None:
+            return {"report": dto.report_of(refusal)}
+        return {"ok": None, "notes": []}
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def node(self, name: str | None) -> Node:
+        """The node of that name; the one that answers for None or empty."""
+        config = self.config
+        found = config.node_named(name) if name else config.nodes.get(self.access.node_id())
+        if found is None:
+            raise Refused(reports.node_not_found(name or "", (node.name for node in config.nodes.values())))
+        return found
+
+    def group(self, name: str) -> Group:
+        """The group of that name."""
+        found = self.config.group_named(name)
+        if found is None:
+            raise Refused(reports.group_not_found(name))
+        return found
+
+    def resource(self, name: str) -> Resource:
+        """The resource of that name."""
+        found = self.config.resource_named(name)
+        if found is None:
+            raise Refused(reports.resource_not_found(name))
+        return found
+
+    def type_info(self, name: str) -> ResourceTypeInfo:
+        """The resource type of that name."""
+        found = find_type(name)
+        if found is None:
+            raise Refused(reports.type_not_found(name, BUILTIN_TYPES))
+        return found
+
+
+class _Derived:
+    """An update that needs the identifier of a new object, derived from the request id."""
+
+    def __init__(self, build: Callable[[str], Update]) -> None:
+        self.build = build
+
+
+class ClusterServant(Servant):
+    """The cluster as a whole."""
+
+    @query()
+    def status(self) -> Plain:
+        """Name, quorum and membership as this node sees them."""
+        return dto.cluster_of(self.config, self.access.view())
+
+    @query()
+    def version(self) -> Plain:
+        """What runs here."""
+        return {"cluster": self.config.name, "version": __version__, "node": self.node(None).name}
+
+    @query()
+    def quorum(self) -> Plain:
+        """The quorum and who votes."""
+        return dto.quorum_of(self.config, self.access.view())
+
+    @query()
+    def properties(self) -> list[Plain]:
+        """Common properties."""
+        return [dto.property_of(*pair) for pair in common_values(self.config)]
+
+    @query()
+    def private(self) -> list[Plain]:
+        """Private properties."""
+        return _private_lines(self.config.private)
+
+    @change(Role.ADMINISTRATOR)
+    def set_properties(self, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change common properties; ``reset`` ones go back to their defaults."""
+        return updates.SetClusterProperties(common=common_changes(self.config, assigned, reset))
+
+    @change(Role.ADMINISTRATOR)
+    def set_private(self, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change private properties; ``reset`` ones are removed."""
+        return updates.SetClusterProperties(private=_private(self.config.name, self.config.private, assigned, reset))
+
+    @change(Role.ADMINISTRATOR)
+    def rename(self, new_name: str) -> Update:
+        """Give the cluster another name."""
+        return updates.Rename(kind="cluster", id="", name=new_name)
+
+    @query(Role.ADMINISTRATOR)
+    def make_join_token(self, node_name: str, valid_s: int) -> str:
+        """A one-time token for a new node; only a hash of it is kept."""
+        if not 1 <= valid_s <= TOKEN_VALID_S_MAX:
+            raise Refused(reports.bad_argument(f"A token can be valid for 1 to {TOKEN_VALID_S_MAX} seconds."))
+        made = self.access.make_join_token(node_name=node_name, valid_s=valid_s)
+        if isinstance(made, Report):
+            raise Refused(made)
+        return made
+
+    @query(Role.ADMINISTRATOR)
+    def make_admin_certificate(self, name: str, role: str) -> Plain:
+        """A certificate with a role, and where the nodes listen for its holder."""
+        found = find_role(role)
+        if found is None:
+            known = ", ".join(each.word for each in Role)
+            raise Refused(reports.bad_argument(f"There is no role {role!r}; the roles are: {known}."))
+        if not name or len(name) > 64 or not name.isprintable() or "/" in name:
+            raise Refused(reports.bad_name("administrator", name, "use 1 to 64 printable characters without '/'"))
+        made = dict(self.access.make_admin_certificate(name=name, role=found.word))
+        nodes = self.config.nodes.values()
+        made["addresses"] = "\n".join(
+            f"{node.addresses[0]}:{node.admin_port}" for node in nodes if node.admin_port and node.addresses
+        )
+        return {"cluster": self.config.name, **made}
+
+    @query()
+    def what_if(self, kind: str, event: str, name: str, to: str | None = None) -> Any:
+        """What the production planner would do; changes nothing. See :meth:`_hypothesis`."""
+        from clussvc.groups.what_if import simulate
+
+        return simulate(self.config, self._hypothesis(kind, event, name, to), now_ms=self._wall_ms())
+
+    def _hypothesis(self, kind: str, event: str, name: str, to: str | None) -> Any:
+        from clussvc.groups.what_if import GroupMoved, NodeDies, NodePaused, NodeResumed, NodeReturns, ResourceFails
+
+        match (kind, event):
+            case ("node", "down"):
+                return NodeDies(node=self.node(name).id)
+            case ("node", "pause"):
+                return NodePaused(node=self.node(name).id)
+            case ("node", "resume"):
+                return NodeResumed(node=self.node(name).id)
+            case ("node", "up"):
+                return NodeReturns(node=self.node(name).id)
+            case ("group", "moveto"):
+                return GroupMoved(group=self.group(name).id, to=self.node(to).id if to else None)
+            case ("resource", "fail"):
+                return ResourceFails(resource=self.resource(name).id)
+        known = "node NAME down|pause|resume|up, group NAME moveto [NODE], resource NAME fail"
+        raise Refused(reports.bad_argument(f"{kind} {event} cannot be simulated; what can: {known}."))
+
+    @staticmethod
+    def _wall_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    @query()
+    def statistics(self) -> Plain:
+        """Counters of the adapters."""
+        return dict(self.access.statistics())
+
+
+class NodeServant(Servant):
+    """The nodes."""
+
+    @query()
+    def status(self, name: str | None = None) -> list[Plain]:
+        """One node or all of them, by number."""
+        view = self.access.view()
+        nodes = [self.node(name)] if name else [self.config.nodes[key] for key in sorted(self.config.nodes)]
+        return [dto.node_of(node, view) for node in nodes]
+
+    @query()
+    def local(self) -> Plain:
+        """The node that answers."""
+        return dto.node_of(self.node(None), self.access.view())
+
+    @query()
+    def properties(self, name: str | None = None) -> list[Plain]:
+        """Common properties of one node or of all."""
+        nodes = [self.node(name)] if name else self.config.nodes.values()
+        return _common_lines(nodes)
+
+    @query()
+    def private(self, name: str | None = None) -> list[Plain]:
+        """Private properties of one node or of all."""
+        nodes = [self.node(name)] if name else self.config.nodes.values()
+        return [line for node in nodes for line in _private_lines(node.private, node.name)]
+
+    @change(Role.ADMINISTRATOR)
+    def set_properties(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change common properties."""
+        node = self.node(name)
+        return updates.SetNodeProperties(node=node.id, common=common_changes(node, assigned, reset))
+
+    @change(Role.ADMINISTRATOR)
+    def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change private properties."""
+        node = self.node(name)
+        return updates.SetNodeProperties(node=node.id, private=_private(node.name, node.private, assigned, reset))
+
+    @change(Role.OPERATOR)
+    def pause(self, name: str | None = None) -> Update:
+        """The node keeps its groups and takes no more."""
+        return updates.PauseNode(node=self.node(name).id)
+
+    @change(Role.OPERATOR)
+    def resume(self, name: str | None = None) -> Update:
+        """End of a pause."""
+        return updates.ResumeNode(node=self.node(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def stop(self, name: str | None = None) -> Update:
+        """Hand the node's groups over, then stop its service."""
+        return updates.StopNode(node=self.node(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def confirm_down(self, name: str) -> Update:
+        """The administrator has made sure that the machine is off."""
+        return updates.ConfirmNodeDown(node=self.node(name).id)
+
+    @query(Role.ADMINISTRATOR)
+    def evict(self, request: str, name: str) -> None:
+        """Remove a node that is down; it stops being a voter first. Two changes, each under a request id of its own."""
+        first = self.request_id(request)
+        node = self.node(name)
+        if node.up:
+            raise Refused(reports.node_is_up(node.name, "it cannot be evicted"))
+        if node.voter:
+            demotion = updates.SetVoter(node=node.id, voter=False, voters_version=self.config.voters_version)
+            self._made(self.execute(demotion, RequestId(f"{first}-v")))
+        self._made(self.execute(updates.RemoveNode(node=node.id), first))
+
+    @staticmethod
+    def _made(refusal: Report | None) -> None:
+        if refusal is not None:
+            raise Refused(refusal)
+
+
+class GroupServant(Servant):
+    """The groups."""
+
+    @query()
+    def status(self, name: str | None = None, node: str | None = None) -> list[Plain]:
+        """One group or all of them; only those that ``node`` owns, if given."""
+        config = self.config
+        owner = self.node(node).id if node else None
+        groups: Iterable[Group] = [self.group(name)] if name else config.groups.values()
+        members = config.resources_by_group()
+        return [
+            dto.group_of(config, group, members.get(group.id, ()))
+            for group in groups
+            if owner is None or group.owned == owner
+        ]
+
+    @query()
+    def properties(self, name: str | None = None) -> list[Plain]:
+        """Common properties of one group or of all."""
+        return _common_lines([self.group(name)] if name else self.config.groups.values())
+
+    @query()
+    def private(self, name: str | None = None) -> list[Plain]:
+        """Private properties of one group or of all."""
+        groups = [self.group(name)] if name else self.config.groups.values()
+        return [line for group in groups for line in _private_lines(group.private, group.name)]
+
+    @query()
+    def owners(self, name: str) -> list[str]:
+        """Preferred owners, best first."""
+        return dto.names_of(self.config, self.group(name).preferred_owners)
+
+    @query()
+    def explain(self, name: str) -> Any:
+        """Why the group is where it is, and where else it could be."""
+        from clussvc.groups.explain import explain_group
+
+        return explain_group(self.config, self.group(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def create(self, name: str, on: str | None = None) -> Any:
+        """A new empty group."""
+        node = self.node(on).id if on else None
+        return _Derived(lambda identifier: updates.CreateGroup(group=GroupId(identifier), name=name, on=node))
+
+    @change(Role.ADMINISTRATOR)
+    def delete(self, name: str) -> Update:
+        """Delete an empty group."""
+        return updates.DeleteGroup(group=self.group(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def rename(self, name: str, new_name: str) -> Update:
+        """Give the group another name."""
+        return updates.Rename(kind="group", id=self.group(name).id, name=new_name)
+
+    @change(Role.OPERATOR)
+    def move(self, name: str, to: str | None = None) -> Update:
+        """Change the owner; without ``to``, to the best possible node."""
+        group = self.group(name)
+        target = self.node(to).id if to else None
+        because = f"{self.caller.who} moved it"
+        return updates.MoveGroup(group=group.id, to=target, cause=MoveCause.ADMIN, because=because)
+
+    @change(Role.OPERATOR)
+    def online(self, name: str, to: str | None = None) -> Update:
+        """Want all its resources online."""
+        return updates.OnlineGroup(group=self.group(name).id, to=self.node(to).id if to else None)
+
+    @change(Role.OPERATOR)
+    def offline(self, name: str) -> Update:
+        """Want all its resources offline."""
+        return updates.OfflineGroup(group=self.group(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def set_owners(self, name: str, nodes: list[str]) -> Update:
+        """Set the preferred owners."""
+        found = tuple(self.node(node).id for node in nodes)
+        return updates.SetPreferredOwners(group=self.group(name).id, nodes=found)
+
+    @change(Role.ADMINISTRATOR)
+    def set_properties(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change common properties."""
+        group = self.group(name)
+        return updates.SetGroupProperties(group=group.id, common=common_changes(group, assigned, reset))
+
+    @change(Role.ADMINISTRATOR)
+    def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change private properties."""
+        group = self.group(name)
+        return updates.SetGroupProperties(group=group.id, private=_private(group.name, group.private, assigned, reset))
+
+
+class ResourceServant(Servant):
+    """The resources."""
+
+    @query()
+    def status(self, name: str | None = None, node: str | None = None) -> list[Plain]:
+        """One resource or all of them; only those that ``node`` runs, if given."""
+        config, view = self.config, self.access.view()
+        owner = self.node(node).id if node else None
+        resources: Iterable[Resource] = [self.resource(name)] if name else config.resources.values()
+        return [
+            dto.resource_of(config, resource, view)
+            for resource in resources
+            if owner is None or config.groups[resource.group].owned == owner
+        ]
+
+    @query()
+    def properties(self, name: str | None = None) -> list[Plain]:
+        """Common properties of one resource or of all."""
+        return _common_lines([self.resource(name)] if name else self.config.resources.values())
+
+    @query()
+    def private(self, name: str | None = None) -> list[Plain]:
+        """Private properties of one resource or of all."""
+        resources = [self.resource(name)] if name else self.config.resources.values()
+        return [line for one in resources for line in _private_lines(one.private, one.name)]
+
+    @query()
+    def dependencies(self, name: str) -> list[Plain]:
+        """What the resource depends on directly."""
+        config, view = self.config, self.access.view()
+        providers = self.resource(name).depends_on
+        return [dto.resource_of(config, config.resources[provider], view) for provider in providers]
+
+    @query()
+    def owners(self, name: str) -> list[str]:
+        """Possible owners."""
+        possible = self.resource(name).possible_owners
+        return dto.names_of(self.config, sorted(self.config.nodes) if possible is None else possible)
+
+    @change(Role.ADMINISTRATOR)
+    def create(
+        self,
+        name: str,
+        type: str,
+        group: str,
+        separate_monitor: bool = False,
+        common: list[Assigned] | None = None,
+        private: list[Assigned] | None = None,
+    ) -> Any:
+        """A new resource, offline."""
+        info = self.type_info(type)
+        home = self.group(group).id
+        blank = Resource(id=ResourceId(""), name=name, type=info.name, group=home)
+        common_values_ = common_changes(blank, common or [], [])
+        private_values = private_changes(name, {}, info, private or [], [])
+        _refuse_reports(private_values)
+        return _Derived(
+            lambda identifier: updates.CreateResource(
+                resource=ResourceId(identifier),
+                name=name,
+                type=info.name,
+                group=home,
+                separate_monitor=separate_monitor,
+                common=common_values_,
+                private=cast("dict[str, Any]", private_values),
+            )
+        )
+
+    @change(Role.ADMINISTRATOR)
+    def delete(self, name: str) -> Update:
+        """Delete the resource."""
+        return updates.DeleteResource(resource=self.resource(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def rename(self, name: str, new_name: str) -> Update:
+        """Give the resource another name."""
+        return updates.Rename(kind="resource", id=self.resource(name).id, name=new_name)
+
+    @change(Role.ADMINISTRATOR)
+    def move(self, name: str, group: str) -> Update:
+        """Put it into another group."""
+        return updates.MoveResource(resource=self.resource(name).id, group=self.group(group).id)
+
+    @change(Role.OPERATOR)
+    def online(self, name: str) -> Update:
+        """Want it and its providers online."""
+        return updates.OnlineResource(resource=self.resource(name).id)
+
+    @change(Role.OPERATOR)
+    def offline(self, name: str) -> Update:
+        """Want it and its dependents offline."""
+        return updates.OfflineResource(resource=self.resource(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def fail(self, name: str) -> Update:
+        """Treat it as failed."""
+        return updates.FailResource(resource=self.resource(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def add_dependency(self, name: str, provider: str) -> Update:
+        """It needs ``provider`` online first."""
+        return updates.AddDependency(resource=self.resource(name).id, provider=self.resource(provider).id)
+
+    @change(Role.ADMINISTRATOR)
+    def remove_dependency(self, name: str, provider: str) -> Update:
+        """The inverse."""
+        return updates.RemoveDependency(resource=self.resource(name).id, provider=self.resource(provider).id)
+
+    @change(Role.ADMINISTRATOR)
+    def add_owner(self, name: str, node: str) -> Update:
+        """Allow it on one more node."""
+        return updates.AddPossibleOwner(resource=self.resource(name).id, node=self.node(node).id)
+
+    @change(Role.ADMINISTRATOR)
+    def remove_owner(self, name: str, node: str) -> Update:
+        """Forbid it on a node."""
+        return updates.RemovePossibleOwner(resource=self.resource(name).id, node=self.node(node).id)
+
+    @change(Role.ADMINISTRATOR)
+    def set_properties(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change common properties."""
+        resource = self.resource(name)
+        return updates.SetResourceProperties(resource=resource.id, common=common_changes(resource, assigned, reset))
+
+    @change(Role.ADMINISTRATOR)
+    def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change private properties; they take effect at the next online."""
+        resource = self.resource(name)
+        info = find_type(resource.type)
+        changes = private_changes(resource.name, resource.private, info, assigned, reset)
+        return updates.SetResourceProperties(resource=resource.id, private=_refuse_reports(changes))
+
+
+class ResourceTypeServant(Servant):
+    """The types of resources."""
+
+    @query()
+    def types(self, name: str | None = None) -> list[Plain]:
+        """One type or all of them."""
+        return [dto.type_of(info) for info in ([self.type_info(name)] if name else BUILTIN_TYPES.values())]
+
+
+class NetworkServant(Servant):
+    """The networks between the nodes, known by their place in each node's list of addresses."""
+
+    @query()
+    def status(self, name: str | None = None) -> list[Plain]:
+        """One network or all of them, with the state that this node sees."""
+        config, view = self.config, self.access.view()
+        interfaces = [line for node in config.nodes.values() for line in _interfaces(config, node, view)]
+        found: dict[str, list[Plain]] = {}
+        for line in interfaces:
+            found.setdefault(line["network"], []).append(line)
+        if name:
+            wanted = name.casefold()
+            found = {key: lines for key, lines in found.items() if key.casefold() == wanted}
+            if not found:
+                known = dto.network_name(0)
+                message = f"There is no network {name!r}; 'cluster network' lists them (the first is {known!r})."
+                raise Refused(Report(code="network-not-found", status=5045, message=message))
+        return [
+            {
+                "name": key,
+                "state": "Up" if any(line["state"] == "Up" for line in lines) else "Down",
+                "interfaces": len(lines),
+            }
+            for key, lines in sorted(found.items())
+        ]
+
+
+class NetInterfaceServant(Servant):
+    """The addresses of the nodes."""
+
+    @query()
+    def status(self, node: str | None = None) -> list[Plain]:
+        """The interfaces of one node or of all."""
+        config, view = self.config, self.access.view()
+        nodes = [self.node(node)] if node else config.nodes.values()
+        return [line for one in nodes for line in _interfaces(config, one, view)]
+
+
+class EventStreamServant(Servant):
+    """The event history, read with a cursor, so that nothing is lost or seen twice across reconnects."""
+
+    @query()
+    def poll(self, cursor: int, limit: int, wait_ms: int) -> Plain:
+        """Events after ``cursor``, oldest first; held open for ``wait_ms`` (at most 30 s) while there are none.
+
+        The answer's ``cursor`` is the one to ask with next.
+        """
+        if not 1 <= limit <= POLL_EVENTS_MAX or cursor < 0 or wait_ms < 0:
+            raise Refused(reports.bad_argument(f"Ask for 1 to {POLL_EVENTS_MAX} events after a cursor of 0 or more."))
+        entries = self.access.history(after=cursor, limit=limit, wait_ms=min(wait_ms, POLL_WAIT_MS_MAX))
+        return {
+            "events": [dto.event_of(entry) for entry in entries],
+            "cursor": entries[-1].cursor if entries else cursor,
+        }
+
+    @query()
+    def newest(self, limit: int) -> Plain:
+        """The newest events, oldest of them first, with the cursor to go on from."""
+        if not 1 <= limit <= POLL_EVENTS_MAX:
+            raise Refused(reports.bad_argument(f"Ask for 1 to {POLL_EVENTS_MAX} events."))
+        index = self.access.view().index
+        span = limit
+        while True:
+            # A cursor is a log index times 1000; entries without events make a few doublings necessary.
+            after = max(0, index - span) * 1_000
+            entries = self.access.history(after=after, limit=POLL_EVENTS_MAX, wait_ms=0)
+            if len(entries) >= limit or after == 0:
+                break
+            span *= 4
+        while len(entries) >= POLL_EVENTS_MAX:
+            further = self.access.history(after=entries[-1].cursor, limit=POLL_EVENTS_MAX, wait_ms=0)
+            if not further:
+                break
+            entries = [*entries, *further][-POLL_EVENTS_MAX:]
+            if len(further) < POLL_EVENTS_MAX:
+                break
+        shown = entries[-limit:]
+        return {"events": [dto.event_of(entry) for entry in shown], "cursor": shown[-1].cursor if shown else 0}
+
+
+SERVANTS: Final[Mapping[str, type[Servant]]] = {
+    "Cluster": ClusterServant,
+    "Node": NodeServant,
+    "Group": GroupServant,
+    "Resource": ResourceServant,
+    "ResourceType": ResourceTypeServant,
+    "Network": NetworkServant,
+    "NetInterface": NetInterfaceServant,
+    "EventStream": EventStreamServant,
+}
+"""The objects by the names under which they are registered."""
+
+
+def make_servants(access: ClusterAccess, caller: Caller) -> dict[str, Servant]:
+    """The objects for one connection."""
+    return {name: kind(access, caller) for name, kind in SERVANTS.items()}
+
+
+def _common_lines(objects: Iterable[Node | Group | Resource]) -> list[Plain]:
+    return [
+        {**dto.property_of(definition, value), "object": one.name}
+        for one in objects
+        for definition, value in common_values(one)
+    ]
+
+
+def _private_lines(values: Mapping[str, Any], owner: str = "") -> list[Plain]:
+    return [{**dto.private_of(name, value), "object": owner} for name, value in values.items()]
+
+
+def _private(owner: str, present: Mapping[str, Any], assigned: list[Assigned], reset: list[str]) -> dict[str, Any]:
+    return _refuse_reports(private_changes(owner, present, None, assigned, reset))
+
+
+def _refuse_reports(changes: dict[str, Any] | Report) -> dict[str, Any]:
+    if isinstance(changes, Report):
+        raise Refused(changes)
+    return changes
+
+
+def _interfaces(config: Config, node: Node, view: Any) -> list[Plain]:
+    return [dto.interface_of(config, node, position, view) for position in range(len(node.addresses))]

@@ -1,0 +1,280 @@
+"""A cluster for the tests of administration: the real ``apply`` on a configuration in memory, and no machines.
+
+``FakeAccess`` stands for the service behind its port. What coordinator and owners would do is done here at once, by
+real updates: released groups are assigned to the first preferred owner that can take them, moves are carried out,
+resources come online when they are wanted. ``hold`` leaves all that undone, ``failing`` names resources that fail
+instead of coming online, and ``quorum`` False makes the node refuse as one without quorum does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+from collections.abc import Mapping
+
+from clussvc.global_update.apply import apply
+from clussvc.global_update.update import (
+    AddJoinToken,
+    AdmitNode,
+    AssignGroup,
+    FoundCluster,
+    GroupReleased,
+    NodeDown,
+    NodeUp,
+    Proposal,
+    ReportStates,
+    ResourceStatus,
+    SetVoter,
+    Update,
+)
+from clussvc.model import reports
+from clussvc.model.config import Config, Group
+from clussvc.model.ids import GroupId, NodeId, RequestId
+from clussvc.model.records import HistoryEntry
+from clussvc.model.reports import Report
+from clussvc.model.states import MoveCause, NodePhase, ResourceState
+from clussvc.model.view import LiveView, PeerView
+
+START_MS = 1_767_225_600_000
+"""2026-01-01 00:00:00 UTC; every entry of the log is a second later than the one before."""
+NODES = ("NODE1", "NODE2", "NODE3")
+
+
+class FakeAccess:
+    """Three nodes, all up; this is NODE1, which coordinates."""
+
+    def __init__(self, name: str = "DEMO") -> None:
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)
+        self._index = 0
+        self._numbers = itertools.count(1)
+        self._history: list[HistoryEntry] = []
+        self._config: Config | None = None
+        self.hold = False
+        self.quorum = True
+        self.failing: set[str] = set()
+        self.executed: list[tuple[Update, RequestId | None]] = []
+        self.unknown_outcomes = 0
+        """So many of the next changes are made but answered with ``outcome-unknown``."""
+        self._found(name)
+
+    # --- the port ---------------------------------------------------------------------------------------------------
+
+    def config(self) -> Config:
+        assert self._config is not None
+        return self._config
+
+    def view(self) -> LiveView:
+        others = {NodeId(number): PeerView(silent_ms=20, lease_ms=480) for number in (2, 3)}
+        return LiveView(
+            node=NodeId(1),
+            phase=NodePhase.MEMBER if self.quorum else NodePhase.RELEASING,
+            incarnation=1,
+            holds_quorum=self.quorum,
+            quorum_lease_ms=480 if self.quorum else 0,
+            votes_held=3 if self.quorum else 1,
+            votes_needed=2,
+            coordinator=NodeId(1) if self.quorum else None,
+            index=self._index,
+            peers=others,
+            note="" if self.quorum else "NODE2 and NODE3 are not heard",
+        )
+
+    def execute(self, update: Update, *, request: RequestId | None = None, timeout_ms: int = 10_000) -> Report | None:
+        with self._lock:
+            self.executed.append((update, request))
+            if not self.quorum:
+                return reports.no_quorum("NODE1", "1 of 2 votes needed")
+            refusal = self._propose(update, request)
+            if refusal is None and not self.hold:
+                self.settle()
+            if self.unknown_outcomes:
+                self.unknown_outcomes -= 1
+                return reports.outcome_unknown("no majority answered in time")
+            return refusal
+
+    def history(self, *, after: int, limit: int, wait_ms: int = 0) -> list[HistoryEntry]:
+        def found() -> list[HistoryEntry]:
+            return [entry for entry in self._history if entry.cursor > after][:limit]
+
+        with self._news:
+            self._news.wait_for(found, timeout=wait_ms / 1000)
+            return found()
+
+    def wait_for_index(self, index: int, timeout_ms: int) -> bool:
+        return self._index >= index
+
+    def make_join_token(self, *, node_name: str, valid_s: int) -> str | Report:
+        secret = hashlib.sha256(f"secret of {node_name}".encode()).hexdigest()
+        token = AddJoinToken(
+            token=f"token-{node_name or 'any'}",
+            secret_sha256=hashlib.sha256(secret.encode()).hexdigest(),
+            expires_ms=self._now_ms() + valid_s * 1000,
+            node_name=node_name,
+            at_ms=self._now_ms(),
+        )
+        return self.execute(token) or f"clj1-{node_name or 'any'}"
+
+    def make_admin_certificate(self, *, name: str, role: str) -> Mapping[str, str]:
+        return {"certificate": f"certificate of {name}\n", "key": "key\n", "ca": f"authority for {role}\n"}
+
+    def statistics(self) -> Mapping[str, int | str]:
+        return {"executed": len(self.executed)}
+
+    def node_id(self) -> NodeId:
+        return NodeId(1)
+
+    def stop_service(self) -> None:
+        self.execute_all_down()
+
+    # --- what the rest of the cluster does ----------------------------------------------------------------------
+
+    def kill(self, name: str) -> None:
+        """The others declare a node down."""
+        node = self.config().node_named(name)
+        assert node is not None
+        down = NodeDown(
+            node=node.id,
+            incarnation=node.incarnation,
+            voters_version=self.config().voters_version,
+            because="nobody heard it",
+        )
+        assert self._propose(down) is None
+        self.settle()
+
+    def settle(self) -> None:
+        """Coordinator and owners do what there is to do, until nothing is left."""
+        for _ in range(100):
+            if not (self._hand_over() or self._assign() or self._report()):
+                return
+        raise AssertionError("the fake cluster does not come to rest")
+
+    def execute_all_down(self) -> None:
+        """An orderly stop of this node."""
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _found(self, name: str) -> None:
+        group = GroupId("cluster-group")
+        self._must(
+            FoundCluster(
+                name=name,
+                timing_profile="lan",
+                node_name=NODES[0],
+                addresses=("10.0.0.1",),
+                port=7400,
+                admin_port=7401,
+                utc_offset_min=0,
+                group=group,
+            )
+        )
+        for number, node_name in enumerate(NODES[1:], start=2):
+            expires_ms = self._now_ms() + 3_600_000
+            self._must(
+                AddJoinToken(token=f"t{number}", secret_sha256="0" * 64, expires_ms=expires_ms, at_ms=self._now_ms())
+            )
+            self._must(
+                AdmitNode(
+                    token=f"t{number}",
+                    secret_sha256="0" * 64,
+                    node_name=node_name,
+                    addresses=(f"10.0.0.{number}",),
+                    port=7400,
+                    admin_port=7401,
+                    at_ms=self._now_ms(),
+                )
+            )
+        for number in (1, 2, 3):
+            self._must(NodeUp(node=NodeId(number), incarnation=0, boot=1, attempt=1))
+        for number in (2, 3):
+            self._must(SetVoter(node=NodeId(number), voter=True, voters_version=self.config().voters_version))
+        self.settle()
+
+    def _now_ms(self) -> int:
+        return START_MS + self._index * 1_000
+
+    def _must(self, update: Update) -> None:
+        refusal = self._propose(update)
+        assert refusal is None, refusal
+
+    def _propose(self, update: Update, request: RequestId | None = None) -> Report | None:
+        with self._news:
+            self._index += 1
+            proposal = Proposal(
+                request=request or RequestId(f"fake-{next(self._numbers)}"),
+                proposer=NodeId(1),
+                at_ms=self._now_ms(),
+                update=update,
+            )
+            applied = apply(self._config, proposal)
+            self._config = applied.config
+            for position, record in enumerate(applied.records):
+                cursor = self._index * 1_000 + position
+                self._history.append(HistoryEntry(cursor=cursor, at_ms=proposal.at_ms, record=record))
+            self._news.notify_all()
+            return applied.refusal
+
+    def _hand_over(self) -> bool:
+        moving = [group for group in self.config().groups.values() if group.move is not None and not group.released]
+        for group in moving:
+            assert group.owner is not None
+            self._must(GroupReleased(group=group.id, epoch=group.epoch, node=group.owner, because="handed over"))
+        return bool(moving)
+
+    def _assign(self) -> bool:
+        did = False
+        for group in list(self.config().groups.values()):
+            target = self._target(group) if group.released else None
+            if target is not None:
+                self._must(
+                    AssignGroup(group=group.id, epoch=group.epoch, to=target, because=self._because(group, target))
+                )
+                did = True
+        return did
+
+    def _target(self, group: Group) -> NodeId | None:
+        config = self.config()
+        able = [
+            node.id
+            for node in config.nodes.values()
+            if node.up and not node.paused and not node.stopping and self._possible(group, node.id)
+        ]
+        if group.move is not None and group.move.to in able:
+            return group.move.to
+        ranked = [node for node in group.preferred_owners if node in able] + able
+        if group.move is not None and group.move.cause is MoveCause.ADMIN:
+            ranked = [node for node in ranked if node != group.owner] + ranked
+        return ranked[0] if ranked else None
+
+    def _possible(self, group: Group, node: NodeId) -> bool:
+        members = self.config().resources_of(group.id)
+        return all(one.possible_owners is None or node in one.possible_owners for one in members)
+
+    def _because(self, group: Group, target: NodeId) -> str:
+        why = group.released_because or "it was new"
+        return f"{why}; {self.config().node_name(target)} is the first node that can take it"
+
+    def _report(self) -> bool:
+        config = self.config()
+        did = False
+        for node in config.nodes.values():
+            lines = [
+                ResourceStatus(
+                    resource=resource.id,
+                    state=wanted,
+                    detail="it was told to fail" if wanted is ResourceState.FAILED else "",
+                )
+                for resource in config.resources.values()
+                if config.groups[resource.group].owned == node.id
+                and resource.state is not (wanted := self._wanted(resource.name, online=resource.persistent_state))
+            ]
+            if lines and node.up:
+                self._must(ReportStates(node=node.id, incarnation=node.incarnation, lines=tuple(lines)))
+                did = True
+        return did
+
+    def _wanted(self, name: str, *, online: bool) -> ResourceState:
+        if not online:
+            return ResourceState.OFFLINE
+        return ResourceState.FAILED if name in self.failing else ResourceState.ONLINE
