@@ -1,0 +1,1 @@
+"""Communication: streams over mutual TLS, authenticated heartbeats, and the certificates behind both."""

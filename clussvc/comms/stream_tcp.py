@@ -1,0 +1,529 @@
+"""Streams between members: TLS 1.3, both sides with certificates of the cluster's authority.
+
+Each node dials every other one and sends on the connection that it dialled; what arrives on connections that others
+dialled is only read. So no agreement is needed about which of two connections is the right one, and after a crash each
+side finds its way back by itself. Everything runs on one event loop in one thread; the rest of the service calls
+:meth:`StreamTransport.send` from any thread and is called back on the loop's thread.
+
+Somebody without a certificate may do two things, each one frame long and within a few seconds: ask for the authority's
+certificate, and ask to join with a token. Handshakes are bounded in time and number, each in a task of its own, so a
+client that connects and stays silent holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import struct
+import threading
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clussvc.comms.authority import NodeIdentity, fingerprint, identity_of
+from clussvc.comms.wire import (
+    FRAME_BYTES_MAX,
+    STRANGER_FRAME_BYTES_MAX,
+    STRANGERS_MAY_SEND,
+    FrameDecoder,
+    Kind,
+    encode_frame,
+)
+from clussvc.model.errors import ClusterError
+
+HANDSHAKE_TIMEOUT_S = 5.0
+HANDSHAKES_MAX = 64
+"""Connections that have not finished their handshake; further ones are closed at once."""
+
+STRANGER_TIMEOUT_S = 5.0
+JOIN_TIMEOUT_S = 20.0
+"""How long a member may take to admit a node, an election in between included."""
+
+DIAL_TIMEOUT_S = 3.0
+DIAL_PAUSE_S = (0.05, 0.5)
+"""Shortest and longest pause between attempts to reach a peer; doubled each time, with jitter."""
+
+QUEUE_MESSAGES_MAX = 4_096
+QUEUE_BYTES_MAX = 32 * 1024 * 1024
+"""What may wait for one peer. More is dropped: the log's protocol repeats whatever is lost."""
+
+STALL_TIMEOUT_S = 5.0
+"""How long a peer may accept nothing before its connection is given up."""
+
+READ_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatistics:
+    """Counters since the start, by name."""
+
+    counts: Mapping[str, int]
+    connected: tuple[int, ...]
+    """Peers that can be sent to now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamCallbacks:
+    """What the transport calls, on its own thread; none of these may block."""
+
+    on_message: Callable[[int, Kind, bytes], None]
+    on_connected: Callable[[int], None]
+    on_disconnected: Callable[[int], None]
+    on_join: Callable[[bytes], Awaitable[bytes]]
+
+
+class _Peer:
+    """One other node: its addresses, what waits for it, and the task that keeps its connection."""
+
+    def __init__(self, node_id: int, addresses: tuple[tuple[str, int], ...]) -> None:
+        self.node_id = node_id
+        self.addresses = addresses
+        self.queue: deque[bytes] = deque()
+        self.queued_bytes = 0
+        self.connected = False
+        self.waiting = False
+        """Whether the task sleeps until something is queued."""
+        self.wake = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+
+class StreamTransport:
+    """Connections to all peers. ``start`` and ``stop`` may be called once each."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        cluster_id: str,
+        listen: tuple[tuple[str, int], ...],
+        server_tls: ssl.SSLContext,
+        client_tls: ssl.SSLContext,
+        authority: bytes,
+        callbacks: StreamCallbacks,
+    ) -> None:
+        """``authority`` is the certificate (PEM) that strangers are shown. ``server_tls`` must allow anonymous
+        clients (see :func:`~clussvc.comms.authority.server_context`)."""
+        self._node_id = node_id
+        self._cluster_id = cluster_id
+        self._listen = listen
+        self._server_tls = server_tls
+        self._client_tls = client_tls
+        self._authority = authority
+        self._call = callbacks
+        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._peers: dict[int, _Peer] = {}
+        self._counts: Counter[str] = Counter()
+        self._handshakes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
+
+    # --- from any thread --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen and begin to dial.
+
+        Raises ClusterError(``address-unavailable``) that names the address.
+        """
+        for address, port in self._listen:
+            self._listeners.append(_listen(address, port))
+        self._thread.start()
+        for listener in self._listeners:
+            self._submit(self._accept(listener))
+
+    def stop(self) -> None:
+        """Close everything and end the thread."""
+
+        async def finish() -> None:
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        if self._thread.is_alive():
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(finish(), self._loop).result(5)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5)
+        for listener in self._listeners:
+            listener.close()
+        if not self._loop.is_running():
+            self._loop.close()
+
+    def set_peers(self, peers: Mapping[int, tuple[tuple[str, int], ...]]) -> None:
+        """Who the peers are and where; connections to others are closed."""
+        self._loop.call_soon_threadsafe(self._set_peers, dict(peers))
+
+    def send(self, node_id: int, kind: Kind, payload: bytes) -> bool:
+        """Queue a message for a peer; False when it cannot be queued (unknown, not connected, or too much waits)."""
+        frame = encode_frame(kind, payload)
+        with self._lock:
+            peer = self._peers.get(node_id)
+            if peer is None or not peer.connected:
+                self._counts["dropped.not-connected"] += 1
+                return False
+            full = len(peer.queue) >= QUEUE_MESSAGES_MAX or peer.queued_bytes + len(frame) > QUEUE_BYTES_MAX
+            if full:
+                self._counts["dropped.queue-full"] += 1
+                return False
+            peer.queue.append(frame)
+            peer.queued_bytes += len(frame)
+            wake, peer.waiting = peer.waiting, False
+        if wake:
+            self._loop.call_soon_threadsafe(peer.wake.set)
+        return True
+
+    def statistics(self) -> StreamStatistics:
+        """Counters and who is connected."""
+        with self._lock:
+            connected = tuple(sorted(peer.node_id for peer in self._peers.values() if peer.connected))
+            return StreamStatistics(counts=dict(self._counts), connected=connected)
+
+    # --- the loop's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def _submit(self, work: Coroutine[Any, Any, None]) -> None:
+        def begin() -> None:
+            self._begin(work)
+
+        self._loop.call_soon_threadsafe(begin)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
+
+    def _set_peers(self, peers: dict[int, tuple[tuple[str, int], ...]]) -> None:
+        for node_id in [n for n, peer in self._peers.items() if peers.get(n) != peer.addresses]:
+            with self._lock:
+                gone = self._peers.pop(node_id)
+            if gone.task is not None:
+                gone.task.cancel()
+        for node_id, addresses in peers.items():
+            if node_id != self._node_id and node_id not in self._peers:
+                peer = _Peer(node_id, addresses)
+                with self._lock:
+                    self._peers[node_id] = peer
+                peer.task = self._loop.create_task(self._keep_connected(peer))
+
+    # --- dialling ---------------------------------------------------------------------------------------------------
+
+    async def _keep_connected(self, peer: _Peer) -> None:
+        pause_s = DIAL_PAUSE_S[0]
+        turn = 0
+        while True:
+            address, port = peer.addresses[turn % len(peer.addresses)]
+            turn += 1
+            try:
+                async with asyncio.timeout(DIAL_TIMEOUT_S):
+                    reader, writer = await asyncio.open_connection(
+                        address,
+                        port,
+                        ssl=self._client_tls,
+                        server_hostname="",
+                        ssl_handshake_timeout=DIAL_TIMEOUT_S,
+                        ssl_shutdown_timeout=1.0,
+                        limit=READ_BYTES,
+                    )
+            except (OSError, ssl.SSLError, TimeoutError):
+                self._count("dial.failed")
+                await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 -- jitter, no secret
+                pause_s = min(2 * pause_s, DIAL_PAUSE_S[1])
+                continue
+            try:
+                self._check_identity(writer, peer.node_id)
+                pause_s = DIAL_PAUSE_S[0]
+                await self._serve_outgoing(peer, reader, writer)
+            except ClusterError:
+                self._count("dial.wrong-identity")
+                await asyncio.sleep(DIAL_PAUSE_S[1])
+            except (OSError, ssl.SSLError, TimeoutError):
+                self._count("connection.lost")
+            finally:
+                await _close(writer)
+
+    def _check_identity(self, writer: asyncio.StreamWriter, expected: int | None) -> int:
+        tls = writer.get_extra_info("ssl_object")
+        certificate = tls.getpeercert(binary_form=True) if tls else None
+        if not certificate:
+            raise ClusterError("no-certificate", "the peer showed no certificate", remote=True)
+        identity = identity_of(certificate)
+        if not isinstance(identity, NodeIdentity) or identity.cluster_id != self._cluster_id:
+            raise ClusterError("wrong-identity", "the peer is no node of this cluster", remote=True)
+        if expected is not None and identity.node_id != expected:
+            raise ClusterError("wrong-identity", f"the peer is node {identity.node_id}, not {expected}", remote=True)
+        return identity.node_id
+
+    async def _serve_outgoing(self, peer: _Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _tune(writer)
+        with self._lock:
+            peer.queue.clear()
+            peer.queued_bytes = 0
+            peer.connected = True
+        self._count("connected")
+        self._call.on_connected(peer.node_id)
+        # The other side sends nothing here; the reader only tells when it is gone.
+        closed = self._loop.create_task(reader.read(1))
+        try:
+            await self._write_queue(peer, writer, closed)
+        finally:
+            closed.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError, ssl.SSLError):
+                await closed
+            with self._lock:
+                peer.connected = False
+                peer.queue.clear()
+                peer.queued_bytes = 0
+            self._call.on_disconnected(peer.node_id)
+
+    async def _write_queue(self, peer: _Peer, writer: asyncio.StreamWriter, closed: asyncio.Task[bytes]) -> None:
+        while not closed.done():
+            with self._lock:
+                frames = list(peer.queue)
+                peer.queue.clear()
+                peer.queued_bytes = 0
+                peer.waiting = not frames
+                if not frames:
+                    peer.wake.clear()
+            if frames:
+                writer.write(b"".join(frames))
+                async with asyncio.timeout(STALL_TIMEOUT_S):
+                    await writer.drain()
+                continue
+            waker = self._loop.create_task(peer.wake.wait())
+            await asyncio.wait({waker, closed}, return_when=asyncio.FIRST_COMPLETED)
+            waker.cancel()
+
+    # --- listening --------------------------------------------------------------------------------------------------
+
+    async def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = await self._loop.sock_accept(listener)
+            except OSError:
+                # Out of descriptors, say: others may be closed meanwhile.
+                self._count("accept.failed")
+                await asyncio.sleep(0.1)
+                continue
+            if self._handshakes >= HANDSHAKES_MAX:
+                self._count("refused.too-many-handshakes")
+                connection.close()
+                continue
+            self._begin(self._welcome(connection))
+
+    async def _welcome(self, connection: socket.socket) -> None:
+        self._handshakes += 1
+        try:
+            reader = asyncio.StreamReader(limit=READ_BYTES, loop=self._loop)
+            protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol,
+                connection,
+                ssl=self._server_tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                ssl_shutdown_timeout=1.0,
+            )
+        except (OSError, ssl.SSLError, TimeoutError):
+            self._count("refused.handshake")
+            connection.close()
+            return
+        finally:
+            self._handshakes -= 1
+        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+        try:
+            tls = writer.get_extra_info("ssl_object")
+            if tls is not None and tls.getpeercert(binary_form=True):
+                await self._serve_member(reader, writer)
+            else:
+                async with asyncio.timeout(STRANGER_TIMEOUT_S + JOIN_TIMEOUT_S):
+                    await self._serve_stranger(reader, writer)
+        except ClusterError as error:
+            self._count(f"refused.{error.code}")
+        except (OSError, ssl.SSLError, TimeoutError):
+            self._count("connection.lost")
+        finally:
+            await _close(writer)
+
+    async def _serve_member(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        node_id = self._check_identity(writer, None)
+        if node_id not in self._peers:
+            raise ClusterError("unknown-member", f"node {node_id} is not a member any more", remote=True)
+        _tune(writer)
+        decoder = FrameDecoder(bytes_max=FRAME_BYTES_MAX)
+        while data := await reader.read(READ_BYTES):
+            for kind, payload in decoder.feed(data):
+                if kind in STRANGERS_MAY_SEND:
+                    await self._answer(kind, payload, writer)
+                else:
+                    self._call.on_message(node_id, kind, payload)
+
+    async def _serve_stranger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decoder = FrameDecoder(bytes_max=STRANGER_FRAME_BYTES_MAX)
+        async with asyncio.timeout(STRANGER_TIMEOUT_S):
+            frames: list[tuple[Kind, bytes]] = []
+            while not frames:
+                data = await reader.read(READ_BYTES)
+                if not data:
+                    return
+                frames = decoder.feed(data)
+        kind, payload = frames[0]
+        if kind not in STRANGERS_MAY_SEND:
+            raise ClusterError("stranger", "somebody without a certificate sent a member's message", remote=True)
+        self._count(f"stranger.{kind.name.lower()}")
+        await self._answer(kind, payload, writer)
+        # Closing here could overtake the answer; the stranger closes when it has read it.
+        async with asyncio.timeout(STRANGER_TIMEOUT_S):
+            while await reader.read(READ_BYTES):
+                pass
+
+    async def _answer(self, kind: Kind, payload: bytes, writer: asyncio.StreamWriter) -> None:
+        if kind is Kind.AUTHORITY_REQUEST:
+            writer.write(encode_frame(Kind.AUTHORITY_REPLY, self._authority))
+        else:
+            async with asyncio.timeout(JOIN_TIMEOUT_S):
+                writer.write(encode_frame(Kind.JOIN_REPLY, await self._call.on_join(payload)))
+        async with asyncio.timeout(STALL_TIMEOUT_S):
+            await writer.drain()
+
+
+# --- the new machine's side of joining ----------------------------------------------------------------------------
+
+
+def ask_to_join(
+    contacts: tuple[tuple[str, int], ...],
+    *,
+    authority_sha256: str,
+    check_member: Callable[[NodeIdentity], None],
+    request: bytes,
+) -> tuple[bytes, bytes]:
+    """Ask one member after the other to admit this machine; gives the reply and the authority's certificate (PEM).
+
+    First the authority's certificate is fetched over a connection that is not trusted, and compared with the
+    fingerprint from the token. Then the member is dialled again and must prove with a node certificate of that
+    authority who it is; only then is the request, with its secret, sent. ``check_member`` is told the identity of
+    that member.
+
+    Raises ClusterError(``join-unreachable``, ``join-untrusted``); the contacts that were tried are named.
+    """
+    failures = []
+    for address, port in contacts:
+        try:
+            authority = _fetch_authority(address, port)
+            if fingerprint(authority) != authority_sha256:
+                raise ClusterError(
+                    "join-untrusted",
+                    f"{address}:{port} belongs to another cluster than the token; nothing was sent to it",
+                    remote=True,
+                )
+            return _request_join(address, port, authority, check_member, request), authority
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            failures.append(f"{address}:{port} ({error})")
+    raise ClusterError(
+        "join-unreachable",
+        f"no member of the cluster answered: {', '.join(failures)}; check the network and that the service runs there",
+        retryable=True,
+    )
+
+
+def _fetch_authority(address: str, port: int) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # What is fetched here is public, and compared with the token afterwards.
+    return _ask(address, port, context, Kind.AUTHORITY_REQUEST, b"", Kind.AUTHORITY_REPLY, lambda _: None)
+
+
+def _request_join(
+    address: str, port: int, authority: bytes, check_member: Callable[[NodeIdentity], None], request: bytes
+) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=authority.decode("ascii"))
+
+    def check(stream: ssl.SSLSocket) -> None:
+        identity = identity_of(stream.getpeercert(binary_form=True) or b"")
+        if not isinstance(identity, NodeIdentity):
+            raise ClusterError("join-untrusted", f"{address}:{port} is not a node; nothing was sent to it", remote=True)
+        check_member(identity)
+
+    return _ask(address, port, context, Kind.JOIN_REQUEST, request, Kind.JOIN_REPLY, check)
+
+
+def _ask(
+    address: str,
+    port: int,
+    context: ssl.SSLContext,
+    kind: Kind,
+    payload: bytes,
+    wanted: Kind,
+    check: Callable[[ssl.SSLSocket], None],
+) -> bytes:
+    with (
+        socket.create_connection((address, port), timeout=HANDSHAKE_TIMEOUT_S) as connection,
+        context.wrap_socket(connection) as stream,
+    ):
+        check(stream)
+        stream.settimeout(JOIN_TIMEOUT_S + HANDSHAKE_TIMEOUT_S)
+        stream.sendall(encode_frame(kind, payload))
+        decoder = FrameDecoder(bytes_max=FRAME_BYTES_MAX)
+        while data := stream.recv(READ_BYTES):
+            for got, answer in decoder.feed(data):
+                if got is wanted:
+                    return answer
+    raise OSError("the connection was closed without an answer")
+
+
+# --- sockets --------------------------------------------------------------------------------------------------------
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(HANDSHAKES_MAX)
+    except OSError as error:
+        listener.close()
+        raise ClusterError(
+            "address-unavailable",
+            f"cannot listen on {address} port {port}: {error.strerror}; check 'addresses' and 'port' in the node file",
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _tune(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3_000)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close without courtesy: a peer that is gone must not be waited for."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+    writer.transport.abort()
+    with contextlib.suppress(OSError, ssl.SSLError, asyncio.CancelledError):
+        await writer.wait_closed()
