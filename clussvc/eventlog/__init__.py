@@ -1,0 +1,1 @@
+"""The log of the service; the event history itself is in the configuration database."""
