@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from dataclasses import fields
 from typing import Any, get_args
 
 import pytest
@@ -14,9 +15,9 @@ from clussvc import codec
 from clussvc.global_update import update as updates
 from clussvc.global_update.update import Batch, CreateGroup, DeleteGroup, Proposal, SetGroupProperties, Update
 from clussvc.membership.heartbeat import Hearing, Heartbeat
-from clussvc.model.config import Config, Group, JoinToken, Node, Resource
+from clussvc.model.config import Config, Node
 from clussvc.model.errors import ClusterError
-from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId
 from clussvc.model.monitoring import (
     LeaseExtended,
     MonitorCommand,
@@ -28,16 +29,21 @@ from clussvc.model.monitoring import (
 from clussvc.model.records import HistoryEntry, Record
 from clussvc.model.reports import Report, no_quorum
 from clussvc.model.states import NodePhase
+from tests.adapters.configdb.values import configs
 
 st.register_type_strategy(int, st.integers(-(2**63) + 1, 2**63 - 1))
 st.register_type_strategy(str, st.text(st.characters(codec="utf-8"), max_size=8))
 NUMBERS = st.integers(-(2**63) + 1, 2**63 - 1)
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
-VALUES: st.SearchStrategy[PropertyValue] = st.one_of(NUMBERS, TEXTS, st.lists(TEXTS, max_size=3).map(tuple))
-PRIVATE = st.dictionaries(TEXTS, VALUES, max_size=3)
+
+
+def whole(cls: type[Any]) -> st.SearchStrategy[Any]:
+    """Objects with every field drawn, those with defaults as well."""
+    return st.builds(cls, **{each.name: ... for each in fields(cls)})
+
 
 SIMPLE_UPDATES = [cls for cls in get_args(Update) if cls is not Batch]
-simple_updates = st.one_of([st.from_type(cls) for cls in SIMPLE_UPDATES])
+simple_updates = st.one_of([whole(cls) for cls in SIMPLE_UPDATES])
 all_updates = st.recursive(
     simple_updates,
     lambda inner: st.builds(Batch, updates=st.lists(inner, max_size=3).map(tuple)),
@@ -50,19 +56,6 @@ proposals = st.builds(
     at_ms=NUMBERS,
     update=all_updates,
 )
-
-
-def configs() -> st.SearchStrategy[Config]:
-    """Configurations of any shape; their parts need not fit together, for the codec does not ask."""
-    return st.builds(
-        Config,
-        private=PRIVATE,
-        nodes=st.dictionaries(st.integers(1, 64).map(NodeId), st.builds(Node, private=PRIVATE), max_size=3),
-        groups=st.dictionaries(TEXTS.map(GroupId), st.builds(Group, private=PRIVATE), max_size=3),
-        resources=st.dictionaries(TEXTS.map(ResourceId), st.builds(Resource, private=PRIVATE), max_size=3),
-        tokens=st.dictionaries(TEXTS, st.builds(JoinToken), max_size=2),
-        recent=st.dictionaries(TEXTS.map(RequestId), st.none() | st.builds(Report), max_size=3),
-    )
 
 
 def batch_depth(update: Update) -> int:
@@ -95,7 +88,7 @@ def test_a_proposal_comes_back_as_it_was(proposal: Proposal) -> None:
 
 @pytest.mark.parametrize("cls", SIMPLE_UPDATES, ids=lambda cls: cls.__name__)
 def test_every_update_has_a_form(cls: type[Any]) -> None:
-    @given(st.from_type(cls))
+    @given(whole(cls))
     @settings(max_examples=5, deadline=None)
     def check(update: Update) -> None:
         assert codec.decode_proposal(codec.encode_proposal(a_proposal(update))) == a_proposal(update)
@@ -134,7 +127,7 @@ def test_multi_strings_stay_tuples_and_numbers_stay_numbers() -> None:
     assert [type(each) for each in again.private.values()] == [tuple, int, str, type(None), tuple]
 
 
-@given(st.one_of([st.from_type(cls) for cls in (*get_args(MonitorCommand), *get_args(MonitorReport))]))
+@given(st.one_of([whole(cls) for cls in (*get_args(MonitorCommand), *get_args(MonitorReport))]))
 @settings(max_examples=100, deadline=None)
 def test_what_service_and_monitor_say_comes_back(value: Any) -> None:
     assert codec.decode_one_of(MonitorCommand | MonitorReport, codec.encode_value(value)) == value
