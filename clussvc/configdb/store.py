@@ -86,7 +86,6 @@ class SqliteConfigStore:
         self._events_max = events_max
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        self._closed = False
         self._kept: dict[str, _Kept] | None = None
         """None: unknown, the next save writes everything."""
         self._cluster_row: Row | None = None
@@ -183,7 +182,6 @@ class SqliteConfigStore:
     def close(self) -> None:
         """Release the file, after what is under way; calling it twice is harmless."""
         with self._write_lock, self._read_lock:
-            self._closed = True
             for connection in (self._reader, self._writer):
                 if connection is not None:
                     connection.close()

@@ -107,7 +107,7 @@ def test_events_are_read_while_configurations_are_saved(store: ConfigStore) -> N
 
 
 @given(st.lists(configs(), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_sequence_of_configurations_is_kept_exactly(sequence: list[Config]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.db"
@@ -128,7 +128,7 @@ def test_any_sequence_of_configurations_is_kept_exactly(sequence: list[Config]) 
 
 
 @given(configs())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_change_of_order_alone_is_kept(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteConfigStore(Path(folder) / "config.db")
