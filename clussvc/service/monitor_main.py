@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_folder: Path = options.run_folder.resolve()
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.socket(fileno=options.fd) as connection:
-        status = Monitor(connection, run_folder, TypeCatalogue()).run()
+        monitor = Monitor(connection, run_folder, TypeCatalogue())
+        try:
+            status = monitor.run()
+        except BaseException:  # noqa: BLE001 -- the process ends right below
+            traceback.print_exc()
+            monitor.end_after_crash()
+            status = 70
     # Threads that hang must not hold the process.
     sys.stderr.flush()
     os._exit(status)

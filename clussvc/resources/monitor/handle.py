@@ -20,8 +20,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from clussvc.model.errors import ClusterError
-from clussvc.model.ids import ResourceId
+from clussvc.model.ids import NAME_LENGTH_MAX, ResourceId
 from clussvc.model.monitoring import LogLevel, PropertyValue, ResourceSpec
+from clussvc.model.settings import PROPERTY_BYTES_MAX
 from clussvc.model.states import StateChangeReason
 from clussvc.resources.monitor.deadman import StartGate
 from clussvc.resources.monitor.kernel import monotonic_ms
@@ -110,6 +111,8 @@ class PropertyBag:
 
     def __setitem__(self, name: str, value: PropertyValue) -> None:
         value = _checked_value(name, value)
+        if not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+            raise ClusterError("bad-property", f"{plain_text(name)!r} cannot be the name of a property")
         if name not in self and len(self._values) >= PROPERTIES_MAX:
             raise ClusterError("too-many-properties", f"a resource has at most {PROPERTIES_MAX} private properties")
         known = self._names.setdefault(name.casefold(), name)
@@ -123,12 +126,33 @@ class PropertyBag:
         self._changed(known, None)
 
 
+def plain_text(text: object) -> str:
+    """Whatever a type says, as a text of bounded length that can be sent."""
+    return str(text)[:LOG_TEXT_MAX].encode("utf-8", "backslashreplace").decode()
+
+
 def _checked_value(name: str, value: Any) -> PropertyValue:
     """Scripts are not type-checked, so what they set is looked at here."""
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if isinstance(value, int | str):
+    if isinstance(value, bool):
+        value = int(value)
+    if isinstance(value, int) and -(2**31) <= value < 2**32:
         return value
+    if isinstance(value, list):
+        value = tuple(value)
+    texts = value if isinstance(value, tuple) else (value,)
+    if all(isinstance(item, str) for item in texts):
+        try:
+            size = sum(len(item.encode("utf-8")) + 1 for item in texts)
+        except UnicodeEncodeError as error:
+            raise ClusterError(
+                "bad-property", f"property {name} holds what is not valid text: {error.reason}"
+            ) from error
+        if size > PROPERTY_BYTES_MAX:
+            raise ClusterError(
+                "property-too-long",
+                f"property {name} would take {size} bytes; at most {PROPERTY_BYTES_MAX} are allowed",
+            )
+        return tuple(texts) if isinstance(value, tuple) else str(value)
     raise ClusterError("bad-property", f"property {name} cannot be {value!r}: use a number, a text or a list of texts")
 
 
@@ -157,7 +181,6 @@ class ResourceHandle:
         self._run = 0
         self._checkpoint: int | None = None
         self._processes: dict[int, ManagedProcess] = {}
-        self._essential: set[int] = set()
         self._fds: set[int] = set()
         self.call: Call | None = None
         """The call that runs now, set by the monitor: what its thread forked belongs to the resource."""
@@ -195,18 +218,18 @@ class ResourceHandle:
     def kill_processes(self, limit_ms: int) -> tuple[int, ...]:
         """Kill the whole tree; the pids that could not be killed, normally none. Ended processes are reaped."""
         left = kill_all(self._tree(), limit_ms)
-        self.unwatch_all()
-        with self._lock:
-            for pid, process in list(self._processes.items()):
-                if process.reap():
-                    del self._processes[pid]
-                    self._essential.discard(pid)
+        self.reap_ended()
         return left
 
-    def unwatch_all(self) -> None:
-        """No descriptor of the resource is watched any more."""
-        for fd in list(self._fds):
-            self.unwatch_fd(fd)
+    def reap_ended(self) -> None:
+        """Give back the numbers of processes that have ended. Not while the resource is to notice their end."""
+        with self._lock:
+            ended = [process for process in self._processes.values() if process.ended is not None]
+        for process in ended:
+            self.unwatch_fd(process.pidfd)
+            with self._lock:
+                if process.reap():
+                    self._processes.pop(process.pid, None)
 
     def tracked(self) -> set[int]:
         """The pids that are not to be reaped by anybody else."""
@@ -247,15 +270,15 @@ class ResourceHandle:
 
     def log_information(self, text: str) -> None:
         """See the interface."""
-        self._sink.logged(self.id, LogLevel.INFORMATION, str(text)[:LOG_TEXT_MAX])
+        self._sink.logged(self.id, LogLevel.INFORMATION, plain_text(text))
 
     def log_warning(self, text: str) -> None:
         """See the interface."""
-        self._sink.logged(self.id, LogLevel.WARNING, str(text)[:LOG_TEXT_MAX])
+        self._sink.logged(self.id, LogLevel.WARNING, plain_text(text))
 
     def log_error(self, text: str) -> None:
         """See the interface."""
-        self._sink.logged(self.id, LogLevel.ERROR, str(text)[:LOG_TEXT_MAX])
+        self._sink.logged(self.id, LogLevel.ERROR, plain_text(text))
 
     def report_progress(self, checkpoint: int) -> None:
         """See the interface."""
@@ -265,7 +288,7 @@ class ResourceHandle:
 
     def failed(self, why: str) -> None:
         """See the interface."""
-        self._sink.failed(self.id, self._run, str(why)[:LOG_TEXT_MAX])
+        self._sink.failed(self.id, self._run, plain_text(why))
 
     def start_process(
         self,

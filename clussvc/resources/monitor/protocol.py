@@ -75,7 +75,8 @@ class Codec(Generic[_T]):
             if decoder is None:
                 raise _broken(f"it sent an unknown message {envelope.tag[:60]!r}")
             message: _T = decoder.decode(envelope.fields)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            # Text that is not UTF-8 is told by a UnicodeDecodeError, which is a ValueError.
             raise _broken(f"it sent a malformed message: {error}") from error
         return message
 

@@ -59,7 +59,7 @@ from clussvc.model.monitoring import (
 )
 from clussvc.model.states import ResourceState
 from clussvc.resources.monitor.deadman import Deadman, StartGate
-from clussvc.resources.monitor.handle import HandleSink, ResourceHandle
+from clussvc.resources.monitor.handle import HandleSink, ResourceHandle, plain_text
 from clussvc.resources.monitor.kernel import become_subreaper, monotonic_ms
 from clussvc.resources.monitor.processes import (
     RESOURCE_MARKER,
@@ -155,6 +155,11 @@ class Monitor(HandleSink):
             self._check_limits()
         self._schedule.stop()
         return 3 if self._left else 0
+
+    def end_after_crash(self) -> None:
+        """The main loop broke, which is a mistake in this program: end what runs, though nobody can be told."""
+        self._over = True
+        self._end_everything("the resource monitor broke", lambda _: None)
 
     def _post(self, note: Callable[[], None]) -> None:
         """Have the main loop run ``note``. May be called from any thread."""
@@ -530,18 +535,27 @@ class Monitor(HandleSink):
 
     def _do_terminate(self, slot: Slot, aborted: Call | None) -> None:
         """Raises when something is left; the text says what."""
-        self._end_once(slot)
-        if aborted is not None and not aborted.finished.is_set() and aborted.finished.wait(LATE_RETURN_MS / 1000):
-            self._end_once(slot)
+        self._ask_to_terminate(slot)
+        self._sweep(slot)
+        if _returns_late(aborted):
+            self._ask_to_terminate(slot)
+            self._sweep(slot)
 
-    def _end_once(self, slot: Slot) -> None:
+    def _do_last(self, slot: Slot, aborted: Call | None) -> None:
+        """As _do_terminate, when the processes of all resources are killed together."""
+        self._ask_to_terminate(slot)
+        self._undo_record(slot)
+        if _returns_late(aborted):
+            self._ask_to_terminate(slot)
+            self._undo_record(slot)
+
+    def _ask_to_terminate(self, slot: Slot) -> None:
         driven = slot.driven
         if driven is not None:
             try:
                 driven.terminate()
             except Exception as error:  # noqa: BLE001 -- the kill below does not depend on it
                 slot.handle.log_error(f"terminate failed: {_words(error)}")
-        self._sweep(slot)
 
     def _sweep(self, slot: Slot) -> None:
         """Kill the processes of a resource and undo its record without asking its entry points."""
@@ -668,13 +682,13 @@ class Monitor(HandleSink):
             left = self._undo_all_records()
             for pid in kill_all(everything, KILL_LIMIT_MS):
                 left.add(ResourceId(marker_of(pid, RESOURCE_MARKER) or f"process {pid}"))
+            for slot in slots:
+                slot.handle.reap_ended()
         self._post(lambda: self._ended_everything(why, tuple(sorted(left)), then))
 
     def _last_call(self, slot: Slot) -> Call:
         aborted = slot.call
-        return Call(
-            CallKind.TERMINATE, slot.spec.resource, lambda: self._do_terminate(slot, aborted), TERMINATE_LIMIT_MS
-        )
+        return Call(CallKind.TERMINATE, slot.spec.resource, lambda: self._do_last(slot, aborted), TERMINATE_LIMIT_MS)
 
     def _undo_all_records(self) -> set[ResourceId]:
         """Also those of an earlier monitor. Who could not be undone is returned."""
@@ -804,6 +818,8 @@ class Monitor(HandleSink):
 
     def watch(self, resource: ResourceId, fd: int, handler: Callable[[], None] | None) -> None:
         """See HandleSink."""
+        if self._over:
+            return  # Nobody listens any more.
         done = threading.Event()
 
         def note() -> None:
@@ -832,10 +848,15 @@ class Monitor(HandleSink):
         self._report(ResourceLogged(resource=slot.spec.resource, level=level, text=text))
 
 
+def _returns_late(aborted: Call | None) -> bool:
+    """Whether an aborted call was still running and returned now; its last step may have made something."""
+    return aborted is not None and not aborted.finished.is_set() and aborted.finished.wait(LATE_RETURN_MS / 1000)
+
+
 def _words(error: object) -> str:
     """An exception for people; ClusterErrors speak for themselves."""
     if isinstance(error, ClusterError):
-        return error.message
+        return plain_text(error.message)
     if isinstance(error, CallAborted):
         return "it was aborted"
-    return f"{type(error).__name__}: {error}"[:2_000]
+    return plain_text(f"{type(error).__name__}: {error}")

@@ -22,6 +22,7 @@ from clussvc.model.monitoring import (
     TerminateEverything,
 )
 from clussvc.model.states import ResourceState
+from clussvc.resources.monitor.host import COMMANDS_MAX
 from clussvc.resources.monitor.kernel import boottime_ms
 from clussvc.resources.monitor.protocol import command_codec
 from tests.adapters.monitor.conftest import COMMAND, Driver, alive, marked, read_pid, spec, wait_until
@@ -136,6 +137,21 @@ def test_stopped_monitor_is_noticed_and_killed(tmp_path: Path) -> None:
         assert "has not answered" in driver.wait(MonitorDied).why
         driver.start()
         assert not alive(pid)
+    finally:
+        driver.finish()
+
+
+def test_monitor_that_does_not_read_is_killed(tmp_path: Path) -> None:
+    """Commands are bounded: when too many are unread the monitor counts as stuck, long before a ping is missed."""
+    driver = Driver(tmp_path / "run", hang_ms=600_000).start()
+    try:
+        monitor = driver.host.pid
+        assert monitor is not None
+        os.kill(monitor, signal.SIGSTOP)
+        for _ in range(3 * COMMANDS_MAX):
+            driver.send(LeaseExtended(until_ms=1))
+        assert "commands unread" in driver.wait(MonitorDied).why
+        driver.start()
     finally:
         driver.finish()
 

@@ -49,6 +49,7 @@ def test_whole_tree_is_killed(driver: Driver, tmp_path: Path) -> None:
 
     assert ResourceState.OFFLINE is driver.wait_state(app, ResourceState.OFFLINE, ResourceState.FAILED).state
     assert not alive(main) and not alive(daemon)
+    wait_until(lambda: not Path(f"/proc/{daemon}").exists(), "the adopted orphan is reaped")
 
 
 def test_offline_lets_it_end_by_itself(driver: Driver, tmp_path: Path) -> None:

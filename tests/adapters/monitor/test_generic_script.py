@@ -275,3 +275,27 @@ def _fetch(port: int, path: str) -> str:
         return connection.getresponse().read().decode()
     finally:
         connection.close()
+
+
+def test_odd_words_do_not_break_the_monitor(driver: Driver, tmp_path: Path) -> None:
+    """Text that is no text, properties that are too long or of a strange kind, and a flood of log lines."""
+    text = r"""
+def online(resource):
+    resource.log_error("lone \udc80 " + "x" * 100_000)
+    for value in ("x" * 70_000, 2**40, 1.5, None, ["a", 3], "\udc80"):
+        try:
+            resource.add_property("P", value)
+        except Exception:
+            resource.remove_property("P")
+        else:
+            return f"{value!r} was taken"
+    resource.add_property("P", ["a", "b"])
+    for number in range(5000):
+        resource.log_information(number)
+    raise ValueError("\udc80")
+"""
+    failed = driver.online(spec("s", "Generic Script", ScriptFilepath=script(tmp_path, text)))
+
+    assert "ValueError: \\udc80" in failed.detail
+    assert [("a", "b")] == [r.value for r in driver.seen if isinstance(r, PropertyChanged)]
+    assert driver.host.pid is not None
