@@ -17,6 +17,7 @@ Clients may be ours or any Pyro5 proxy with the JSON serializer.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -49,6 +50,8 @@ HANDSHAKE_S = 5.0
 """For the TLS handshake and again for the first message."""
 IDLE_S = 600.0
 """A connection without a message for so long is closed."""
+REFUSALS_MAX = 4
+"""Messages that are answered, all with a refusal, on a connection whose caller may do nothing."""
 BACKLOG = 64
 UNIX_PATH_BYTES_MAX = 107
 """The kernel's limit on the path of a Unix socket."""
@@ -169,11 +172,11 @@ class AdminServer:
             for name, servant in make_servants(self._access, caller).items():
                 daemon.register(servant, name)
             connection = _Connection(connected)
-            while True:
+            # Who may do nothing is told so, and then the place is for others.
+            for _ in itertools.count() if caller.role is not None else range(REFUSALS_MAX):
                 daemon.answer(connection)
-                if caller.role is None:
-                    return  # It has been told why; there is nothing more to say.
-                connected.settimeout(IDLE_S)
+                if caller.role is not None:
+                    connected.settimeout(IDLE_S)
         except Pyro5.errors.ConnectionClosedError:
             return
         except Pyro5.errors.ProtocolError as problem:
