@@ -1,21 +1,25 @@
 """PySyncObj behind its seams: the pinned release, and what is put in place of its clock, dice, journal and nodes.
 
-The library looks up ``monotonicTime``, ``random`` and ``createJournal`` as names of its module. They are replaced once
-by functions that ask which node is running on the current thread, so several nodes can live in one process, each with
-its own clock. Outside any node they behave as they did before. Nothing private of the library is touched.
+The library looks up ``monotonicTime``, ``random``, ``createJournal`` and ``open`` as names of its modules. They are
+replaced once by functions that ask which node is running on the current thread, so several nodes can live in one
+process, each with its own clock. Outside any node they behave as they did before. Nothing private of the library is
+touched.
 """
 
 from __future__ import annotations
 
+import builtins
+import io
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 import pysyncobj
+import pysyncobj.serializer as library_serializer
 import pysyncobj.syncobj as library
 from pysyncobj.node import Node
 from pysyncobj.version import VERSION
@@ -89,6 +93,7 @@ def install() -> None:
         library.createJournal = journal_of_current_node
         library.monotonicTime = _now_s
         library.random = _Dice()
+        library_serializer.open = _open
         # Nothing ever waits in the library's poller, so its wake-up pipe would only cost two descriptors and a write
         # for each command.
         library.PIPE_NOTIFIER_ENABLED = False
@@ -98,6 +103,17 @@ def install() -> None:
 def _now_s() -> float:
     found = _current.surroundings
     return found.now_s() if found is not None else time.monotonic()
+
+
+def _open(path: str, mode: str) -> IO[bytes]:
+    """The library's ``open`` for snapshots it sends (``rb``) and has received (``wb``).
+
+    Sending is the guard's work, which only needs to be told that a snapshot is wanted; the library would open the file
+    for each peer and never close it. So for our nodes there is nothing in it to read.
+    """
+    if _current.surroundings is not None and mode == "rb":
+        return io.BytesIO()
+    return cast("IO[bytes]", builtins.open(path, mode))
 
 
 class _Dice:
