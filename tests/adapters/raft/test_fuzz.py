@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
-from clussvc.global_update.raft.replicator import OutcomeKind, RaftSettings
+from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings
 from tests.adapters.raft.conftest import MakeWorld
 from tests.adapters.raft.world import World
-
-# The library leaves the files it would send closed only by garbage collection.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 SMALL_LOG = RaftSettings(election_timeout_ms=300, heartbeat_ms=60, compaction_entries=25)
 
@@ -67,3 +65,62 @@ def damage(world: World, rng: random.Random) -> None:
         world.network.cut.add((a, b))
     elif dice < 0.34:
         world.heal()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_members_change_in_a_storm(make_world: MakeWorld, seed: int) -> None:
+    """Nodes join and are removed while links fail and machines crash; each new one has a new number."""
+    world = make_world(3, seed=seed, settings=SMALL_LOG)
+    rng = random.Random(seed)
+    changes: Counter[OutcomeKind] = Counter()
+    newest = 3
+    for turn in range(40):
+        leader = world.holder()
+        if leader is not None:
+            if len(world.node(leader).members) < 4 and len(world.machines) < 7:
+                newest += 1
+                world.boot(newest, world.node(leader).members | {newest}, joining=True)
+                world.node(leader).add_member(newest, lambda outcome: changes.update([outcome.kind]))
+            else:
+                remove_one(world, rng, leader, changes)
+        for number in range(rng.randrange(12)):
+            up = [node_id for node_id, _ in world.up()]
+            if up:
+                world.propose(rng.choice(up), b"turn %d command %d" % (turn, number), timeout_s=rng.uniform(0.1, 2.0))
+        world.run(rng.uniform(0.0, 0.3))
+        disturb(world, rng)
+        world.run(rng.uniform(0.0, 0.3))
+    world.converge()
+    assert changes[OutcomeKind.COMMITTED] >= 5
+    assert len(world.acknowledged) > 40
+
+
+def remove_one(world: World, rng: random.Random, leader: int, changes: Counter[OutcomeKind]) -> None:
+    """Ask for the removal of a member; the machine is scrapped once that is certain."""
+    gone = rng.choice(sorted(world.node(leader).members - {leader}))
+
+    def done(outcome: Outcome) -> None:
+        changes[outcome.kind] += 1
+        if outcome.kind is OutcomeKind.COMMITTED:
+            world.scrap.add(gone)
+
+    world.node(leader).remove_member(gone, done)
+
+
+def disturb(world: World, rng: random.Random) -> None:
+    """Crash or cut one, and repair most of the time."""
+    for node_id in sorted(world.scrap & set(world.machines)):
+        if world.machines[node_id].node is not None:
+            world.crash(node_id)
+        del world.machines[node_id]
+    up = [node_id for node_id, _ in world.up()]
+    dice = rng.random()
+    if dice < 0.15 and up:
+        world.crash(rng.choice(up))
+    elif dice < 0.3 and up:
+        world.isolate(rng.choice(up))
+    elif dice < 0.7:
+        world.heal()
+        for node_id, machine in world.machines.items():
+            if machine.node is None:
+                world.boot(node_id)

@@ -182,6 +182,7 @@ class World:
         self.leaders: dict[int, int] = {}
         self.frames: list[tuple[float, int, int, int, bytes]] = []
         self.sent = 0
+        self.scrap: set[int] = set()
         self.last_arrival: dict[tuple[int, int], float] = {}
         self.tap: Callable[[int, int, bytes], bool] = lambda sender, receiver, frame: True
         self._folder = folder
