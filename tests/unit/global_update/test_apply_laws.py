@@ -1,0 +1,341 @@
+"""Laws that hold whatever is proposed, in whatever order: random updates against the rules R1 to R3.
+
+The updates are drawn over a few identifiers, and preconditions (epochs, incarnations, versions) around the values that
+hold, so that many are accepted and many come late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clussvc.global_update.apply import Applied, apply
+from clussvc.global_update.update import (
+    AddDependency,
+    AddJoinToken,
+    AddPossibleOwner,
+    AdmitNode,
+    AssignGroup,
+    Batch,
+    ConfirmNodeDown,
+    CreateGroup,
+    CreateResource,
+    DeleteGroup,
+    DeleteResource,
+    DenyFailover,
+    FailResource,
+    FoundCluster,
+    GroupReleased,
+    MoveGroup,
+    MoveResource,
+    NodeDown,
+    NodeUp,
+    OfflineGroup,
+    OfflineResource,
+    OnlineGroup,
+    OnlineResource,
+    PauseNode,
+    Proposal,
+    RemoveDependency,
+    RemoveNode,
+    RemovePossibleOwner,
+    Rename,
+    ReportStates,
+    RequestFailover,
+    ResourceStatus,
+    ResumeNode,
+    SetClusterProperties,
+    SetGroupProperties,
+    SetNodeProperties,
+    SetPreferredOwners,
+    SetResourceProperties,
+    SetVoter,
+    StopNode,
+    Update,
+)
+from clussvc.model.config import Config
+from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.monitoring import PropertyValue
+from clussvc.model.records import Record
+from clussvc.model.reports import Report
+from clussvc.model.settings import FAILOVER_HISTORY_MAX, JOIN_TOKENS_MAX, RECENT_REQUESTS_MAX
+from clussvc.model.states import MoveCause, ResourceState
+from clussvc.resources.dependency import graph_of, online_waves
+
+from .world import CORE, SECRET, SQL, WEB, resource, three_nodes
+
+BASE = three_nodes().do(resource(ResourceId("r4"), SQL), resource(ResourceId("r5"), SQL)).config
+
+NODES = st.sampled_from([NodeId(number) for number in range(1, 6)])
+GROUPS = st.sampled_from([CORE, SQL, WEB, GroupId("g4"), GroupId("")])
+RESOURCES = st.sampled_from([ResourceId(name) for name in ("disk", "app", "site", "r4", "r5")])
+SMALL = st.integers(0, 4)
+CAUSES = st.sampled_from(MoveCause)
+WORDS = st.sampled_from(["why", "", "NODE4", "x" * 300, "\x00", "/x", "Group 4"])
+NAMES = st.sampled_from(["SQL", "new", "New", "App 2", "NODE4", "NODE5", "", " x", "7", "\ud800"])
+VALUES: st.SearchStrategy[PropertyValue] = st.one_of(
+    st.integers(-3, 3), st.sampled_from([2**32 - 1, 2**80, "0x10", "1", "wan", "fast", ("a", "b"), "sleep 1"])
+)
+COMMON_NAMES = [
+    *("FailoverThreshold", "failoverperiod", "AutoFailbackType", "PersistentState", "RestartAction"),
+    *("Description", "TimingProfile", "UtcOffsetMinutes", "Name", "Colour"),
+]
+COMMON = st.dictionaries(st.sampled_from(COMMON_NAMES), st.none() | VALUES, max_size=2)
+PRIVATE = st.dictionaries(st.sampled_from(["CommandLine", "commandline", "Other", ""]), st.none() | VALUES, max_size=2)
+STATUS = st.builds(ResourceStatus, resource=RESOURCES, state=st.sampled_from(ResourceState), detail=WORDS)
+
+LEAVES: st.SearchStrategy[Update] = st.one_of(
+    st.builds(CreateGroup, group=GROUPS, name=NAMES, on=st.none() | NODES),
+    st.builds(DeleteGroup, group=GROUPS),
+    st.builds(SetGroupProperties, group=GROUPS, common=COMMON, private=PRIVATE),
+    st.builds(SetPreferredOwners, group=GROUPS, nodes=st.lists(NODES, max_size=3).map(tuple)),
+    st.builds(OnlineGroup, group=GROUPS, to=st.none() | NODES),
+    st.builds(OfflineGroup, group=GROUPS),
+    st.builds(MoveGroup, group=GROUPS, to=st.none() | NODES, cause=CAUSES, because=WORDS, epoch=st.none() | SMALL),
+    st.builds(
+        CreateResource,
+        resource=RESOURCES,
+        name=NAMES,
+        type=st.sampled_from(["Generic Application", "generic script", "Toaster"]),
+        group=GROUPS,
+        common=COMMON,
+        private=PRIVATE,
+    ),
+    st.builds(DeleteResource, resource=RESOURCES),
+    st.builds(SetResourceProperties, resource=RESOURCES, common=COMMON, private=PRIVATE),
+    st.builds(AddDependency, resource=RESOURCES, provider=RESOURCES),
+    st.builds(RemoveDependency, resource=RESOURCES, provider=RESOURCES),
+    st.builds(AddPossibleOwner, resource=RESOURCES, node=NODES),
+    st.builds(RemovePossibleOwner, resource=RESOURCES, node=NODES),
+    st.builds(MoveResource, resource=RESOURCES, group=GROUPS),
+    st.builds(OnlineResource, resource=RESOURCES),
+    st.builds(OfflineResource, resource=RESOURCES),
+    st.builds(FailResource, resource=RESOURCES),
+    st.builds(
+        Rename,
+        kind=st.sampled_from(["cluster", "node", "group", "resource", "toaster"]),
+        id=st.sampled_from(["", "1", "2", "sql", "app", "none", "\u00b2"]),
+        name=NAMES,
+    ),
+    st.builds(PauseNode, node=NODES),
+    st.builds(ResumeNode, node=NODES),
+    st.builds(StopNode, node=NODES),
+    st.builds(ConfirmNodeDown, node=NODES),
+    st.builds(SetNodeProperties, node=NODES, common=COMMON, private=PRIVATE),
+    st.builds(SetClusterProperties, common=COMMON, private=PRIVATE),
+    st.builds(AddJoinToken, token=NAMES, secret_sha256=st.just(SECRET), expires_ms=SMALL, at_ms=SMALL, node_name=NAMES),
+    st.builds(
+        FoundCluster,
+        name=NAMES,
+        timing_profile=WORDS,
+        node_name=NAMES,
+        addresses=st.just(("192.0.2.1",)),
+        port=SMALL,
+        admin_port=SMALL,
+        utc_offset_min=SMALL,
+        group=GROUPS,
+    ),
+    st.builds(
+        AdmitNode,
+        token=NAMES,
+        secret_sha256=st.just(SECRET),
+        node_name=NAMES,
+        addresses=st.just(("192.0.2.9",)),
+        port=st.just(3343),
+        admin_port=SMALL,
+        at_ms=SMALL,
+    ),
+    st.builds(SetVoter, node=NODES, voter=st.booleans(), voters_version=st.integers(3, 7)),
+    st.builds(RemoveNode, node=NODES),
+    st.builds(NodeUp, node=NODES, incarnation=SMALL, boot=SMALL, attempt=SMALL),
+    st.builds(
+        NodeDown,
+        node=NODES,
+        incarnation=SMALL,
+        voters_version=st.integers(3, 7),
+        because=WORDS,
+        stopped=st.booleans(),
+    ),
+    st.builds(AssignGroup, group=GROUPS, epoch=SMALL, to=NODES, because=WORDS, counts_as_failover=st.booleans()),
+    st.builds(GroupReleased, group=GROUPS, epoch=SMALL, node=NODES, because=WORDS),
+    st.builds(RequestFailover, group=GROUPS, epoch=SMALL, resource=RESOURCES, because=WORDS, at_ms=SMALL),
+    st.builds(DenyFailover, group=GROUPS, epoch=SMALL, because=WORDS, halt=st.booleans()),
+    st.builds(ReportStates, node=NODES, incarnation=SMALL, lines=st.lists(STATUS, max_size=3).map(tuple)),
+)
+"""One strategy for each update, so that none is forgotten (see test_every_update_is_drawn)."""
+
+REQUESTS = st.integers(0, 10_000)
+
+
+def fitted(config: Config, update: Update) -> Update:
+    """The update with the preconditions that hold now; otherwise nearly all would come too late."""
+    match update:
+        case NodeUp() if update.node in config.nodes:
+            node = config.nodes[update.node]
+            return replace(update, incarnation=node.incarnation, boot=node.boot, attempt=node.attempt + 1)
+        case NodeDown() if update.node in config.nodes:
+            incarnation = config.nodes[update.node].incarnation
+            return replace(update, incarnation=incarnation, voters_version=config.voters_version)
+        case SetVoter():
+            return replace(update, voters_version=config.voters_version)
+        case ReportStates() if update.node in config.nodes:
+            return replace(update, incarnation=config.nodes[update.node].incarnation)
+        case AssignGroup() if update.group in config.groups:
+            able = [node.id for node in config.nodes.values() if node.up and not node.paused and not node.stopping]
+            epoch = config.groups[update.group].epoch
+            return replace(update, epoch=epoch, to=update.to if update.to in able else [*able, update.to][0])
+        case DenyFailover() if update.group in config.groups:
+            return replace(update, epoch=config.groups[update.group].epoch)
+        case MoveGroup():
+            return replace(update, epoch=None)
+        case GroupReleased() if update.group in config.groups:
+            group = config.groups[update.group]
+            return replace(update, epoch=group.epoch, node=group.owner or update.node)
+        case RequestFailover() if update.resource in config.resources:
+            home = config.groups[config.resources[update.resource].group]
+            return replace(update, group=home.id, epoch=home.epoch)
+        case AdmitNode() if config.tokens:
+            token = next(iter(config.tokens.values()))
+            return replace(update, token=token.id, node_name=token.node_name or update.node_name, at_ms=0)
+        case _:
+            return update
+
+
+def test_every_update_is_drawn() -> None:
+    """The list above names every update there is."""
+    drawn = {name for name in globals() if isinstance(globals()[name], type)}
+    wanted = {kind.__name__ for kind in Update.__args__}
+    assert wanted <= drawn
+
+
+def check_configuration(config: Config) -> None:
+    """What is true of every configuration that the log can lead to."""
+    for group in config.groups.values():
+        owner = group.owned
+        assert owner is None or config.nodes[owner].up, "only a node that is up owns a group"
+        assert group.owner is None or group.owner in config.nodes
+        assert len(group.failovers) <= FAILOVER_HISTORY_MAX
+        assert all(node in config.nodes for node in group.preferred_owners)
+        if group.released:
+            assert all(r.state is ResourceState.OFFLINE for r in config.resources_of(group.id)), "nobody runs it"
+            assert group.failover is None
+        if group.failover is not None:
+            assert config.resources[group.failover.resource].group == group.id
+    for each in config.resources.values():
+        assert each.group in config.groups
+        assert all(config.resources[provider].group == each.group for provider in each.depends_on)
+        assert all(node in config.nodes for node in each.possible_owners or ())
+    online_waves(graph_of(config.resources.values()))
+    for kind in (config.nodes, config.groups, config.resources):
+        names = [thing.name.casefold() for thing in kind.values()]
+        assert len(names) == len(set(names))
+    assert config.voters, "somebody votes"
+    assert not set(config.evicted) & set(config.nodes)
+    assert all(node < config.next_node_id for node in (*config.nodes, *config.evicted))
+    assert len(config.recent) <= RECENT_REQUESTS_MAX
+    assert len(config.tokens) <= JOIN_TOKENS_MAX
+
+
+def check_step(before: Config, applied: Applied, update: Update) -> None:
+    """What is true of every step from one configuration to the next by one plain update."""
+    after = applied.config
+    assert (before.cluster, before.default_group) == (after.cluster, after.default_group)
+    if applied.refusal is not None:
+        assert before == replace(after, recent=before.recent)
+        assert () == applied.records
+    for group in after.groups.values():
+        old = before.groups.get(group.id)
+        if old is None:
+            assert group.released
+            continue
+        assert old.epoch <= group.epoch <= old.epoch + 1
+        if group.epoch > old.epoch:
+            assert old.released, "assigned without a release"
+            assert isinstance(update, AssignGroup)
+        elif old.released:
+            assert group.released, "owned again under an old epoch"
+    changed_votes = before.voters ^ after.voters
+    assert len(changed_votes) <= 1
+    assert not changed_votes or after.voters_version == before.voters_version + 1
+    assert before.timing == after.timing or after.voters_version == before.voters_version + 1
+    assert before.next_node_id <= after.next_node_id
+    for node in after.nodes.values():
+        known = before.nodes.get(node.id)
+        assert known is None or known.incarnation <= node.incarnation
+    assert all(map(speaks, applied.records))
+
+
+def speaks(record: Record) -> bool:
+    return bool(record.name and record.message and record.kind)
+
+
+def proposal(request: int, update: Update) -> Proposal:
+    return Proposal(request=RequestId(f"law-{request}"), proposer=NodeId(1), at_ms=2, update=update)
+
+
+Step = tuple[int, bool, Update]
+STEPS = st.tuples(REQUESTS, st.sampled_from([True, True, True, False]), LEAVES)
+
+
+def run(steps: list[Step], look: Callable[[Config, Applied, Update], None] | None = None) -> Config:
+    assert BASE is not None
+    config = BASE
+    for request, fit, drawn in steps:
+        update = fitted(config, drawn) if fit else drawn
+        applied = apply(config, proposal(request, update))
+        if look is not None:
+            look(config, applied, update)
+        config = applied.config
+    return config
+
+
+LIMITS = settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+@given(steps=st.lists(STEPS, min_size=15, max_size=60))
+@LIMITS
+def test_every_step_keeps_the_rules(steps: list[Step]) -> None:
+    """Never raises; every configuration and every step is lawful; the same sequence leads to the same end."""
+
+    def look(before: Config, applied: Applied, update: Update) -> None:
+        check_step(before, applied, update)
+        check_configuration(applied.config)
+
+    assert run(steps, look) == run(steps)
+
+
+@given(steps=st.lists(STEPS, max_size=15), data=st.data())
+@LIMITS
+def test_repeating_requests_changes_nothing(steps: list[Step], data: st.DataObject) -> None:
+    """Any earlier request may come again, whatever it carries: same answer, same configuration, no record."""
+    config = run(steps)
+    for request, _, _ in steps:
+        other = data.draw(LEAVES)
+        again = apply(config, proposal(request, other))
+        assert again.config is config
+        assert () == again.records
+        assert config.recent[RequestId(f"law-{request}")] == again.refusal
+
+
+@given(updates=st.lists(LEAVES, max_size=12))
+@LIMITS
+def test_a_batch_is_its_updates_in_order(updates: list[Update]) -> None:
+    """One entry or many: the same end, the same records, and the first refusal is the answer."""
+    assert BASE is not None
+    batch = apply(BASE, proposal(0, Batch(updates=tuple(updates))))
+    config = BASE
+    refusals: list[Report] = []
+    records: list[Record] = []
+    for number, update in enumerate(updates):
+        applied = apply(config, proposal(number, update))
+        config = applied.config
+        refusals += [applied.refusal] if applied.refusal else []
+        records += applied.records
+    assert replace(config, recent={}) == replace(batch.config, recent={})
+    assert tuple(records) == batch.records
+    assert (refusals[0] if refusals else None) == batch.refusal
