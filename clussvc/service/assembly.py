@@ -1,0 +1,402 @@
+"""Puts one node together: which adapter feeds the core with what, and which one performs which action."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from clussvc import codec
+from clussvc.actions import (
+    AddLogMember,
+    CommandMonitor,
+    FenceSelf,
+    Note,
+    PeerAddress,
+    Propose,
+    RemoveLogMember,
+    SendHeartbeat,
+    SetPeers,
+    StartMonitor,
+    StopMonitor,
+)
+from clussvc.admin.server import AdminServer, TlsSettings
+from clussvc.comms.authority import Authority, KeyPair, client_context, fingerprint, server_context
+from clussvc.comms.heartbeat_body import decode_body, encode_body
+from clussvc.comms.heartbeat_udp import HeartbeatSocket
+from clussvc.comms.stream_tcp import StreamCallbacks, StreamTransport
+from clussvc.comms.token import JoinToken, make_token, new_secret, secret_sha256
+from clussvc.comms.wire import Datagram, Kind
+from clussvc.configdb.store import SqliteConfigStore
+from clussvc.eventlog.log import record_to_log
+from clussvc.events import HeartbeatHeard, LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
+from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
+from clussvc.global_update.update import AddJoinToken
+from clussvc.model.config import Config
+from clussvc.model.errors import ClusterError
+from clussvc.model.ids import NodeId, RequestId
+from clussvc.model.monitoring import MonitorDied, MonitorReport
+from clussvc.model.reports import Report
+from clussvc.model.settings import find_profile
+from clussvc.node import NodeCore
+from clussvc.resources.monitor.host import MonitorHost
+from clussvc.resources.monitors import DEFAULT_MONITOR
+from clussvc.service.joining import Doorkeeper
+from clussvc.service.lifecycle import Birth, next_boot, write_birth
+from clussvc.service.replicated_state import ReplicatedState
+from clussvc.service.runtime import Inbox, Runtime, SystemClock
+from clussvc.service.settings_file import NodeFile
+
+MONITOR_STOP_MS = 5_000
+JOIN_CONTACTS_MAX = 8
+"""How many members are named in a token."""
+
+log = structlog.get_logger()
+
+
+class Node(Runtime):
+    """One node, whole: the runtime with all its adapters."""
+
+    def __init__(self, file: NodeFile, birth: Birth) -> None:
+        """Open everything; nothing is sent or started yet. Raises ClusterError that names what is wrong."""
+        self._file = file
+        self._clock_ = SystemClock()
+        self._birth = birth
+        inbox = Inbox()
+        store = SqliteConfigStore(file.database)
+        stored = store.load()
+        config: Config | None = stored[1] if stored else None
+        own = config.nodes.get(NodeId(file.node_id)) if config else None
+        boot = next_boot(file, own.boot if own else 0)
+        timing = config.timing if config else find_profile(birth.profile)
+        core = NodeCore(
+            node=NodeId(file.node_id),
+            boot=boot,
+            timing=timing,
+            peers=_first_peers(birth, config, file.node_id),
+            index=stored[0] if stored else 0,
+            config=config,
+            now_ms=self._clock_.now_ms(),
+            found=(RequestId(file.cluster_id), birth.found) if birth.found else None,
+        )
+        super().__init__(core=core, inbox=inbox, clock=self._clock_, store=store)
+        self._authority = Authority(
+            cluster_id=file.cluster_id,
+            pair=KeyPair(certificate=_read(file.keys / "ca.pem"), key=_read(file.keys / "ca.key")),
+        )
+        self._monitors: dict[str, MonitorHost] = {}
+        self._targets: tuple[tuple[str, int], ...] = ()
+        self._open_network()
+        self._open_log(RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms))
+        self._open_administration()
+        self.performs(
+            {
+                SetPeers: self._set_peers,
+                SendHeartbeat: self._send_heartbeat,
+                Propose: self._propose,
+                AddLogMember: self._add_log_member,
+                RemoveLogMember: self._remove_log_member,
+                StartMonitor: self._start_monitor,
+                StopMonitor: self._stop_monitor,
+                CommandMonitor: self._command_monitor,
+                Note: self._note,
+                FenceSelf: self._fence,
+            }
+        )
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    def _open_network(self) -> None:
+        file = self._file
+        listen = tuple((address, file.port) for address in file.addresses)
+        tls = {
+            "certificate": str(file.keys / "node.pem"),
+            "key": str(file.keys / "node.key"),
+            "authority": str(file.keys / "ca.pem"),
+        }
+        heartbeat_key = _read(file.keys / "heartbeat.key")
+        doorkeeper = Doorkeeper(access=self, authority=self._authority, heartbeat_key=heartbeat_key, clock=self._clock_)
+
+        async def on_join(request: bytes) -> bytes:
+            return await asyncio.to_thread(doorkeeper.answer, request)
+
+        self._heartbeats = HeartbeatSocket(listen=listen, key=heartbeat_key, on_heartbeat=self._hear)
+        self._streams = StreamTransport(
+            node_id=file.node_id,
+            cluster_id=file.cluster_id,
+            listen=listen,
+            server_tls=server_context(**tls, require_client=False),
+            client_tls=client_context(**tls),
+            authority=self._authority.pair.certificate,
+            callbacks=StreamCallbacks(
+                on_message=self._on_message,
+                on_connected=lambda node: self._raft.peer_connected(node),
+                on_disconnected=lambda node: self._raft.peer_disconnected(node),
+                on_join=on_join,
+            ),
+        )
+
+    def _open_log(self, settings: RaftSettings) -> None:
+        file, birth = self._file, self._birth
+        file.raft.mkdir(mode=0o700, exist_ok=True)
+        self._raft = RaftThread(
+            node_id=file.node_id,
+            cluster_id=file.cluster_id,
+            members=frozenset(birth.members),
+            folder=file.raft,
+            first_boot=not birth.log_made,
+            joining=birth.joining,
+            state_machine=ReplicatedState(self._inbox.put),
+            settings=settings,
+            send=lambda node, frame: _ignore(self._streams.send(node, Kind.RAFT, frame)),
+            on_fatal=lambda error: self.die(f"the replicated log cannot go on: {error}"),
+            on_leader_changed=self._leader_changed,
+        )
+        if not birth.log_made:
+            write_birth(
+                file,
+                Birth(
+                    profile=birth.profile,
+                    members=birth.members,
+                    joining=birth.joining,
+                    found=birth.found,
+                    log_made=True,
+                ),
+            )
+
+    def _open_administration(self) -> None:
+        file = self._file
+        tls = None
+        if file.admin_port:
+            tls = TlsSettings(
+                host=file.addresses[0],
+                port=file.admin_port,
+                certificate=file.keys / "node.pem",
+                key=file.keys / "node.key",
+                authority=file.keys / "ca.pem",
+            )
+        file.socket.parent.mkdir(parents=True, exist_ok=True)
+        self._admin = AdminServer(self, file.socket, tls)
+
+    # --- the life of the service ------------------------------------------------------------------------------------
+
+    def serve(self) -> str:
+        """Run until the service stops; says why it stopped. Raises ClusterError if it cannot start."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop_service())
+        self._streams.start()
+        self._heartbeats.start()
+        self._raft.start()
+        self._admin.start()
+        log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
+        try:
+            self.run()
+        finally:
+            self._close()
+        return self.stopped_because
+
+    def _close(self) -> None:
+        self._admin.stop()
+        for monitor in self._monitors.values():
+            monitor.stop(MONITOR_STOP_MS)
+        self._raft.stop()
+        self._streams.stop()
+        self._heartbeats.stop()
+        self._store.close()
+
+    # --- the network ------------------------------------------------------------------------------------------------
+
+    def _hear(self, datagram: Datagram, received_ms: int) -> None:
+        heartbeat = decode_body(
+            datagram.body,
+            sender=NodeId(datagram.sender),
+            boot=datagram.boot,
+            seq=datagram.seq,
+            incarnation=datagram.incarnation,
+        )
+        self._inbox.put(HeartbeatHeard(heartbeat=heartbeat, received_ms=received_ms))
+
+    def _send_heartbeat(self, action: SendHeartbeat) -> None:
+        heartbeat = action.heartbeat
+        datagram = Datagram(
+            sender=heartbeat.sender,
+            boot=heartbeat.boot,
+            incarnation=heartbeat.incarnation,
+            seq=heartbeat.seq,
+            body=encode_body(heartbeat),
+        )
+        self._heartbeats.send(datagram, self._targets)
+
+    def _set_peers(self, action: SetPeers) -> None:
+        self._targets = tuple((address, peer.port) for peer in action.peers.values() for address in peer.addresses)
+        self._streams.set_peers(
+            {node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()}
+        )
+
+    def _on_message(self, sender: int, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.RAFT:
+            self._raft.receive(sender, payload)
+
+    # --- the log ----------------------------------------------------------------------------------------------------
+
+    def _propose(self, action: Propose) -> None:
+        request = action.proposal.request
+
+        def done(outcome: Outcome) -> None:
+            # A committed proposal comes back through the log itself.
+            if outcome.kind is not OutcomeKind.COMMITTED:
+                fate = ProposalFate.NOT_APPLIED if outcome.kind is OutcomeKind.REFUSED else ProposalFate.UNKNOWN
+                self._inbox.put(ProposalFailed(request=request, fate=fate, detail=outcome.detail))
+
+        try:
+            command = codec.encode_proposal(action.proposal)
+        except ClusterError as error:
+            failed = ProposalFailed(request=request, fate=ProposalFate.NOT_APPLIED, detail=error.message)
+            self._inbox.put(failed)
+            return
+        self._raft.propose(command, action.timeout_ms / 1000, done)
+
+    def _leader_changed(self, leader: int | None, leads: bool) -> None:
+        members = frozenset(NodeId(member) for member in self._raft.members)
+        self._inbox.put(LeadershipChanged(leader=NodeId(leader) if leader else None, leads=leads, members=members))
+
+    def _add_log_member(self, action: AddLogMember) -> None:
+        self._raft.add_member(
+            action.node, lambda outcome: self._members_changed("log.add-member", action.node, outcome)
+        )
+
+    def _remove_log_member(self, action: RemoveLogMember) -> None:
+        self._raft.remove_member(
+            action.node, lambda outcome: self._members_changed("log.remove-member", action.node, outcome)
+        )
+
+    def _members_changed(self, what: str, node: NodeId, outcome: Outcome) -> None:
+        log.info(what, node=node, outcome=outcome.kind.value, detail=outcome.detail)
+        self._leader_changed(self._raft.leader, self._raft.is_leader_with_lease)
+
+    # --- monitors ---------------------------------------------------------------------------------------------------
+
+    def _start_monitor(self, action: StartMonitor) -> None:
+        name = action.monitor
+        if name not in self._monitors:
+            self._monitors[name] = MonitorHost(
+                (sys.executable, "-m", "clussvc.service.monitor_main"),
+                self._file.run / (name or "default"),
+                lambda report: self._inbox.put(MonitorSaid(monitor=name, report=report)),
+            )
+        try:
+            self._monitors[name].start()
+        except ClusterError as error:
+            self._said(name, MonitorDied(why=error.message))
+
+    def _said(self, name: str, report: MonitorReport) -> None:
+        self._inbox.put(MonitorSaid(monitor=name, report=report))
+
+    def _stop_monitor(self, action: StopMonitor) -> None:
+        host = self._monitors.pop(action.monitor, None)
+        if host is not None:
+            host.stop(MONITOR_STOP_MS)
+
+    def _command_monitor(self, action: CommandMonitor) -> None:
+        host = self._monitors.get(action.monitor)
+        if host is not None:
+            host.send(action.command)
+
+    # --- the rest ---------------------------------------------------------------------------------------------------
+
+    def _note(self, action: Note) -> None:
+        record_to_log(action.record)
+
+    def _fence(self, action: FenceSelf) -> None:
+        """Stop the machine by the configured means; without one, say loudly that nothing was done."""
+        if self._file.self_fence == "none":
+            log.critical("fence.not-configured", because=action.why, remedy="set self_fence in the node file")
+            return
+        log.critical("fence.self", because=action.why, command=self._file.self_fence)
+        # The administrator's own command line, run as written; nobody waits for it.
+        subprocess.Popen(self._file.self_fence, shell=True, start_new_session=True)  # noqa: S602
+
+    def make_join_token(self, *, node_name: str, valid_s: int) -> str | Report:
+        """See ports.ClusterAccess."""
+        token_id, secret = new_secret()
+        now_ms = self._clock_.wall_ms()
+        update = AddJoinToken(
+            token=token_id,
+            secret_sha256=secret_sha256(secret),
+            expires_ms=now_ms + valid_s * 1000,
+            node_name=node_name,
+            at_ms=now_ms,
+        )
+        refusal = self.execute(update)
+        if refusal is not None:
+            return refusal
+        config = self.config()
+        up_first = sorted(config.nodes.values(), key=lambda node: (not node.up, node.id))
+        contacts = [(address, node.port) for node in up_first for address in node.addresses][:JOIN_CONTACTS_MAX]
+        return make_token(
+            JoinToken(
+                cluster=config.name,
+                contacts=tuple(contacts),
+                authority_sha256=fingerprint(self._authority.pair.certificate),
+                id=token_id,
+                secret=secret,
+                expires_ms=update.expires_ms,
+            )
+        )
+
+    def make_admin_certificate(self, *, name: str, role: str) -> Mapping[str, str]:
+        """See ports.ClusterAccess."""
+        pair = self._authority.issue_administrator(name=name, role=role)
+        return {
+            "certificate": pair.certificate.decode(),
+            "key": pair.key.decode(),
+            "ca": self._authority.pair.certificate.decode(),
+        }
+
+    def statistics(self) -> Mapping[str, int | str]:
+        """See ports.ClusterAccess."""
+        streams = self._streams.statistics()
+        return {
+            **{f"heartbeats_{name}": count for name, count in self._heartbeats.statistics().items()},
+            **{f"streams_{name}": count for name, count in streams.counts.items()},
+            "streams_connected_to": ",".join(map(str, streams.connected)),
+            "inbox_heartbeats_dropped": self._inbox.heartbeats_dropped,
+            "log_applied_index": self._raft.applied_index,
+            "default_monitor": str(self._monitors[DEFAULT_MONITOR].pid) if DEFAULT_MONITOR in self._monitors else "",
+        }
+
+
+def _first_peers(birth: Birth, config: Config | None, own: int) -> dict[NodeId, PeerAddress]:
+    """Whom to talk to before the log has been read."""
+    if config is not None:
+        return {
+            node.id: PeerAddress(name=node.name, addresses=node.addresses, port=node.port)
+            for node in config.nodes.values()
+            if node.id != own
+        }
+    return {
+        NodeId(node): PeerAddress(name=name, addresses=addresses, port=port)
+        for node, (name, addresses, port) in birth.members.items()
+        if node != own
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ClusterError(
+            "key-missing",
+            f"cannot read {path}: {error.strerror}; restore the folder {path.parent} from a backup, or give this node"
+            " up with 'cluster node /forcecleanup' and join again",
+        ) from error
+
+
+def _ignore(_queued: bool) -> None:
+    """The log's protocol repeats what could not be queued."""

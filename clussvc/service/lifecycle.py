@@ -1,0 +1,318 @@
+"""How a machine becomes a node: creating a cluster, joining one, and what is read at every start.
+
+The data folder of a node:
+
+```
+  keys/      ca.pem ca.key node.pem node.key heartbeat.key      (0600)
+  birth.json how this node came to be: founder or joiner, with the members of that time
+  boot       the boot counter, raised and synced at every start
+  log/       journal and snapshot of the replicated log
+  cluster.db configuration and event history
+  run/       what the resource monitors must clean up
+  service.log
+  lock       held while the service runs
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import select
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clussvc.comms.authority import Authority, KeyPair, NodeIdentity, new_signing_request, signed_by
+from clussvc.comms.stream_tcp import ask_to_join
+from clussvc.comms.token import parse_token
+from clussvc.comms.wire import KEY_BYTES
+from clussvc.global_update.update import FoundCluster
+from clussvc.model.errors import ClusterError
+from clussvc.model.ids import GroupId
+from clussvc.model.settings import find_profile
+from clussvc.service.settings_file import NodeFile, read_node_file, write_node_file, write_whole
+
+CLUSTER_GROUP = GroupId("cluster-group")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """How this node came to be; written once, before the node file."""
+
+    profile: str
+    members: dict[int, tuple[str, tuple[str, ...], int]]
+    """Name, addresses and port of every member at that time, this node included."""
+    joining: bool
+    found: FoundCluster | None
+    """The first update of the log, on the founder."""
+    log_made: bool = False
+    """Set when the journal was made: from then on a missing journal is a loss, not a first start."""
+
+
+def create_cluster(path: Path, file: NodeFile, *, profile: str) -> None:
+    """Make this machine the first node of a new cluster. Nothing runs yet.
+
+    Raises ClusterError: ``already-a-node``, ``unknown-profile``, ``write-failed``.
+    """
+    find_profile(profile)
+    _refuse_second_cluster(path, file.data)
+    authority = Authority.create(cluster_id=file.cluster_id, cluster_name=file.cluster)
+    key, request = new_signing_request(file.node)
+    certificate = authority.sign_node_request(request, node_id=file.node_id, node_name=file.node)
+    _write_keys(file, authority.pair, KeyPair(certificate=certificate, key=key), secrets.token_bytes(KEY_BYTES))
+    found = FoundCluster(
+        name=file.cluster,
+        timing_profile=profile,
+        node_name=file.node,
+        addresses=file.addresses,
+        port=file.port,
+        admin_port=file.admin_port,
+        utc_offset_min=-time.timezone // 60,
+        group=CLUSTER_GROUP,
+    )
+    members = {file.node_id: (file.node, file.addresses, file.port)}
+    write_birth(file, Birth(profile=profile, members=members, joining=False, found=found))
+    write_node_file(path, file)
+
+
+def new_cluster_id() -> str:
+    """An identifier that no other cluster has."""
+    return uuid.uuid4().hex
+
+
+def join_cluster(path: Path, token_text: str, file: NodeFile) -> NodeFile:
+    """Make this machine a node of an existing cluster. ``file``'s cluster and number come from the cluster.
+
+    Raises ClusterError: ``already-a-node``, ``bad-token``, ``token-refused`` and what the cluster answers.
+    """
+    token = parse_token(token_text)
+    _refuse_second_cluster(path, file.data, token.cluster)
+    if token.expires_ms < time.time_ns() // 1_000_000:
+        raise ClusterError(
+            "token-refused",
+            "the join token has expired; make a new one with 'cluster /addnodes:NAME' on a member"
+            " (if that is not so, compare this machine's clock with the cluster's)",
+        )
+    key, request = new_signing_request(file.node)
+    question = {
+        "token": token.id,
+        "secret": token.secret,
+        "node": file.node,
+        "addresses": list(file.addresses),
+        "port": file.port,
+        "admin_port": file.admin_port,
+        "request": request.decode(),
+    }
+    admitted_by: list[NodeIdentity] = []
+    answer, authority = ask_to_join(
+        token.contacts,
+        authority_sha256=token.authority_sha256,
+        check_member=admitted_by.append,
+        request=json.dumps(question).encode(),
+    )
+    reply = _read_reply(answer)
+    joined = _as_joined(file, reply, authority, admitted_by[-1].cluster_id)
+    node_pair = KeyPair(certificate=reply["certificate"].encode(), key=key)
+    _write_keys(
+        joined,
+        KeyPair(certificate=authority, key=reply["authority_key"].encode()),
+        node_pair,
+        bytes.fromhex(reply["heartbeat_key"]),
+    )
+    members = {int(n): (m[0], tuple(m[1]), int(m[2])) for n, m in reply["members"].items()}
+    write_birth(joined, Birth(profile=reply["profile"], members=members, joining=True, found=None))
+    write_node_file(path, joined)
+    return joined
+
+
+def _read_reply(answer: bytes) -> dict[str, Any]:
+    try:
+        reply = json.loads(answer)
+    except ValueError as error:
+        raise ClusterError("join-failed", "the member's answer cannot be read", remote=True) from error
+    if not isinstance(reply, dict):
+        raise ClusterError("join-failed", "the member's answer cannot be read", remote=True)
+    if "error" in reply:
+        raise ClusterError(str(reply.get("code", "join-refused")), str(reply["error"]), remote=True)
+    return reply
+
+
+def _as_joined(file: NodeFile, reply: dict[str, Any], authority: bytes, cluster_id: str) -> NodeFile:
+    if not signed_by(reply["certificate"].encode(), authority):
+        raise ClusterError("join-failed", "the certificate in the answer is not the authority's", remote=True)
+    return NodeFile(
+        cluster=reply["cluster"],
+        cluster_id=cluster_id,
+        node=file.node,
+        node_id=int(reply["node_id"]),
+        addresses=file.addresses,
+        port=file.port,
+        admin_port=file.admin_port,
+        data=file.data,
+        socket=file.socket,
+        self_fence=file.self_fence,
+    )
+
+
+def _refuse_second_cluster(path: Path, data: Path, wanted: str = "") -> None:
+    for sign in (path, data / "birth.json"):
+        if sign.exists():
+            name = ""
+            with contextlib.suppress(ClusterError, OSError, ValueError):
+                name = f" {read_node_file(path).cluster!r}"
+            target = f" {wanted!r}" if wanted else ""
+            raise ClusterError(
+                "already-a-node",
+                f"this machine already is a node of the cluster{name} ({sign} exists), so it cannot be taken into"
+                f" another one{target}; 'cluster node /forcecleanup' or removing {path} and {data} gives it up",
+            )
+
+
+def _write_keys(file: NodeFile, authority: KeyPair, node: KeyPair, heartbeat_key: bytes) -> None:
+    file.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file.keys.mkdir(exist_ok=True, mode=0o700)
+    for name, content in (
+        ("ca.pem", authority.certificate),
+        ("ca.key", authority.key),
+        ("node.pem", node.certificate),
+        ("node.key", node.key),
+        ("heartbeat.key", heartbeat_key),
+    ):
+        write_whole(file.keys / name, content, mode=0o600)
+
+
+# --- birth certificate and boot counter ---------------------------------------------------------------------------
+
+
+def write_birth(file: NodeFile, birth: Birth) -> None:
+    """Write birth.json."""
+    found = birth.found
+    content = {
+        "profile": birth.profile,
+        "members": {str(n): member for n, member in birth.members.items()},
+        "joining": birth.joining,
+        "log_made": birth.log_made,
+        "found": None
+        if found is None
+        else {
+            "name": found.name,
+            "timing_profile": found.timing_profile,
+            "node_name": found.node_name,
+            "addresses": found.addresses,
+            "port": found.port,
+            "admin_port": found.admin_port,
+            "utc_offset_min": found.utc_offset_min,
+            "group": found.group,
+        },
+    }
+    write_whole(file.data / "birth.json", json.dumps(content, indent=2).encode(), mode=0o600)
+
+
+def read_birth(file: NodeFile) -> Birth:
+    """Read birth.json.
+
+    Raises ClusterError(``birth-damaged``).
+    """
+    path = file.data / "birth.json"
+    try:
+        content = json.loads(path.read_bytes())
+        found = content["found"]
+        return Birth(
+            profile=content["profile"],
+            members={int(n): (m[0], tuple(m[1]), int(m[2])) for n, m in content["members"].items()},
+            joining=content["joining"],
+            log_made=content["log_made"],
+            found=FoundCluster(**{**found, "addresses": tuple(found["addresses"])}) if found else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ClusterError(
+            "birth-damaged",
+            f"{path} is missing or damaged ({error}); restore it from a backup, or give this node up with"
+            " 'cluster node /forcecleanup' and join again",
+        ) from error
+
+
+def next_boot(file: NodeFile, at_least: int) -> int:
+    """Raise and sync the boot counter; greater than ``at_least``, which comes from the configuration.
+
+    Heartbeats of an earlier boot are refused as replays, so this must never go back. A counter that was lost is made
+    good by what the cluster remembers.
+    """
+    path = file.data / "boot"
+    try:
+        last = int(path.read_text())
+    except (OSError, ValueError):
+        last = 0
+    # When both are lost, the seconds since 1970 are greater than any counter that began at 1.
+    floor = max(last, at_least) or (int(time.time()) if read_birth(file).log_made else 0)
+    write_whole(path, str(floor + 1).encode(), mode=0o600)
+    return floor + 1
+
+
+# --- one service at a time ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def service_lock(file: NodeFile) -> Iterator[None]:
+    """Hold the data folder; a second service is refused.
+
+    Raises ClusterError(``already-running``).
+    """
+    path = file.data / "lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ClusterError(
+                "already-running", f"a cluster service already runs with {file.data}; stop it first"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def end_monitors_of_earlier_life(file: NodeFile) -> int:
+    """Kill monitors that an earlier service left behind, and say how many; the lock proves that it is gone.
+
+    They terminate their resources on their own when the service goes; one that is still at it, or hangs, would share
+    its folder with the new one, which cleans up whatever is left.
+    """
+    ended = 0
+    mark = f"CLUSSVC_RUN={file.run.resolve()}/".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        is_monitor = any(v.startswith(mark) for v in variables) and not any(
+            v.startswith(b"CLUSSVC_RESOURCE=") for v in variables
+        )
+        if is_monitor and int(entry.name) != os.getpid():
+            ended += _kill(int(entry.name))
+    return ended
+
+
+def _kill(pid: int) -> int:
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return 0
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], 5.0)
+        return 1
+    except OSError:
+        return 0
+    finally:
+        os.close(handle)

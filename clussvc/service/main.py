@@ -1,0 +1,138 @@
+"""The program ``clussvc``: run the service, create a cluster, join one."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clussvc.model.errors import ClusterError
+from clussvc.service.settings_file import (
+    DEFAULT_ADMIN_PORT,
+    DEFAULT_DATA,
+    DEFAULT_FILE,
+    DEFAULT_PORT,
+    DEFAULT_SOCKET,
+    NodeFile,
+    read_node_file,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done or stopped in order, 1 an error that was explained, 2 bad arguments, 70 a broken invariant."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ClusterError as error:
+        print(f"clussvc: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="clussvc", description="The cluster service.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run the service of this node in the foreground")
+    run.add_argument("--config", type=Path, default=DEFAULT_FILE, help=f"node file (default {DEFAULT_FILE})")
+    run.add_argument("--loglevel", default="info", choices=("debug", "info", "warning", "error"))
+    run.set_defaults(run=_run)
+
+    create = commands.add_parser("create", help="make this machine the first node of a new cluster")
+    create.add_argument("--cluster", required=True, help="name of the cluster")
+    create.add_argument("--profile", default="lan", help="timing profile: lan, fast, wan or loopback")
+    create.set_defaults(run=_create)
+
+    join = commands.add_parser("join", help="make this machine a node of an existing cluster")
+    join.add_argument("token", help="one-time token from 'cluster /addnodes:NAME'")
+    join.set_defaults(run=_join)
+
+    for command in (create, join):
+        command.add_argument("--node", default=platform.node().split(".")[0], help="name of this node")
+        command.add_argument(
+            "--address", action="append", required=True, help="address of this machine; once for each network"
+        )
+        command.add_argument("--port", type=int, default=DEFAULT_PORT)
+        command.add_argument("--admin-port", type=int, default=DEFAULT_ADMIN_PORT)
+        command.add_argument("--config", type=Path, default=DEFAULT_FILE)
+        command.add_argument("--data", type=Path, default=DEFAULT_DATA)
+        command.add_argument("--socket", type=Path, default=DEFAULT_SOCKET)
+        command.add_argument("--self-fence", default="none")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from clussvc.eventlog.log import configure
+    from clussvc.service.assembly import Node
+    from clussvc.service.lifecycle import end_monitors_of_earlier_life, read_birth, service_lock
+
+    file = read_node_file(options.config)
+    birth = read_birth(file)
+    with service_lock(file):
+        events = configure(
+            file.data / "service.log", level=options.loglevel, fields={"cluster": file.cluster, "node": file.node}
+        )
+        try:
+            import structlog
+
+            log = structlog.get_logger()
+            ended = end_monitors_of_earlier_life(file)
+            if ended:
+                log.warning("service.leftovers", monitors=ended)
+            try:
+                why = Node(file, birth).serve()
+            except ClusterError as error:
+                log.critical("service.refused", because=error.message, code=error.code)
+                raise
+            log.info("service.stopped", because=why)
+        finally:
+            events.close()
+    return 0
+
+
+def _node_file(options: argparse.Namespace, *, cluster: str, cluster_id: str, node_id: int) -> NodeFile:
+    import ipaddress
+
+    try:
+        addresses = tuple(str(ipaddress.ip_address(address)) for address in options.address)
+    except ValueError as error:
+        raise ClusterError("bad-address", f"--address: {error}") from error
+    return NodeFile(
+        cluster=cluster,
+        cluster_id=cluster_id,
+        node=options.node,
+        node_id=node_id,
+        addresses=addresses,
+        port=options.port,
+        admin_port=options.admin_port,
+        data=options.data.resolve(),
+        socket=options.socket.resolve(),
+        self_fence=options.self_fence,
+    )
+
+
+def _create(options: argparse.Namespace) -> int:
+    from clussvc.service.lifecycle import create_cluster, new_cluster_id
+
+    file = _node_file(options, cluster=options.cluster, cluster_id=new_cluster_id(), node_id=1)
+    create_cluster(options.config, file, profile=options.profile)
+    print(f"Cluster {file.cluster} is created; {file.node} is its first node. Start the service of this node with:")
+    print(f"  clussvc run --config {options.config}")
+    return 0
+
+
+def _join(options: argparse.Namespace) -> int:
+    from clussvc.service.lifecycle import join_cluster
+
+    file = _node_file(options, cluster="", cluster_id="", node_id=1)
+    joined = join_cluster(options.config, options.token, file)
+    print(
+        f"{joined.node} is admitted to the cluster {joined.cluster} as node {joined.node_id}. Start its service with:"
+    )
+    print(f"  clussvc run --config {options.config}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
