@@ -550,6 +550,8 @@ def parse(words: Sequence[str]) -> Invocation:
         )
     options = []
     while rest:
+        if not _is_option(rest[0]):
+            raise SyntaxProblem(f"{rest[0]!r} is neither an option nor the argument of one.", spec.name)
         option, taken = _read_option(spec, rest)
         if cluster_option := option if option.name == "cluster" else None:
             cluster = cluster_option.argument
