@@ -29,7 +29,7 @@ from typing import Final
 from clussvc.model.errors import ClusterError
 from clussvc.model.monitoring import MonitorCommand, MonitorDied, MonitorReport
 from clussvc.resources.monitor.kernel import monotonic_ms
-from clussvc.resources.monitor.protocol import FrameReader, Ping, Pong, command_codec, report_codec
+from clussvc.resources.monitor.protocol import HUNG_STATUS, FrameReader, Ping, Pong, command_codec, report_codec
 from clussvc.resources.monitor.workers import CallBoard
 
 COMMANDS_MAX: Final = 20_000
@@ -310,6 +310,8 @@ class _Life:
     def _obituary(self, status: int) -> MonitorDied:
         running = CallBoard.read(self._run_folder / "calls")
         how = f"ended with exit status {status}" if status >= 0 else f"was ended by signal {-status}"
+        if status == HUNG_STATUS:
+            how = "ended itself to stop an online that hung while everything had to be terminated"
         why = f"the resource monitor (process {self.process.pid}) {how}"
         if self._killed_because:
             why = f"the resource monitor (process {self.process.pid}) was killed because {self._killed_because}"

@@ -21,6 +21,9 @@ from clussvc.model.monitoring import MonitorCommand, MonitorReport
 FRAME_BYTES_MAX: Final = 1 << 20
 """The longest frame; private properties are bounded far below it."""
 
+HUNG_STATUS: Final = 75
+"""Exit status of a monitor that had to terminate everything while an online hung, and ended itself to stop it."""
+
 _LENGTH: Final = struct.Struct(">I")
 
 

@@ -12,7 +12,8 @@ Online Pend.   silent for pending_timeout -> terminated, then Failed; own failur
 Online         looks_alive false -> is_alive; is_alive false, a dead process, failed() -> Failed
 any            TakeOffline: offline, then whatever is left is killed -> Offline; trouble -> terminate
 any            TerminateResource: pending call aborted, terminate, processes killed, records undone -> Offline
-any            the lease ends, or the service is gone: everything is terminated
+any            the lease ends, or the service is gone: everything is terminated; if an online
+               hangs then, this process ends, since only that stops it for certain
 =============  =====================================================================================
 
 Invariants: nothing starts without a lease, nor under an epoch older than the newest seen for the group; one
@@ -27,6 +28,7 @@ import os
 import queue
 import selectors
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -69,7 +71,7 @@ from clussvc.resources.monitor.processes import (
     kill_all,
     marker_of,
 )
-from clussvc.resources.monitor.protocol import FrameReader, Ping, Pong, command_codec, report_codec
+from clussvc.resources.monitor.protocol import HUNG_STATUS, FrameReader, Ping, Pong, command_codec, report_codec
 from clussvc.resources.monitor.records import RecordBook
 from clussvc.resources.monitor.schedule import PollKind, PollSchedule
 from clussvc.resources.monitor.slot import Catalogue, DrivenType, Ending, Slot
@@ -82,6 +84,8 @@ KILL_LIMIT_MS: Final = 2_000
 """How long killing a tree may take before its remains are reported."""
 LATE_RETURN_MS: Final = 500
 """How long a termination waits for an aborted call to return, to undo what its last step may have made."""
+LAST_RETURN_MS: Final = 100
+"""The same when everything is terminated, where a node has no more than its release budget."""
 OUTBOX_MAX: Final = 20_000
 """Reports that wait for a service that does not read; beyond it the service counts as gone."""
 OUTBOX_LOGS_MAX: Final = 1_000
@@ -537,7 +541,7 @@ class Monitor(HandleSink):
         """Raises when something is left; the text says what."""
         self._ask_to_terminate(slot)
         self._sweep(slot)
-        if _returns_late(aborted):
+        if _returns_late(aborted, LATE_RETURN_MS):
             self._ask_to_terminate(slot)
             self._sweep(slot)
 
@@ -545,7 +549,7 @@ class Monitor(HandleSink):
         """As _do_terminate, when the processes of all resources are killed together."""
         self._ask_to_terminate(slot)
         self._undo_record(slot)
-        if _returns_late(aborted):
+        if _returns_late(aborted, LAST_RETURN_MS):
             self._ask_to_terminate(slot)
             self._undo_record(slot)
 
@@ -665,10 +669,9 @@ class Monitor(HandleSink):
             self._endings += 1
         with self._ending_all, self._gate.closed():
             slots = list(self._slots.values())
-            for slot in slots:
-                call = slot.call
-                if call is not None and call.kind in _ABORTABLE:
-                    call.abort()
+            calls = [call for slot in slots if (call := slot.call) is not None and call.kind in _ABORTABLE]
+            for call in calls:
+                call.abort()
             everything = everything_of(str(self._run_folder))
             kill_all(everything, KILL_LIMIT_MS)
             recorded = {record.resource for record in self._records.all()}
@@ -677,14 +680,28 @@ class Monitor(HandleSink):
                 for slot in slots
                 if slot.state is not ResourceState.OFFLINE or slot.call is not None or slot.spec.resource in recorded
             ]
+            deadline_ms = monotonic_ms() + TERMINATE_LIMIT_MS
             for call in [self._pool.submit(self._last_call(slot)) for slot in active]:
-                call.finished.wait(TERMINATE_LIMIT_MS / 1000)
+                call.finished.wait(max(deadline_ms - monotonic_ms(), 0) / 1000)
             left = self._undo_all_records()
             for pid in kill_all(everything, KILL_LIMIT_MS):
                 left.add(ResourceId(marker_of(pid, RESOURCE_MARKER) or f"process {pid}"))
             for slot in slots:
                 slot.handle.reap_ended()
+            self._leave_if_hung(calls)
         self._post(lambda: self._ended_everything(why, tuple(sorted(left)), then))
+
+    def _leave_if_hung(self, calls: list[Call]) -> None:
+        """Nobody can vouch for what an online that has not returned will do; only the end of this process settles it.
+
+        So no answer is given in that case: the service is told of the death, starts the next monitor, and has that one
+        make sure that nothing is left.
+        """
+        hung = [call.resource for call in calls if call.kind is CallKind.ONLINE and not call.finished.is_set()]
+        if hung:
+            print(f"everything was terminated, but online of {', '.join(map(str, hung))} hangs", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(HUNG_STATUS)
 
     def _last_call(self, slot: Slot) -> Call:
         aborted = slot.call
@@ -848,9 +865,9 @@ class Monitor(HandleSink):
         self._report(ResourceLogged(resource=slot.spec.resource, level=level, text=text))
 
 
-def _returns_late(aborted: Call | None) -> bool:
+def _returns_late(aborted: Call | None, limit_ms: int) -> bool:
     """Whether an aborted call was still running and returned now; its last step may have made something."""
-    return aborted is not None and not aborted.finished.is_set() and aborted.finished.wait(LATE_RETURN_MS / 1000)
+    return aborted is not None and not aborted.finished.is_set() and aborted.finished.wait(limit_ms / 1000)
 
 
 def _words(error: object) -> str:

@@ -65,8 +65,25 @@ def test_nothing_starts_without_a_lease(tmp_path: Path) -> None:
         driver.finish()
 
 
-def test_lost_lease_ends_everything_though_a_worker_hangs(driver: Driver, tmp_path: Path) -> None:
-    """The processes of healthy and of hung resources are gone when the deadman reports; a new lease permits again."""
+def test_lost_lease_ends_everything(driver: Driver, tmp_path: Path) -> None:
+    """Processes are gone when the deadman reports, states are told, and a new lease permits again."""
+    app = spec("app", "Generic Application", CommandLine=sleeper(tmp_path))
+    driver.online(app)
+    pid = read_pid(tmp_path / "app")
+
+    driver.starve()
+
+    assert "lease" in driver.wait_state(app, ResourceState.OFFLINE).detail
+    fired = driver.wait(DeadmanFired)
+    assert () == fired.left
+    assert fired.lease_ended_ms <= boottime_ms()
+    assert not alive(pid)
+    driver.feed()
+    assert ResourceState.ONLINE is driver.online(app, epoch=2).state
+
+
+def test_lost_lease_ends_a_hung_online_with_its_monitor(driver: Driver, tmp_path: Path) -> None:
+    """Nobody can vouch for code that hangs: when everything is gone the monitor ends too, and names the culprit."""
     path = tmp_path / "hang.py"
     path.write_text(HANG_HARD.format(folder=tmp_path))
     stuck = spec("stuck", "Generic Script", ScriptFilepath=str(path))
@@ -78,13 +95,11 @@ def test_lost_lease_ends_everything_though_a_worker_hangs(driver: Driver, tmp_pa
 
     driver.starve()
 
-    fired = driver.wait(DeadmanFired)
-    assert () == fired.left
-    assert fired.lease_ended_ms <= boottime_ms()
+    died = driver.wait(MonitorDied)
+    assert stuck.resource == died.culprit
+    assert "hung" in died.why
     assert not any(map(alive, pids))
-    assert ResourceState.OFFLINE in {getattr(r, "state", None) for r in driver.seen}
-    driver.feed()
-    (tmp_path / "app").unlink()
+    driver.start()
     assert ResourceState.ONLINE is driver.online(app, epoch=2).state
 
 
