@@ -137,6 +137,7 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         self._voters: tuple[int, set[int]] = (0, set())
         self._echoes: dict[int, float] = {}
         self._appended_s = 0.0
+        self._stepped_s = 0.0
         self._reply: _ReplyContext | None = None
         self._transfers: dict[int, _Transfer] = {}
         self._transfer_count = 0
@@ -205,7 +206,9 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
     def next_wake_s(self) -> float:
         """When the guard or the library has something to do even if nothing happens."""
         if self._role == _LEADER:
-            return self._appended_s + self._settings.heartbeat_s
+            due = self._appended_s + self._settings.heartbeat_s
+            # Without a reachable member nothing is sent, and what is overdue must not become a busy loop.
+            return due if due > self._stepped_s else self._stepped_s + self._settings.heartbeat_s / 4
         if self._campaigning or not self.other_members:
             return self._now_s() + 0.01
         return self._deadline_s
@@ -294,7 +297,7 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
 
     def timer(self) -> None:
         """Ask for an election when no leader is heard; move snapshot transfers on."""
-        now = self._now_s()
+        now = self._stepped_s = self._now_s()
         for peer in list(self._transfers):
             self._drive_transfer(peer, now)
         if self._incoming is not None and self._incoming.term < self._term:

@@ -330,6 +330,11 @@ class RaftNode:
             if pending.sent_to == node_id and node_id != self._node_id:
                 self._unsend(pending)
 
+    def fail(self, error: Exception) -> None:
+        """End for good, because whoever drives this node cannot go on; as after an error of its own."""
+        if self._dead is None and not self._closed:
+            self._die(error)
+
     def close(self) -> None:
         """Release the files. Waiting proposals end as unknown, or refused when they never left."""
         if self._closed:
@@ -552,7 +557,7 @@ class RaftNode:
         self._change_submitted = True
         act = self._raft.addNodeToCluster if adding else self._raft.removeNodeFromCluster
         with surrounded_by(self._surroundings):
-            act(self._guard.peer(node_id), partial(self._guarded, self._change_done))
+            act(self._guard.peer(node_id), partial(self._guarded, partial(self._change_done, done)))
 
     def _change_refusal(self, node_id: int, *, adding: bool) -> str | None:
         if self._dead is not None or self._closed:
@@ -575,8 +580,10 @@ class RaftNode:
             return f"node {node_id} is not connected, and a member that cannot answer would hold up the cluster"
         return None
 
-    def _change_done(self, result: bytes | None, reason: int) -> None:
+    def _change_done(self, asked_by: Done, result: bytes | None, reason: int) -> None:
         del result
+        if self._change_in_flight is not asked_by:
+            return
         if reason == FAIL_REASON.SUCCESS:
             self._end_change(Outcome(kind=OutcomeKind.COMMITTED))
         elif reason in _NOT_APPLIED:

@@ -55,7 +55,7 @@ class RaftThread:
             state_machine=state_machine,
             settings=settings,
             send=send,
-            now_s=time.monotonic,
+            now_s=_now_s,
             rng=random.Random(),  # noqa: S311 (election timing and request names, no secret)
             on_fatal=on_fatal,
             joining=joining,
@@ -86,6 +86,7 @@ class RaftThread:
             if self._thread.is_alive():
                 raise TimeoutError(f"the thread {self._thread.name} did not end within {STOP_TIMEOUT_S:.0f} s")
         self._node.close()
+        self._view = _View(self._node)
         for call in self._calls:
             call()
         self._calls.clear()
@@ -104,11 +105,11 @@ class RaftThread:
 
     def peer_connected(self, node_id: int) -> None:
         """The network below can reach a node now."""
-        self._enqueue(partial(self._node.peer_connected, node_id))
+        self._enqueue(partial(self._node.peer_connected, node_id), most=2 * CALLS_MAX)
 
     def peer_disconnected(self, node_id: int) -> None:
         """The network below has lost a node."""
-        self._enqueue(partial(self._node.peer_disconnected, node_id))
+        self._enqueue(partial(self._node.peer_disconnected, node_id), most=2 * CALLS_MAX)
 
     def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
         """See :meth:`RaftNode.propose`; ``done`` runs on the thread of the log."""
@@ -135,7 +136,7 @@ class RaftThread:
     @property
     def is_leader_with_lease(self) -> bool:
         """Whether this node leads for certain, at this moment."""
-        return time.monotonic() < self._view.lease_until_s
+        return _now_s() < self._view.lease_until_s
 
     @property
     def applied_index(self) -> int:
@@ -150,19 +151,31 @@ class RaftThread:
         if not self._enqueue(call):
             done(Outcome(kind=OutcomeKind.REFUSED, detail="this node's log has too much to do, or has stopped"))
 
-    def _enqueue(self, call: Callable[[], None]) -> bool:
+    def _enqueue(self, call: Callable[[], None], *, most: int = CALLS_MAX) -> bool:
         with self._wake:
-            if self._stopping or len(self._calls) >= CALLS_MAX:
+            if self._stopping or len(self._calls) >= most:
                 return False
             self._calls.append(call)
             self._wake.notify()
             return True
 
     def _run(self) -> None:
+        try:
+            self._drive()
+        except Exception as error:  # noqa: BLE001 (a callback of ours failed: nothing is known any more)
+            self._node.fail(error)
+            self._view = _View(self._node)
+            with self._wake:
+                self._stopping = True
+                left, self._calls = self._calls, deque()
+            for call in left:
+                call()
+
+    def _drive(self) -> None:
         while True:
             with self._wake:
                 if not self._stopping and not self._frames and not self._calls:
-                    self._wake.wait(max(0.0, self._node.next_wake_s() - time.monotonic()))
+                    self._wake.wait(max(0.0, self._node.next_wake_s() - _now_s()))
                 if self._stopping:
                     return
                 frames, self._frames, self._frame_bytes = self._frames, deque(), 0
@@ -181,6 +194,11 @@ class RaftThread:
             self._told = now
             if self._on_leader_changed is not None:
                 self._on_leader_changed(*now)
+
+
+def _now_s() -> float:
+    """Seconds since boot. Time asleep counts: a lease must not outlive a suspended machine's night."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class _View:

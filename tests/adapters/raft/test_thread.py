@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
+from clussvc.model.errors import ClusterError
 
 SETTINGS = RaftSettings(election_timeout_ms=600, heartbeat_ms=100, compaction_entries=100)
 LIMIT_S = 30.0
@@ -161,17 +162,7 @@ def test_a_failing_state_machine_ends_the_node(tmp_path: Path) -> None:
         failed.set()
 
     outcomes: list[Outcome] = []
-    thread = RaftThread(
-        node_id=1,
-        cluster_id="one",
-        members=frozenset({1}),
-        folder=tmp_path,
-        first_boot=True,
-        state_machine=Broken(),
-        settings=SETTINGS,
-        send=lambda receiver, frame: None,
-        on_fatal=on_fatal,
-    )
+    thread = one_node(tmp_path, Broken(), on_fatal)
     thread.start()
     thread.propose(b"x", LIMIT_S, outcomes.append)
     assert failed.wait(LIMIT_S)
@@ -179,3 +170,46 @@ def test_a_failing_state_machine_ends_the_node(tmp_path: Path) -> None:
     thread.propose(b"y", LIMIT_S, outcomes.append)
     assert [OutcomeKind.UNKNOWN, OutcomeKind.REFUSED] == [outcome.kind for outcome in outcomes]
     assert ["broken"] == [str(error) for error in failures]
+
+
+def test_another_release_of_the_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Safety was shown for one release only; the message says how to get it."""
+    monkeypatch.setattr("clussvc.global_update.raft.library.VERSION", "0.3.18")
+    with pytest.raises(ClusterError, match=r"pip install pysyncobj==0\.3\.17"):
+        one_node(tmp_path, Counter(), lambda error: None)
+
+
+def test_a_failing_callback_ends_the_node(tmp_path: Path) -> None:
+    """An exception in a callback never runs through the library, which would apply the command again."""
+    failed = threading.Event()
+    state = Counter()
+    thread = one_node(tmp_path, state, lambda error: failed.set())
+    thread.start()
+
+    def done(outcome: Outcome) -> None:
+        raise RuntimeError("callback")
+
+    thread.propose(b"x", LIMIT_S, done)
+    assert failed.wait(LIMIT_S)
+    thread.stop()
+    outcomes: list[Outcome] = []
+    thread.propose(b"y", LIMIT_S, outcomes.append)
+    assert [OutcomeKind.REFUSED] == [outcome.kind for outcome in outcomes]
+    assert [b"x"] == state.history
+    assert 1 == thread.applied_index
+    assert not thread.is_leader_with_lease
+
+
+def one_node(folder: Path, state: Counter, on_fatal: Callable[[Exception], None]) -> RaftThread:
+    """A cluster of one."""
+    return RaftThread(
+        node_id=1,
+        cluster_id="one",
+        members=frozenset({1}),
+        folder=folder,
+        first_boot=True,
+        state_machine=state,
+        settings=SETTINGS,
+        send=lambda receiver, frame: None,
+        on_fatal=on_fatal,
+    )
