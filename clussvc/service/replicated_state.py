@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from clussvc import codec
 from clussvc.events import Committed, ConfigInstalled
-from clussvc.global_update.apply import apply
+from clussvc.global_update.apply import apply, founded
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 
@@ -34,13 +34,13 @@ class ReplicatedState:
             self.malformed += 1
             return _INDEX.pack(index)
         applied = apply(self._config, proposal)
-        self._config = applied.config
-        if self._config is not None:
+        self._config = applied.config if founded(applied.config) else None
+        if founded(applied.config):
             self._tell(
                 Committed(
                     index=index,
                     proposal=proposal,
-                    config=self._config,
+                    config=applied.config,
                     refusal=applied.refusal,
                     records=applied.records,
                 )

@@ -16,8 +16,6 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from clussvc.global_update.apply import apply
-
 from clussvc.actions import (
     Action,
     AddLogMember,
@@ -46,6 +44,7 @@ from clussvc.events import (
     StopRequested,
     Tick,
 )
+from clussvc.global_update.apply import apply
 from clussvc.global_update.update import (
     AddDependency,
     AddJoinToken,
@@ -78,6 +77,7 @@ from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import NodeCore
 from clussvc.quorum.majority import is_majority
 
+SECRET_SHA256 = "0" * 64
 WALL_START_MS = 1_800_000_000_000
 
 
@@ -163,12 +163,14 @@ class World:
         for node in list(self.nodes.values())[1:]:
             token = f"t{node.id}"
             self._append_directly(
-                AddJoinToken(token=token, secret_sha256="x", expires_ms=WALL_START_MS + 10**9, at_ms=WALL_START_MS)
+                AddJoinToken(
+                    token=token, secret_sha256=SECRET_SHA256, expires_ms=WALL_START_MS + 10**9, at_ms=WALL_START_MS
+                )
             )
             self._append_directly(
                 AdmitNode(
                     token=token,
-                    secret_sha256="x",
+                    secret_sha256=SECRET_SHA256,
                     node_name=f"n{node.id}",
                     addresses=(node.address,),
                     port=3343,
