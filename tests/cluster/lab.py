@@ -1,0 +1,490 @@
+"""A lab of virtual machines on this one: what they are made of, and what can be done to them.
+
+A machine is a set of namespaces (network, PID, mount, UTS, IPC) that a *holder* process keeps; nothing has a name, so
+nothing can be left behind in /run or in the caller's own network. Its network card is one end of a veth pair, whose
+other end is a port of a bridge in a namespace of its own, the *switch*. A crash is the switch port going down and the
+death of PID 1, with which the kernel kills everything on the machine; the data folder is on the caller's disk and
+outlives it.
+
+Every holder has a lifeline: a pipe whose other end only the lab has. However the lab ends, kill -9 included, the pipes
+end, the holders follow, and with them all the rest.
+
+Needs root, or a user namespace in which the caller is root, and iproute2 and util-linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from tests.cluster.probe import LIMIT_MS, RATE_HZ, Attempt, read_attempts, settled
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+NODE_INIT: Final = Path(__file__).with_name("node_init.py")
+NEEDED_PROGRAMS: Final = ("ip", "bridge", "nsenter", "unshare", "mount")
+NETWORK: Final = "10.77.0"
+PREFIX: Final = 24
+CLIENT_ADDRESS: Final = f"{NETWORK}.100"
+VIP: Final = f"{NETWORK}.200"
+START_LIMIT_S: Final = 20.0
+"""How long a holder may take to be there; it takes some ten milliseconds."""
+COMMAND_LIMIT_S: Final = 90.0
+LOG_TAIL_LINES: Final = 25
+
+
+class LabError(Exception):
+    """The lab itself does not work; the message says what is missing."""
+
+
+def eventually(predicate: Callable[[], object], what: str, *, timeout_s: float = 30.0) -> None:
+    """Look again and again until ``predicate`` is true. Raises AssertionError that says ``what`` did not happen."""
+    deadline_s = time.monotonic() + timeout_s
+    while not predicate():
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"did not happen within {timeout_s:g} s: {what}")
+        time.sleep(0.05)
+
+
+def missing_programs() -> list[str]:
+    """What the lab needs and this machine does not have."""
+    return [program for program in NEEDED_PROGRAMS if shutil.which(program) is None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One process of a machine, by its number outside."""
+
+    pid: int
+    words: tuple[str, ...]
+
+    def runs(self, module: str) -> bool:
+        """Whether it is ``python -m module``; its children that only were forked from it are too."""
+        return module in self.words
+
+
+class Holder:
+    """A process that keeps namespaces alive as long as its lifeline is."""
+
+    def __init__(self, options: Sequence[str], program: Sequence[str], log: Path) -> None:
+        with log.open("ab") as errors:
+            self._unshare = subprocess.Popen(
+                ["unshare", *options, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            )
+        assert self._unshare.stdin is not None and self._unshare.stdout is not None
+        if "--fork" not in options:
+            # Here the program is cat(1): what comes back was read inside the new namespaces.
+            self._unshare.stdin.write(b"ready\n")
+            self._unshare.stdin.flush()
+        ready, _, _ = select.select([self._unshare.stdout], [], [], START_LIMIT_S)
+        if not ready or self._unshare.stdout.readline() != b"ready\n":
+            self.end()
+            raise LabError(
+                "cannot make the namespaces of a machine; run as root or under 'unshare --user --map-root-user'."
+                f" The system says: {log.read_text(errors='replace').strip()[-400:]}"
+            )
+        self.pid = children_of(self._unshare.pid)[0] if "--fork" in options else self._unshare.pid
+        self.pid_namespace = os.readlink(f"/proc/{self.pid}/ns/pid")
+        self.namespaces = {os.readlink(f"/proc/{self.pid}/ns/net")}
+        if "--fork" in options:
+            self.namespaces.add(self.pid_namespace)
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs."""
+        return self._unshare.poll() is None
+
+    def end(self) -> None:
+        """Kill it and wait until it is gone; the namespaces follow."""
+        if self.lives:
+            with contextlib.suppress(ProcessLookupError, AttributeError):
+                os.kill(self.pid, signal.SIGKILL)
+        for pipe in (self._unshare.stdin, self._unshare.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            self._unshare.wait(START_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._unshare.kill()
+            self._unshare.wait(START_LIMIT_S)
+
+
+class Node:
+    """One machine of the lab, and the cluster service on it."""
+
+    def __init__(self, lab: Lab, number: int) -> None:
+        self._lab = lab
+        self.number = number
+        self.name = f"NODE{number}"
+        self.address = f"{NETWORK}.{10 + number}"
+        self.folder = lab.folder / f"n{number}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config = self.folder / "node.toml"
+        self.data = self.folder / "data"
+        self.socket = self.folder / "admin.sock"
+        self.log = self.folder / "service.out"
+        self.holder: Holder | None = None
+        self._services: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def port(self) -> str:
+        """Its port of the switch."""
+        return f"p{self.number}"
+
+    # --- the machine ------------------------------------------------------------------------------------------------
+
+    @property
+    def up(self) -> bool:
+        """Whether the machine runs."""
+        return self.holder is not None and self.holder.lives
+
+    def boot(self) -> None:
+        """Switch the machine on; nothing but its PID 1 runs then."""
+        assert not self.up, f"{self.name} runs already"
+        self.holder = Holder(
+            (
+                *("--net", "--pid", "--fork", "--mount", "--uts", "--ipc"),
+                *("--kill-child=SIGKILL", "--mount-proc", "--propagation=private"),
+            ),
+            (sys.executable, "-I", str(NODE_INIT), self.name),
+            self.folder / "init.out",
+        )
+        self._lab.plug(self.port, self.holder, address=self.address, mac=f"02:77:00:00:00:{self.number:02x}")
+
+    def crash(self) -> None:
+        """Pull the cable and end every process at once, as a power failure does."""
+        assert self.holder is not None, f"{self.name} was never switched on"
+        self._lab.switch_ip(f"link set {self.port} down")
+        self.holder.end()
+        self._forget_services()
+        # The kernel takes the card away some time after the machine's end; the port must be free for the next boot.
+        self._lab.switch_ip(f"link del {self.port}", check=False)
+
+    def cut(self) -> None:
+        """Pull the cable: the machine sees its link go down."""
+        self._lab.switch_ip(f"link set {self.port} down")
+
+    def mute(self) -> None:
+        """The switch forwards nothing from or to the machine any more, which sees no change."""
+        self._lab.on_switch("bridge", "link", "set", "dev", self.port, "state", "0")
+
+    def heal(self) -> None:
+        """Undo ``cut`` or ``mute``."""
+        self._lab.switch_ip(f"link set {self.port} up")
+        self._lab.on_switch("bridge", "link", "set", "dev", self.port, "state", "3")
+
+    def enter(self, *words: str) -> list[str]:
+        """The words that run a command on the machine."""
+        assert self.holder is not None and self.up, f"{self.name} is off"
+        return ["nsenter", "-t", str(self.holder.pid), "-n", "-p", "-m", "-u", "-i", "--", *words]
+
+    def run(self, *words: str, timeout_s: float = COMMAND_LIMIT_S) -> subprocess.CompletedProcess[str]:
+        """Run a command on the machine to its end."""
+        return subprocess.run(self.enter(*words), capture_output=True, text=True, timeout=timeout_s, check=False)
+
+    def addresses(self) -> list[str]:
+        """The IPv4 addresses of its network card."""
+        shown = self.run("ip", "-4", "-o", "address", "show", "dev", "eth0")
+        return [line.split()[3].split("/")[0] for line in shown.stdout.splitlines()]
+
+    def processes(self) -> list[Process]:
+        """All processes of the machine but its PID 1, zombies left out."""
+        if self.holder is None or not self.up:
+            return []
+        # Some processes outside, such as nsenter(1), share its network; only what runs on it has its PID namespace.
+        inside = frozenset({self.holder.pid_namespace})
+        return [one for one in processes_in(inside) if one.pid != self.holder.pid]
+
+    def freeze(self) -> None:
+        """Stop every process of the machine; its kernel lives on."""
+        # A process that was being started while the first round went by is stopped by the second.
+        for _ in range(2):
+            signal_all(self.processes(), signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo ``freeze`` or ``freeze_service``."""
+        signal_all(self.processes(), signal.SIGCONT)
+        for service in self._services:
+            with contextlib.suppress(ProcessLookupError):
+                # nsenter(1) stops itself when its child is stopped.
+                os.kill(service.pid, signal.SIGCONT)
+
+    # --- the cluster service ----------------------------------------------------------------------------------------
+
+    def start_service(self) -> None:
+        """Start ``clussvc run``; returns at once."""
+        # The service of this machine is the child of nsenter, which waits for it outside.
+        with self.log.open("ab") as log:
+            words = self.enter(sys.executable, "-m", "clussvc.service.main", "run", "--config", str(self.config))
+            self._services.append(
+                subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment())
+            )
+
+    def service(self) -> int | None:
+        """The number of the service's process; None when it does not run."""
+        for nsenter in self._services:
+            if nsenter.poll() is None and (children := children_of(nsenter.pid)):
+                return children[0]
+        return None
+
+    def monitors(self) -> list[int]:
+        """The numbers of the resource monitors' processes."""
+        return [one.pid for one in self.processes() if one.runs("clussvc.service.monitor_main")]
+
+    def freeze_service(self) -> None:
+        """Stop the process of the service alone; its monitors run on."""
+        os.kill(self._running(self.service()), signal.SIGSTOP)
+
+    def kill_service(self) -> None:
+        """Kill the process of the service alone."""
+        os.kill(self._running(self.service()), signal.SIGKILL)
+
+    def kill_monitor(self) -> None:
+        """Kill the resource monitor."""
+        monitors = self.monitors()
+        assert monitors, f"{self.name} runs no resource monitor"
+        os.kill(monitors[0], signal.SIGKILL)
+
+    def stop_service(self) -> None:
+        """Ask the service to end in order (SIGTERM); returns at once."""
+        os.kill(self._running(self.service()), signal.SIGTERM)
+
+    def wait_service_ended(self, timeout_s: float = 30.0) -> None:
+        """Wait until no service runs on the machine."""
+        eventually(lambda: self.service() is None, f"the service of {self.name} ends", timeout_s=timeout_s)
+        self._forget_services()
+
+    def cluster(self, *words: str, timeout_s: float = COMMAND_LIMIT_S) -> subprocess.CompletedProcess[str]:
+        """Run the program ``cluster`` with these words, through the socket of this node."""
+        return subprocess.run(
+            [sys.executable, "-m", "cluster_cli.main", *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            cwd="/",
+            env=environment(CLUSSVC_SOCKET=str(self.socket)),
+        )
+
+    def tail(self) -> str:
+        """The last lines of the logs of its service."""
+        shown = []
+        for path in (self.log, self.data / "service.log"):
+            if path.exists():
+                lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+                shown.append("\n".join([f"--- {path}", *lines]))
+        return "\n".join(shown)
+
+    def _running(self, pid: int | None) -> int:
+        assert pid is not None, f"no service runs on {self.name}; its log ends with:\n{self.tail()}"
+        return pid
+
+    def _forget_services(self) -> None:
+        for service in self._services:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(service.pid, signal.SIGCONT)
+            service.wait(START_LIMIT_S)
+        self._services.clear()
+
+
+class Probe:
+    """The client machine's program that asks for ``/whoami`` without end."""
+
+    def __init__(self, lab: Lab, address: str, port: int, rate_hz: int, limit_ms: int) -> None:
+        self.path = lab.folder / f"probe-{time.monotonic_ns()}.jsonl"
+        program = Path(__file__).with_name("probe.py")
+        self._process = subprocess.Popen(
+            lab.enter_client(
+                *(sys.executable, "-m", f"tests.cluster.{program.stem}", "--address", address, "--port", str(port)),
+                *("--rate", str(rate_hz), "--limit-ms", str(limit_ms), "--output", str(self.path)),
+            ),
+            stdin=subprocess.PIPE,
+            cwd=REPOSITORY,
+            env=environment(),
+        )
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts so far."""
+        return read_attempts(self.path)
+
+    def wait_answered(self, *, since_s: float, answers: int = 20, timeout_s: float = 60.0) -> None:
+        """Wait until that many attempts in a row, begun after ``since_s``, were all answered."""
+        eventually(
+            lambda: settled(self.attempts(), since_s=since_s, answers=answers),
+            f"the client gets {answers} answers in a row",
+            timeout_s=timeout_s,
+        )
+
+    def end(self) -> list[Attempt]:
+        """Stop asking; all attempts."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(START_LIMIT_S)
+        finally:
+            self._process.kill()
+        return self.attempts()
+
+
+class Lab:
+    """Machines NODE1, NODE2, ... and a client, joined by a switch. Use it in a ``with`` statement."""
+
+    def __init__(self, *, folder: Path, nodes: int = 3) -> None:
+        if missing := missing_programs():
+            raise LabError(f"not found: {', '.join(missing)}; install them with 'apt-get install iproute2 util-linux'")
+        self.folder = folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._probes: list[Probe] = []
+        self._seen: set[str] = set()
+        self.nodes: list[Node] = []
+        self._holders: list[Holder] = []
+        try:
+            self._switch = self._hold("switch")
+            self._client = self._hold("client")
+            self.switch_ip(
+                "link set lo up",
+                "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+                "link set br0 up",
+            )
+            self.plug("pc", self._client, address=CLIENT_ADDRESS, mac="02:77:00:00:00:ff")
+            self.nodes = [Node(self, number) for number in range(1, nodes + 1)]
+            for node in self.nodes:
+                node.boot()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, number: int) -> Node:
+        """NODE ``number``, from 1."""
+        return self.nodes[number - 1]
+
+    def named(self, name: str) -> Node:
+        """The node of that name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def probe(self, *, address: str = VIP, port: int = 80, rate_hz: int = RATE_HZ, limit_ms: int = LIMIT_MS) -> Probe:
+        """Let the client ask from now on."""
+        probe = Probe(self, address, port, rate_hz, limit_ms)
+        self._probes.append(probe)
+        return probe
+
+    def enter_client(self, *words: str) -> list[str]:
+        """The words that run a command on the client machine."""
+        return ["nsenter", "-t", str(self._client.pid), "-n", "--", *words]
+
+    def plug(self, port: str, holder: Holder, *, address: str, mac: str) -> None:
+        """Join a machine to the switch, with the same hardware address at every boot."""
+        self._seen |= holder.namespaces
+        self.switch_ip(
+            f"link add {port} type veth peer name eth0 address {mac} netns {holder.pid}",
+            f"link set {port} master br0 up",
+        )
+        self._ip(
+            holder,
+            "link set lo up",
+            f"address add {address}/{PREFIX} dev eth0",
+            "link set eth0 up",
+        )
+
+    def switch_ip(self, *lines: str, check: bool = True) -> None:
+        """Run lines of ip(8) on the switch."""
+        self._ip(self._switch, *lines, check=check)
+
+    def on_switch(self, *words: str) -> None:
+        """Run a command on the switch."""
+        subprocess.run(["nsenter", "-t", str(self._switch.pid), "-n", "--", *words], check=True, timeout=START_LIMIT_S)
+
+    def close(self) -> None:
+        """End everything. Raises LabError when a process of the lab is left all the same."""
+        for probe in self._probes:
+            probe.end()
+        for node in self.nodes:
+            if node.holder is not None:
+                node.holder.end()
+                node._forget_services()
+        for holder in self._holders:
+            holder.end()
+        deadline_s = time.monotonic() + START_LIMIT_S
+        while left := processes_in(frozenset(self._seen)):
+            if time.monotonic() > deadline_s:
+                raise LabError(f"left over: {left}")
+            time.sleep(0.02)
+
+    def _hold(self, name: str) -> Holder:
+        holder = Holder(("--net",), ("cat",), self.folder / f"{name}.out")
+        self._holders.append(holder)
+        self._seen |= holder.namespaces
+        return holder
+
+    @staticmethod
+    def _ip(holder: Holder, *lines: str, check: bool = True) -> None:
+        done = subprocess.run(
+            ["nsenter", "-t", str(holder.pid), "-n", "--", "ip", "-batch", "-"],
+            input="\n".join(lines) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=START_LIMIT_S,
+            check=False,
+        )
+        if check and done.returncode:
+            raise LabError(f"ip(8) refused: {done.stderr.strip()} (of: {'; '.join(lines)})")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of the programs under test: ours, without what another cluster's shell may have set."""
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("CLUSSVC_")}, **more}
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes whose parent that one is, zombies left out."""
+    found = []
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            state, ppid = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+            if int(ppid) == parent and state not in "ZX":
+                found.append(pid)
+    return found
+
+
+def processes_in(namespaces: frozenset[str]) -> list[Process]:
+    """The processes that are in one of these network or PID namespaces, zombies left out."""
+    found = []
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            mine = {os.readlink(f"/proc/{pid}/ns/net"), os.readlink(f"/proc/{pid}/ns/pid")}
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if mine & namespaces and words != [b""]:
+                found.append(Process(pid=pid, words=tuple(os.fsdecode(word) for word in words if word)))
+    return found
+
+
+def signal_all(processes: Sequence[Process], number: signal.Signals) -> None:
+    """Signal each that is still there."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
