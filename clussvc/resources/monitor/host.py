@@ -144,6 +144,7 @@ class _Life:
                 self.process = _start(command, run_folder, theirs)
         except OSError as error:
             self._connection.close()
+            self._selector.close()
             os.close(self._wake)
             raise ClusterError(
                 "monitor-start-failed", f"the resource monitor {command[0]!r} cannot be started: {error}"

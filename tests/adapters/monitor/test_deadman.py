@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from clussvc.model.errors import ClusterError
 from clussvc.model.ids import ResourceId
 from clussvc.model.monitoring import (
     BringOnline,
@@ -207,3 +210,14 @@ def _foreign() -> bytes:
     """A frame of a class that a service may not send."""
     frame = command_codec().encode(LeaseExtended(until_ms=1))
     return frame.replace(b"LeaseExtended", b"MonitorStarte")
+
+
+def test_monitor_that_cannot_start_is_told(tmp_path: Path) -> None:
+    """A program that does not exist is an error of start; one that ends at once is told as a death."""
+    with pytest.raises(ClusterError) as caught:
+        Driver(tmp_path / "run", command=("/no/such/monitor",)).host.start()
+    assert "monitor-start-failed" == caught.value.code
+    driver = Driver(tmp_path / "run", command=("false",))
+    driver.host.start()
+    assert "exit status 1" in driver.wait(MonitorDied).why
+    assert driver.host.pid is None
