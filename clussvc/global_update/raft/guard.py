@@ -12,7 +12,7 @@ S9   replies carry no term                                                   our
 S10  a late answer completes another command                                 own forwarding, named by boot and request
 S11  votes are counted, voters are not                                       one vote per voter, members only
 S12  a lagging peer is flooded while a snapshot is written                   own transfer with a window
-==   no pre-vote, no stickiness, no lease                                    own election timer, pre-vote, echoed stamps
+–    no pre-vote, no stickiness, no lease                                    own election timer, pre-vote, echoed stamps
 ===  ======================================================================  =========================================
 
 The library campaigns only while it believes some peer connected; so "connected" is what the guard grants: to all
