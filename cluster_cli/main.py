@@ -87,9 +87,9 @@ def execute(words: tuple[str, ...], *, json: bool, socket_path: str | None = Non
     except KeyboardInterrupt:
         return 130
     finally:
+        for note in session.notes:
+            print(f"Note: {note}", file=sys.stderr)
         session.close()
-    for note in session.notes:
-        print(f"Note: {note}", file=sys.stderr)
     print(render.as_json(screen.data) if json else screen.text, flush=True)
     return exit_code(screen.status)
 

@@ -540,6 +540,10 @@ def parse(words: Sequence[str]) -> Invocation:
             raise SyntaxProblem(f"{rest[0]!r} is not an object; the objects are: {', '.join(OBJECTS)}.")
         cluster = rest.pop(0)
         spec = _take_object(rest)
+        if spec is None and rest and not _is_option(rest[0]):
+            raise SyntaxProblem(
+                f"Neither {cluster!r} nor {rest[0]!r} is an object; the objects are: {', '.join(OBJECTS)}."
+            )
     spec = spec or _CLUSTER
     positional = []
     while rest and not _is_option(rest[0]):

@@ -140,7 +140,8 @@ class _Unix:
             raise ClusterError(
                 "service-not-running",
                 f"The cluster service of this machine does not answer at {self.path} ({problem.strerror or problem});"
-                " start it ('clussvc start'), or name a cluster to ask another machine.",
+                " start it ('clussvc run', or 'systemctl start clussvc' where that is set up), or name a cluster to ask"
+                " another machine.",
                 retryable=True,
             ) from problem
         return connected

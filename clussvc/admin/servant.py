@@ -34,7 +34,7 @@ from clussvc.model import reports
 from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, RequestId, ResourceId
-from clussvc.model.properties import common_values
+from clussvc.model.properties import common_values, kind_of
 from clussvc.model.reports import Report
 from clussvc.model.states import MoveCause
 from clussvc.ports import ClusterAccess
@@ -235,7 +235,7 @@ class ClusterServant(Servant):
     @change(Role.ADMINISTRATOR)
     def set_private(self, assigned: list[Assigned], reset: list[str]) -> Update:
         """Change private properties; ``reset`` ones are removed."""
-        return updates.SetClusterProperties(private=_private(self.config.name, self.config.private, assigned, reset))
+        return updates.SetClusterProperties(private=_private(self.config, assigned, reset))
 
     @change(Role.ADMINISTRATOR)
     def rename(self, new_name: str) -> Update:
@@ -341,7 +341,7 @@ class NodeServant(Servant):
     def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
         """Change private properties."""
         node = self.node(name)
-        return updates.SetNodeProperties(node=node.id, private=_private(node.name, node.private, assigned, reset))
+        return updates.SetNodeProperties(node=node.id, private=_private(node, assigned, reset))
 
     @change(Role.OPERATOR)
     def pause(self, name: str | None = None) -> Update:
@@ -470,7 +470,7 @@ class GroupServant(Servant):
     def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
         """Change private properties."""
         group = self.group(name)
-        return updates.SetGroupProperties(group=group.id, private=_private(group.name, group.private, assigned, reset))
+        return updates.SetGroupProperties(group=group.id, private=_private(group, assigned, reset))
 
 
 class ResourceServant(Servant):
@@ -527,7 +527,7 @@ class ResourceServant(Servant):
         home = self.group(group).id
         blank = Resource(id=ResourceId(""), name=name, type=info.name, group=home)
         common_values_ = common_changes(blank, common or [], [])
-        private_values = private_changes(name, {}, info, private or [], [])
+        private_values = private_changes(f"resource {name!r}", {}, info, private or [], [])
         _refuse_reports(private_values)
         return _Derived(
             lambda identifier: updates.CreateResource(
@@ -602,7 +602,7 @@ class ResourceServant(Servant):
         """Change private properties; they take effect at the next online."""
         resource = self.resource(name)
         info = find_type(resource.type)
-        changes = private_changes(resource.name, resource.private, info, assigned, reset)
+        changes = private_changes(f"resource {resource.name!r}", resource.private, info, assigned, reset)
         return updates.SetResourceProperties(resource=resource.id, private=_refuse_reports(changes))
 
 
@@ -726,8 +726,8 @@ def _private_lines(values: Mapping[str, Any], owner: str = "") -> list[Plain]:
     return [{**dto.private_of(name, value), "object": owner} for name, value in values.items()]
 
 
-def _private(owner: str, present: Mapping[str, Any], assigned: list[Assigned], reset: list[str]) -> dict[str, Any]:
-    return _refuse_reports(private_changes(owner, present, None, assigned, reset))
+def _private(owner: Config | Node | Group, assigned: list[Assigned], reset: list[str]) -> dict[str, Any]:
+    return _refuse_reports(private_changes(f"{kind_of(owner)} {owner.name!r}", owner.private, None, assigned, reset))
 
 
 def _refuse_reports(changes: dict[str, Any] | Report) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.properties import find_property, kind_of
 from clussvc.model.reports import Report
-from clussvc.resources.type_info import ResourceTypeInfo
+from clussvc.resources.type_info import DWORD_MAX, ResourceTypeInfo
 
 _KINDS = {"dword": "D", "ularge": "D", "string": "S", "expandstring": "S", "multistring": "M"}
 """Formats of cluster.exe by the letter of what they make; ``binary`` and ``security`` have no use here."""
@@ -80,7 +80,8 @@ def _value(one: Assigned, kind: str) -> PropertyValue:
             number = int(one.text.strip(), 0)
         except ValueError:
             return one.text
-        return number + 2**32 if -(2**31) <= number < 0 else number
+        # Scripts write -1 for the DWORD that means never or unset; any other negative number is a mistake.
+        return DWORD_MAX if number == -1 else number
     return one.text
 
 

@@ -31,7 +31,7 @@ def run(invocation: Invocation, session: Session) -> Screen:
         case "create":
             return _create(invocation)
         case "join":
-            return _service(["join", action.argument or "", *_place(invocation)], "join", action.argument or "")
+            return _join(invocation, action.argument or "")
         case "addnodes":
             return _add_nodes(invocation, session)
         case "rename":
@@ -107,6 +107,7 @@ def _place(invocation: Invocation) -> list[str]:
     words: list[str] = []
     address = invocation.argument("ipaddress")
     if address:
+        # cluster.exe gives mask and connection as well; here the system knows the mask, and the network by its address.
         words += ["--address", split_list(address)[0]]
     for option in ("node", "port", "profile"):
         value = invocation.argument(option)
@@ -121,7 +122,15 @@ def _create(invocation: Invocation) -> Screen:
         raise Failed(87, "/create needs the name of the new cluster: cluster NAME /create /ipaddr:IP.", "bad-argument")
     if not invocation.argument("ipaddress"):
         raise Failed(87, "/create needs /ipaddr:IP, the address of this machine for the other nodes.", "bad-argument")
-    return _service(["create", name, *_place(invocation)], "create", name)
+    return _service(["create", "--cluster", name, *_place(invocation)], "create", name)
+
+
+def _join(invocation: Invocation, token: str) -> Screen:
+    if not invocation.argument("ipaddress"):
+        raise Failed(87, "/join needs /ipaddr:IP, the address of this machine for the other nodes.", "bad-argument")
+    if invocation.has("profile"):
+        raise Failed(87, "/profile belongs to /create; a node that joins uses the cluster's timing.", "bad-argument")
+    return _service(["join", token, *_place(invocation)], "join", "this machine")
 
 
 def _service(words: list[str], what: str, whom: str) -> Screen:
@@ -149,9 +158,17 @@ def _add_nodes(invocation: Invocation, session: Session) -> Screen:
         made.append({"node": name or None, "token": token, "valid_s": int(valid)})
     lines = []
     for one in made:
-        lines.append(f"On {one['node'] or 'the new machine'}, within {int(valid) // 60} minutes:")
-        lines.append(f"  cluster /join:{one['token']}" + (f" /node:{one['node']}" if one["node"] else ""))
+        lines.append(f"On {one['node'] or 'the new machine'}, within {_duration(int(valid))}:")
+        lines.append(
+            f"  cluster /join:{one['token']}"
+            + (f" /node:{one['node']}" if one["node"] else "")
+            + " /ipaddr:ITS-ADDRESS"
+        )
     return Screen(text="\n".join(lines), data=made)
+
+
+def _duration(seconds: int) -> str:
+    return f"{seconds} seconds" if seconds < 120 else f"{seconds // 60} minutes"
 
 
 def _admin_certificate(invocation: Invocation, session: Session) -> Screen:

@@ -13,7 +13,7 @@ from cluster_cli.render import Screen
 from cluster_cli.session import Failed, Progress, Session
 from cluster_cli.syntax import Invocation
 
-START_COMMAND = "clussvc start"
+START_COMMAND = "clussvc run"
 
 
 def run(invocation: Invocation, session: Session) -> Screen:

@@ -203,7 +203,7 @@ def test_creation_takes_properties_along() -> None:
     ("line", "hint"),
     [
         ("group G /nonsense", "/nonsense"),
-        ("DEMO nonsense", "nonsense"),
+        ("DEMO nonsense", "the objects are: cluster, node"),
         (". group G extra", "extra"),
         ("group G /on /off", "one thing"),
         ("group G /on /on", "twice"),

@@ -1,0 +1,126 @@
+"""The program itself, in a process of its own: exit codes, streams, remote targets, and what it costs to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from clussvc.admin.server import AdminServer, TlsSettings
+from clussvc.comms.authority import Authority, new_signing_request
+from tests.cli.fake_access import FakeAccess
+
+HEAVY = (
+    "rich",
+    "sqlalchemy",
+    "msgspec",
+    "cryptography",
+    "asyncio",
+    "structlog",
+    "pysyncobj",
+    "clussvc.codec",
+    "Pyro5.server",
+)
+"""What a status command has no use for; the budget of its start is 0.3 s on a slow machine."""
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``cluster`` with these words."""
+    return subprocess.run(
+        [sys.executable, "-m", "cluster_cli.main", *words],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_success_and_failure(tmp_path: Path) -> None:
+    """The screen on one stream, the failure on the other, and the low eight bits of the status."""
+    socket = str(tmp_path / "admin.sock")
+    with AdminServer(FakeAccess(), socket):
+        good = run("group", "--socket", socket)
+        bad = run("group", "NOTHING", CLUSSVC_SOCKET=socket)
+
+    assert (0, "") == (good.returncode, good.stderr)
+    assert "Cluster Group        NODE1" in good.stdout
+    assert (5013 & 0xFF, "") == (bad.returncode, bad.stdout)
+    assert bad.stderr.startswith("System error 5013 has occurred (0x00001395).\nThere is no group 'NOTHING'")
+
+
+def test_no_service(tmp_path: Path) -> None:
+    """The usual first mistake: the message names the socket and how to start."""
+    result = run("node", CLUSSVC_SOCKET=str(tmp_path / "none.sock"))
+
+    assert 1753 & 0xFF == result.returncode
+    assert "none.sock" in result.stderr
+    assert "clussvc run" in result.stderr
+
+
+def test_version_and_unknown_output() -> None:
+    """What click does for us."""
+    assert run("--version").stdout.startswith("cluster, version ")
+    assert 2 == run("group", "--output", "xml").returncode
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    """``cluster ... | head -1`` ends quietly."""
+    socket = str(tmp_path / "admin.sock")
+    with AdminServer(FakeAccess(), socket):
+        command = f"{sys.executable} -m cluster_cli.main --socket {socket} events | head -c 1"
+        result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+
+    assert "" == result.stderr
+
+
+def test_from_another_machine(tmp_path: Path) -> None:
+    """``cluster NAME ...`` finds the certificate folder, tries the addresses in it, and obeys the role."""
+    access = FakeAccess()
+    authority = Authority.create(cluster_id=access.config().cluster, cluster_name="DEMO")
+    key, request = new_signing_request("NODE1")
+    files = {"certificate.pem": authority.sign_node_request(request, node_id=1, node_name="NODE1"), "key.pem": key}
+    for name, content in {**files, "ca.pem": authority.pair.certificate}.items():
+        (tmp_path / name).write_bytes(content)
+    tls = TlsSettings(
+        host="127.0.0.1",
+        port=0,
+        certificate=tmp_path / "certificate.pem",
+        key=tmp_path / "key.pem",
+        authority=tmp_path / "ca.pem",
+    )
+    folder = tmp_path / "clussvc" / "DEMO"
+    folder.mkdir(parents=True)
+    pair = authority.issue_administrator(name="olga", role="operator")
+    (folder / "certificate.pem").write_bytes(pair.certificate)
+    (folder / "key.pem").write_bytes(pair.key)
+    (folder / "ca.pem").write_bytes(authority.pair.certificate)
+    with AdminServer(access, tmp_path / "admin.sock", tls) as server:
+        # Nobody listens at the first address; port 1 is reserved.
+        (folder / "addresses").write_text(f"127.0.0.1:1\n127.0.0.1:{server.tcp_port}\n")
+        moved = run("DEMO", "group", "Cluster Group", "/moveto:NODE2", XDG_CONFIG_HOME=str(tmp_path))
+        denied = run("DEMO", "group", "X", "/create", "--output", "json", XDG_CONFIG_HOME=str(tmp_path))
+        by_address = run(f"127.0.0.1:{server.tcp_port}", "node", XDG_CONFIG_HOME=str(tmp_path))
+
+    assert 0 == moved.returncode, moved.stderr
+    assert "NODE2" in moved.stdout
+    assert 5 == denied.returncode
+    assert "access-denied" == json.loads(denied.stdout)["error"]["code"]
+    assert 0 == by_address.returncode, by_address.stderr
+
+
+def test_nothing_heavy_is_loaded(tmp_path: Path) -> None:
+    """A status command stays quick because it loads little."""
+    socket = str(tmp_path / "admin.sock")
+    program = (
+        "import sys\n"
+        "from cluster_cli.main import execute\n"
+        f"assert 0 == execute(('group',), json=False, socket_path={socket!r})\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    with AdminServer(FakeAccess(), socket):
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert "[]" == result.stdout.splitlines()[-1]
