@@ -74,18 +74,40 @@ def next_voter(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: i
     """The next node that should become a voter, once every node that is up uses the present set of voters.
 
     That precondition makes the majorities of what any acting node believes and of what the log says overlap: the two
-    sets differ by one node at most.
+    sets differ by one node at most. Besides, the new voter and every node that is up must hear each other, or the
+    change itself would take the quorum from somebody.
     """
-    for member in config.nodes.values():
-        if not member.up or member.id == node:
+    up = [member.id for member in config.nodes.values() if member.up]
+    for member in up:
+        if member == node:
             continue
-        heartbeat = table.last(member.id)
-        silent_ms = table.silent_ms(member.id, now_ms)
+        heartbeat = table.last(member)
+        silent_ms = table.silent_ms(member, now_ms)
         if heartbeat is None or silent_ms is None or silent_ms > config.timing.lease_ms:
             return None
         if heartbeat.voters_version != config.voters_version:
             return None
-    for member in config.nodes.values():
-        if member.up and not member.voter:
-            return SetVoter(node=member.id, voter=True, voters_version=config.voters_version)
+    for candidate in up:
+        heard_by_all = all(
+            _hears(config, table, one, other, node=node, now_ms=now_ms)
+            for peer in up
+            if peer != candidate
+            for one, other in ((peer, candidate), (candidate, peer))
+        )
+        if not config.nodes[candidate].voter and heard_by_all:
+            return SetVoter(node=candidate, voter=True, voters_version=config.voters_version)
     return None
+
+
+def _hears(
+    config: Config, table: HeartbeatTable, listener: NodeId, speaker: NodeId, *, node: NodeId, now_ms: int
+) -> bool:
+    """Whether a node has heard another one lately, as far as this node knows."""
+    fresh_ms = config.timing.lease_ms // 2
+    if listener == node:
+        silent_ms = table.silent_ms(speaker, now_ms)
+        return silent_ms is not None and silent_ms <= fresh_ms
+    heartbeat = table.last(listener)
+    return heartbeat is not None and any(
+        hearing.node == speaker and hearing.seq > 0 and hearing.silent_ms <= fresh_ms for hearing in heartbeat.heard
+    )

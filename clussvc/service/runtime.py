@@ -142,7 +142,7 @@ class Runtime:
         self._store = store
         self._writer = HistoryWriter(store, self.die)
         self._perform: dict[type[Action], Callable[[Any], None]] = {}
-        self._running = False
+        self._stopped = threading.Event()
         self._view: LiveView = core.view(clock.now_ms())
         self._applied = threading.Condition()
         self._replies: dict[RequestId, _Waiting] = {}
@@ -157,13 +157,11 @@ class Runtime:
 
     def run(self) -> None:
         """Run until the core says stop. Must be called from the thread that is to own the core."""
-        self._running = True
         events: list[Event] = [Tick()]
-        while self._running:
+        while not self._stopped.is_set():
             for event in events:
-                self._turn(event)
-                if not self._running:
-                    break
+                if not self._stopped.is_set():
+                    self._turn(event)
             wait_ms = self._core.deadline_ms - self._clock.now_ms()
             events = self._inbox.take(timeout_s=max(0, wait_ms) / 1000) or [Tick()]
         self._writer.close()
@@ -193,7 +191,7 @@ class Runtime:
 
     def _stop(self, action: StopService) -> None:
         self.stopped_because = action.why
-        self._running = False
+        self._stopped.set()
 
     def die(self, why: str) -> None:
         """End the process at once: its state cannot be trusted any more. Its monitors terminate its resources."""
