@@ -14,6 +14,8 @@ from cluster_cli.syntax import Invocation, split_list
 MOVE_WAIT_S = 20.0
 ONLINE_WAIT_S = 10.0
 """How long a command waits without ``/wait`` (cluster.exe)."""
+PLACED_WAIT_S = 2.0
+"""How long /create waits for the new group's first owner."""
 
 
 def run(invocation: Invocation, session: Session) -> Screen:
@@ -64,6 +66,13 @@ def _create(invocation: Invocation, session: Session, name: str) -> Screen:
         option = invocation.find(kind)
         if option is not None and option.assignments:
             session.change("Group", method, name, common.sent(option.assignments), [])
+
+    def placed() -> Progress:
+        group = common.single(session.call("Group", "status", name))
+        return Progress.PENDING if group["moving"] else Progress.DONE
+
+    # The coordinator gives it an owner in the next moment; without a node that is up it stays without one.
+    session.wait(placed, PLACED_WAIT_S)
     return _table(session, name)
 
 

@@ -86,10 +86,18 @@ def _stop(invocation: Invocation, session: Session) -> Screen:
             raise
         return (Progress.DONE if node["state"] == "Down" else Progress.PENDING), f"Node '{name}' is {node['state']}."
 
-    def show() -> Screen:
-        return common.done(f"The cluster service on node '{name}' was asked to stop.")
+    ended = False
 
-    return common.settled(session, look, show, common.limit_of(invocation, None))
+    def observe() -> tuple[Progress, str]:
+        nonlocal ended
+        progress, why = look()
+        ended = progress is Progress.DONE
+        return progress, why
+
+    def show() -> Screen:
+        return common.done(f"The cluster service on node '{name}' {'has stopped' if ended else 'is stopping'}.")
+
+    return common.settled(session, observe, show, common.limit_of(invocation, None))
 
 
 def _start(invocation: Invocation, session: Session) -> Screen:
