@@ -33,10 +33,10 @@ from clussvc.resources.monitor.processes import (
     ManagedProcess,
     Spawner,
     SpawnRequest,
-    children_of_thread,
     kill_all,
     living,
     send_signal,
+    started_at,
     tree_of,
 )
 from clussvc.resources.monitor.records import Record, RecordBook
@@ -182,6 +182,8 @@ class ResourceHandle:
         self._checkpoint: int | None = None
         self._processes: dict[int, ManagedProcess] = {}
         self._fds: set[int] = set()
+        self._adopted: dict[int, int] = {}
+        """Processes that entry points forked by themselves: pid and time of start."""
         self.call: Call | None = None
         """The call that runs now, set by the monitor: what its thread forked belongs to the resource."""
         self._lock = threading.Lock()
@@ -230,6 +232,16 @@ class ResourceHandle:
             with self._lock:
                 if process.reap():
                     self._processes.pop(process.pid, None)
+
+    def adopt(self, pids: set[int]) -> None:
+        """These belong to the resource, though they were started without its help."""
+        with self._lock:
+            found = {pid: started_at(pid) for pid in self._adopted.keys() | pids}
+            self._adopted = {
+                pid: started
+                for pid, started in found.items()
+                if started is not None and self._adopted.get(pid, started) == started
+            }
 
     def tracked(self) -> set[int]:
         """The pids that are not to be reaped by anybody else."""
@@ -426,8 +438,10 @@ class ResourceHandle:
 
     def _roots(self) -> set[int]:
         call = self.call
-        forked = children_of_thread(call.native_id) if call is not None and not call.finished.is_set() else set()
-        return self.tracked() | forked
+        forked = call.forked() if call is not None and not call.finished.is_set() else set()
+        with self._lock:
+            adopted = {pid for pid, started in self._adopted.items() if started_at(pid) == started}
+        return self.tracked() | adopted | forked
 
     def _log_path(self) -> Path:
         return self._run_folder / "log" / f"{quote(self.id, safe='')}.log"

@@ -82,6 +82,12 @@ def _look_at(pid: int) -> SeenProcess | None:
     )
 
 
+def started_at(pid: int) -> int | None:
+    """When the process was started, in clock ticks since boot; None: there is none, or it is dead."""
+    process = _look_at(pid)
+    return None if process is None or process.dead else process.started
+
+
 def has_markers(pid: int, markers: Sequence[bytes]) -> bool:
     """Whether each ``NAME=value`` stands in the environment that the process was started with."""
     try:

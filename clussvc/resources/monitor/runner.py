@@ -399,6 +399,7 @@ class Monitor(HandleSink):
         if kind not in (CallKind.TERMINATE, CallKind.EVENT):
             assert slot.call is None, f"{slot.call} of {slot.spec.resource} still runs"
             slot.call = slot.handle.call = call
+            call.adopt = slot.handle.adopt
             slot.deadline_ms = at_ms
         return self._pool.submit(call)
 

@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from clussvc.model.ids import ResourceId
 from clussvc.resources.monitor.kernel import raise_in_thread
+from clussvc.resources.monitor.processes import children_of_thread
 
 IDLE_S: Final = 30.0
 """After this long without work a thread ends."""
@@ -57,6 +58,9 @@ class Call:
         self.overrun = False
         self.finished = threading.Event()
         self.native_id = 0
+        self.adopt: Callable[[set[int]], None] | None = None
+        """Told, before the outcome is, which processes the call forked by itself and left running."""
+        self._before: set[int] = set()
         self._lock = threading.Lock()
         self._ident: int | None = None
 
@@ -75,6 +79,7 @@ class Call:
                 return CallAborted()
             self._ident = threading.get_ident()
             self.native_id = threading.get_native_id()
+            self._before = children_of_thread(self.native_id)
         try:
             return self.work()
         except CallAborted as aborted:
@@ -86,6 +91,15 @@ class Call:
         finally:
             with self._lock:
                 self._ident = None
+
+    def forked(self) -> set[int]:
+        """What its thread forked by itself since the call began. Meaningful until ``finished``."""
+        return children_of_thread(self.native_id) - self._before if self.native_id else set()
+
+    def hand_over(self) -> None:
+        """Tell whom it leaves running."""
+        if self.adopt is not None and self.native_id:
+            self.adopt(self.forked())
 
 
 class CallPool:
@@ -138,6 +152,7 @@ class CallPool:
         while True:
             try:
                 self._local.call = None
+                call.hand_over()
                 self._done(call, outcome)
                 call.finished.set()
             except CallAborted:

@@ -171,6 +171,29 @@ def online(resource):
     wait_until(lambda: not alive(child), "the child is dead")
 
 
+def test_processes_started_without_help_belong_to_the_resource(driver: Driver, tmp_path: Path) -> None:
+    """A script leaves processes of its own making; Terminate kills those of its resource, and of no other."""
+    text = """
+import subprocess
+def online(resource):
+    subprocess.Popen(["sh", "-c", f"echo $$ > {resource.Note}; exec sleep 1000"])
+"""
+    path = script(tmp_path, text)
+    one, two = (
+        spec(name, "Generic Script", ScriptFilepath=path, Note=str(tmp_path / name), looks_alive_interval_ms=0)
+        for name in ("one", "two")
+    )
+    assert ResourceState.ONLINE is driver.online(one).state
+    assert ResourceState.ONLINE is driver.online(two).state
+    first, second = read_pid(tmp_path / "one"), read_pid(tmp_path / "two")
+
+    driver.send(TerminateResource(resource=one.resource, epoch=1))
+
+    driver.wait_state(one, ResourceState.OFFLINE)
+    assert not alive(first)
+    assert alive(second)
+
+
 def test_progress_restarts_the_timeout(driver: Driver) -> None:
     """Online takes longer than the pending timeout, but is never silent for so long."""
     res = spec(
