@@ -367,13 +367,15 @@ class NodeServant(Servant):
     def evict(self, request: str, name: str) -> None:
         """Remove a node that is down; it stops being a voter first. Two changes, each under a request id of its own."""
         first = self.request_id(request)
+        if first in self.config.recent:
+            return self._made(self.config.recent[first])
         node = self.node(name)
         if node.up:
             raise Refused(reports.node_is_up(node.name, "it cannot be evicted"))
         if node.voter:
             demotion = updates.SetVoter(node=node.id, voter=False, voters_version=self.config.voters_version)
             self._made(self.execute(demotion, RequestId(f"{first}-v")))
-        self._made(self.execute(updates.RemoveNode(node=node.id), first))
+        return self._made(self.execute(updates.RemoveNode(node=node.id), first))
 
     @staticmethod
     def _made(refusal: Report | None) -> None:

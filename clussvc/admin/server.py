@@ -24,6 +24,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ IDLE_S = 600.0
 """A connection without a message for so long is closed."""
 REFUSALS_MAX = 4
 """Messages that are answered, all with a refusal, on a connection whose caller may do nothing."""
+STOP_S = 1.0
+"""How long :meth:`AdminServer.stop` waits for conversations that are under way."""
 BACKLOG = 64
 UNIX_PATH_BYTES_MAX = 107
 """The kernel's limit on the path of a Unix socket."""
@@ -217,9 +220,10 @@ class _Listener:
         for connection, _ in connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        # One that is inside a call (a poll, a change) ends with it; it is a daemon thread and holds nothing.
+        until = time.monotonic() + STOP_S
         for _, thread in connections:
-            # One that is inside a call (a poll, a change) ends with it; it is a daemon thread and holds nothing.
-            thread.join(timeout=1)
+            thread.join(timeout=max(0.0, until - time.monotonic()))
 
     def _accept(self) -> None:
         while True:

@@ -314,6 +314,32 @@ def test_stop_ends_everything(tmp_path: Path) -> None:
     client.close()
 
 
+def test_stop_does_not_wait_for_polls(tmp_path: Path) -> None:
+    """A poll that is held open for long ends with its connection, not the other way round."""
+    path = tmp_path / "a.sock"
+    server = AdminServer(FakeAccess(), path)
+    server.start()
+    ended: list[str] = []
+
+    def poll() -> None:
+        with connect(socket_path=str(path)) as client:
+            client.call("EventStream", "newest", 1)
+            polling.set()
+            try:
+                client.events(10**12, wait_ms=25_000)
+            except ClusterError as problem:
+                ended.append(problem.code)
+
+    polling = threading.Event()
+    thread = threading.Thread(target=poll)
+    thread.start()
+    assert polling.wait(20)
+    server.stop()
+    thread.join(timeout=20)
+
+    assert ended in (["connection-lost"], ["service-not-running"])
+
+
 def test_a_leftover_socket_is_replaced(tmp_path: Path) -> None:
     """A service that was killed leaves its file behind."""
     path = tmp_path / "a.sock"
@@ -358,6 +384,16 @@ def test_a_repeated_deletion_gets_the_first_answer(local: ClusterClient) -> None
     with pytest.raises(CommandRefused) as refused:
         local.change("Group", "delete", "SQL")
     assert "group-not-found" == refused.value.report.code
+
+
+def test_a_repeated_eviction_gets_the_first_answer(place: Place, local: ClusterClient) -> None:
+    """Two changes under one request id of the client; neither is made twice."""
+    place.access.kill("NODE3")
+    local.call("Node", "evict", "request-0003", "NODE3")
+    local.call("Node", "evict", "request-0003", "NODE3")
+
+    assert ["NODE1", "NODE2"] == [node["name"] for node in local.call("Node", "status")]
+    assert ["NODE1", "NODE2"] == local.call("Cluster", "quorum")["voters"]
 
 
 def test_an_unknown_outcome_is_asked_for_again(place: Place, local: ClusterClient) -> None:
