@@ -88,9 +88,9 @@ def execute(words: tuple[str, ...], *, json: bool, socket_path: str | None = Non
         return 130
     finally:
         for note in session.notes:
-            print(f"Note: {note}", file=sys.stderr)
+            print(render.printable(f"Note: {note}"), file=sys.stderr)
         session.close()
-    print(render.as_json(screen.data) if json else screen.text, flush=True)
+    print(render.as_json(screen.data) if json else render.printable(screen.text), flush=True)
     return exit_code(screen.status)
 
 
@@ -114,7 +114,7 @@ def _fail(report: Report, *, json: bool) -> int:
         }
         print(render.as_json({"error": error}))
     else:
-        print(render.failure(report.status, report.message), file=sys.stderr)
+        print(render.printable(render.failure(report.status, report.message)), file=sys.stderr)
     return exit_code(report.status)
 
 

@@ -130,7 +130,8 @@ def key_lines(pairs: Iterable[tuple[str, object]]) -> list[str]:
 def event_line(event: Mapping[str, Any]) -> str:
     """One event as one line: time (UTC), number, severity, sentence."""
     number = event["event_id"] or "-"
-    return f"{utc(event['at_ms'])}  {number!s:>5}  {event['severity'][:4].upper():<4}  {event['message']}"
+    message = printable(event["message"]).replace("\n", " ")
+    return f"{utc(event['at_ms'])}  {number!s:>5}  {event['severity'][:4].upper():<4}  {message}"
 
 
 def utc(at_ms: int) -> str:
@@ -145,6 +146,13 @@ def as_json(data: object) -> str:
     import json
 
     return json.dumps(data, ensure_ascii=False, indent=2)
+
+
+def printable(text: str) -> str:
+    """Without control characters, which a resource's own words could carry to an administrator's terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def failure(status: int, message: str) -> str:

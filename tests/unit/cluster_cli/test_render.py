@@ -79,6 +79,13 @@ def test_failure_text() -> None:
     assert "System error 5013 has occurred (0x00001395).\nNo group." == render.failure(5013, "No group.")
 
 
+def test_no_control_characters_reach_the_terminal() -> None:
+    """A script's message may hold anything."""
+    assert "a\n\N{REPLACEMENT CHARACTER}[2Jb" == render.printable("a\n\x1b[2Jb")
+    event = {"at_ms": 0, "event_id": 0, "severity": "error", "message": "x\x1b[0m\ny"}
+    assert render.event_line(event).endswith("ERRO  x\N{REPLACEMENT CHARACTER}[0m y")
+
+
 @pytest.mark.parametrize(
     ("argument", "given", "limit"), [(None, False, 10.0), (None, True, None), ("", True, None), ("5", True, 5.0)]
 )
