@@ -108,6 +108,9 @@ COMMANDS_MAX = 1_000
 OUTSTANDING_MAX = 2_000
 """The service's own proposals under way at once."""
 
+MEMBER_CHANGE_PAUSE_MS = 500
+"""Pause between attempts to let a node take part in the log; right after its start it may not be connected yet."""
+
 RETRY_PAUSE_MS = 100
 """Pause before a proposal that certainly was not applied is made again, such as during an election."""
 
@@ -743,11 +746,11 @@ class NodeCore:
             self._propose("coordination", Batch(updates=decided.updates))
         for node in decided.add_log_members:
             if self._now_ms >= self._member_changes.get(node, 0):
-                self._member_changes[node] = self._now_ms + PROPOSAL_TIMEOUT_MS
+                self._member_changes[node] = self._now_ms + MEMBER_CHANGE_PAUSE_MS
                 self._out.append(AddLogMember(node=node))
         for node in decided.remove_log_members:
             if self._now_ms >= self._member_changes.get(node, 0):
-                self._member_changes[node] = self._now_ms + PROPOSAL_TIMEOUT_MS
+                self._member_changes[node] = self._now_ms + MEMBER_CHANGE_PAUSE_MS
                 self._out.append(RemoveLogMember(node=node))
 
     # --- small helpers ----------------------------------------------------------------------------------------------

@@ -213,6 +213,7 @@ groups = Table(
     _flag("halted"),
     _text("placed_because"),
     _flag("moved_by_hand"),
+    _flag("homecoming"),
 )
 """No move is decided while ``move_cause`` is null, no failover is requested while ``failover_resource`` is."""
 

@@ -47,11 +47,24 @@ def node_up(config: Config, update: NodeUp) -> Result:
     released = _release_all(
         with_node(config, admitted), admitted, MoveCause.NODE_DOWN, f"{node.name} was admitted anew and holds nothing"
     )
+    released = _call_home(released, admitted)
     message = f"Node {node.name} is up (incarnation {admitted.incarnation})."
     return Done(
         config=released,
         records=note("node.up", message, kind="node", thing=node.name, because=because, event_id=1062, node=node.name),
     )
+
+
+def _call_home(config: Config, node: Node) -> Config:
+    """Note the groups that prefer this node to the one that owns them; whether they go is their failback policy's."""
+    called = []
+    for group in config.groups.values():
+        preferred = group.preferred_owners
+        if node.id not in preferred or group.owner == node.id:
+            continue
+        if group.owner not in preferred or preferred.index(node.id) < preferred.index(group.owner):
+            called.append(replace(group, homecoming=True))
+    return with_groups(config, called) if called else config
 
 
 def node_down(config: Config, update: NodeDown) -> Result:
@@ -159,8 +172,9 @@ def resume_node(config: Config, update: ResumeNode) -> Result:
     if not node.paused:
         return node_not_paused(node.name)
     message = f"Node {node.name} takes groups again."
+    resumed = replace(node, paused=False)
     return Done(
-        config=with_node(config, replace(node, paused=False)),
+        config=_call_home(with_node(config, resumed), resumed),
         records=note("node.resumed", message, kind="node", thing=node.name, node=node.name),
     )
 

@@ -91,6 +91,7 @@ def assign_group(config: Config, update: AssignGroup, at_ms: int) -> Result:
         move=None,
         failover=None,
         placed_because=update.because,
+        homecoming=False,
         moved_by_hand=group.moved_by_hand and (by_hand or update.to == group.owner),
     )
     if update.counts_as_failover:

@@ -2,8 +2,8 @@
 
 FailoverThreshold failovers are allowed within FailoverPeriod hours; a group that fails more often stays where it is and
 is kept offline, since it would only wander. Failback needs AutoFailbackType=1 and preferred owners: a group returns to
-a node that ranks higher in its list than the present owner, at once or within the window of hours; never while it has
-failed, is moving, or was put where it is by an administrator.
+a node that ranks higher in its list than the present owner, when such a node joins or ends its pause, at once or within
+the window of hours; never while it has failed, is moving, or was put where it is by an administrator.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def failback(
     """Where the group should fail back to; None if it is to stay."""
     if not group.auto_failback or not group.preferred_owners or group.owned is None:
         return None
-    if group.move is not None or group.failover is not None or group.halted or group.moved_by_hand:
+    if not group.homecoming or group.moved_by_hand:
+        return None
+    if group.move is not None or group.failover is not None or group.halted:
         return None
     needed = list(resources)
     if any(resource.state is ResourceState.FAILED for resource in needed):

@@ -186,20 +186,15 @@ class Ownership:
                 for wish in step.wishes:
                     machine.locals[wish.resource].wants_failover = ""
             if step.released:
-                wanted.releases.append(self._release(config, group))
+                wanted.releases.append(self._release(group))
             if step.released or step.wishes:
                 # A proposal may get lost: look again until the log has answered.
                 self._stirred.add(group_id)
         return wanted
 
-    def _release(self, config: Config, group: Group) -> GroupReleased:
+    def _release(self, group: Group) -> GroupReleased:
         because = group.move.because if group.move else "nothing of it runs any more"
-        return GroupReleased(
-            group=group.id,
-            epoch=group.epoch,
-            node=self._node,
-            because=f"{config.node_name(self._node)} released it: {because}",
-        )
+        return GroupReleased(group=group.id, epoch=group.epoch, node=self._node, because=because)
 
     def report(self, incarnation: int) -> ReportStates | None:
         """How the states of the owned resources differ from what the log says; None if they do not."""

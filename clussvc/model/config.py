@@ -107,6 +107,10 @@ class Group:
     placed_because: str = ""
     moved_by_hand: bool = False
     """The last move was an administrator's; failback leaves the group where it was put."""
+    homecoming: bool = False
+    """A node that the group prefers to its owner came up, or ended its pause, since the group was placed. This is what
+    triggers failback (MSCS: when a node joins); without it a group that failed on its best node would go back there at
+    once."""
 
     @property
     def owned(self) -> NodeId | None:

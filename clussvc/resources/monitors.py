@@ -2,8 +2,8 @@
 
 A monitor is *clean* when it has answered the newest TerminateEverything. A monitor that has just started is asked at
 once, since an earlier one of the same name may have left processes or addresses behind; it takes no other command
-before it has answered. So "all monitors are clean" proves that nothing of an earlier incarnation runs on this node, which is
-what the node says when it asks to be admitted (rule R2).
+before it has answered. So "all monitors are clean" proves that nothing of an earlier incarnation runs on this node,
+which is what the node says when it asks to be admitted (rule R2).
 """
 
 from __future__ import annotations

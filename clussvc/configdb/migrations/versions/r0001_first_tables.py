@@ -86,6 +86,7 @@ def upgrade() -> None:
         sa.Column("halted", sa.Boolean(), nullable=False),
         sa.Column("placed_because", sa.Text(), nullable=False),
         sa.Column("moved_by_hand", sa.Boolean(), nullable=False),
+        sa.Column("homecoming", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_groups"),
     )
     op.create_table(
