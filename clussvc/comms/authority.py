@@ -147,13 +147,30 @@ def new_signing_request(node_name: str) -> tuple[bytes, bytes]:
 def fingerprint(certificate: bytes) -> str:
     """SHA-256 over a certificate (PEM), as hex.
 
-    Raises ClusterError(``bad-certificate``).
+    Raises ClusterError(``bad-certificate``) unless the text holds exactly one certificate.
     """
+    return hashlib.sha256(_parse_one(certificate).public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def only_certificate(text: bytes) -> bytes:
+    """The one certificate (PEM) that a text from a stranger holds, written anew and without anything around it.
+
+    TLS trusts *every* authority in the text that it is given. A text with a second certificate behind the expected one
+    would otherwise carry the expected fingerprint and make the second authority trusted.
+
+    Raises ClusterError(``bad-certificate``) unless there is exactly one.
+    """
+    return _pem(_parse_one(text))
+
+
+def _parse_one(text: bytes) -> x509.Certificate:
     try:
-        parsed = x509.load_pem_x509_certificate(certificate)
+        parsed = x509.load_pem_x509_certificates(text)
     except ValueError as error:
         raise ClusterError("bad-certificate", f"not a certificate: {error}", remote=True) from error
-    return hashlib.sha256(parsed.public_bytes(serialization.Encoding.DER)).hexdigest()
+    if len(parsed) != 1:
+        raise ClusterError("bad-certificate", f"{len(parsed)} certificates where one belongs", remote=True)
+    return parsed[0]
 
 
 def identity_of(certificate_der: bytes) -> NodeIdentity | AdminIdentity:
@@ -165,14 +182,13 @@ def identity_of(certificate_der: bytes) -> NodeIdentity | AdminIdentity:
         parsed = x509.load_der_x509_certificate(certificate_der)
         names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ClusterError("bad-certificate", f"the certificate has no identity: {error}", remote=True) from error
     for uri in uris:
-        parts = uri.removeprefix("clussvc://").split("/")
-        match parts:
-            case [cluster, "node", number] if number.isdecimal():
+        match uri.split("/"):
+            case ["clussvc:", "", cluster, "node", number] if number.isascii() and number.isdecimal():
                 return NodeIdentity(cluster_id=cluster, node_id=int(number))
-            case [cluster, "admin", role, name] if role in ROLES:
+            case ["clussvc:", "", cluster, "admin", role, name] if role in ROLES:
                 return AdminIdentity(cluster_id=cluster, role=role, name=unquote(name))
     raise ClusterError("bad-certificate", "the certificate names neither a node nor an administrator", remote=True)
 

@@ -1,12 +1,13 @@
 """Heartbeats over UDP: one socket for each address of this node, one thread that receives.
 
 What arrives is checked (length, key, tag, replay) before anybody else sees it; what does not pass is counted by reason
-and dropped. Nothing is decided here.
+and dropped. Nothing is decided here. An exception that nobody here expects (a callback that breaks an invariant) ends
+the thread with that exception, which is then the business of ``threading.excepthook``.
 """
 
 from __future__ import annotations
 
-import contextlib
+import ipaddress
 import selectors
 import socket
 import threading
@@ -74,7 +75,7 @@ class HeartbeatSocket:
             each.close()
 
     def send(self, datagram: Datagram, targets: tuple[tuple[str, int], ...]) -> None:
-        """Send one heartbeat to these addresses, each from this node's address of the same place in the list.
+        """Send one heartbeat to these addresses, each from this node's address on the same network.
 
         A target that cannot be reached is counted; the others still get theirs.
         """
@@ -87,11 +88,19 @@ class HeartbeatSocket:
                 self._counts["send.failed"] += 1
 
     def _source_for(self, address: str) -> socket.socket:
+        """The socket whose address has the longest beginning in common with the target's: the one on its network.
+
+        Sent from another network's address, a heartbeat would arrive through the wrong interface, or not at all where
+        hosts drop such packets.
+        """
         wanted = socket.AF_INET6 if ":" in address else socket.AF_INET
-        for bound in self._sockets:
-            if bound.family == wanted:
-                return bound
-        raise OSError(f"no address of this node is of the family of {address}")
+        found = [bound for bound in self._sockets if bound.family == wanted]
+        if not found:
+            raise OSError(f"no address of this node is of the family of {address}")
+        if len(found) == 1:
+            return found[0]
+        target = _as_number(address)
+        return min(found, key=lambda bound: (_as_number(bound.getsockname()[0]) ^ target).bit_length())
 
     def statistics(self) -> Mapping[str, int]:
         """Counters by name; drops by reason."""
@@ -105,18 +114,28 @@ class HeartbeatSocket:
                     self._receive(key.fileobj)
 
     def _receive(self, bound: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        try:
             # One byte more than allowed shows a datagram that is too long instead of cutting it.
             data = bound.recv(DATAGRAM_BYTES_MAX + 1)
-            received_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-            datagram = decode_heartbeat(self._key, data)
-            if isinstance(datagram, Drop):
-                self._counts[f"dropped.{datagram.name.lower()}"] += 1
-            elif not self._guard.fresh(datagram):
-                self._counts[f"dropped.{Drop.REPLAYED.name.lower()}"] += 1
-            else:
-                self._counts["received"] += 1
-                try:
-                    self._on_heartbeat(datagram, received_ms)
-                except ClusterError:
-                    self._counts[f"dropped.{Drop.MALFORMED.name.lower()}"] += 1
+        except BlockingIOError:
+            return
+        except OSError:
+            # An interface that goes down reports itself here; the socket works again when it is back.
+            self._counts["receive.failed"] += 1
+            return
+        received_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        datagram = decode_heartbeat(self._key, data)
+        if isinstance(datagram, Drop):
+            self._counts[f"dropped.{datagram.name.lower()}"] += 1
+        elif not self._guard.fresh(datagram):
+            self._counts[f"dropped.{Drop.REPLAYED.name.lower()}"] += 1
+        else:
+            self._counts["received"] += 1
+            try:
+                self._on_heartbeat(datagram, received_ms)
+            except ClusterError:
+                self._counts[f"dropped.{Drop.MALFORMED.name.lower()}"] += 1
+
+
+def _as_number(address: str) -> int:
+    return int(ipaddress.ip_address(address.partition("%")[0]))

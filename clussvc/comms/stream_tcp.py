@@ -6,8 +6,12 @@ side finds its way back by itself. Everything runs on one event loop in one thre
 :meth:`StreamTransport.send` from any thread and is called back on the loop's thread.
 
 Somebody without a certificate may do two things, each one frame long and within a few seconds: ask for the authority's
-certificate, and ask to join with a token. Handshakes are bounded in time and number, each in a task of its own, so a
-client that connects and stays silent holds up nobody.
+certificate, and ask to join with a token. Clients that have not yet shown who they are, are bounded in time and number,
+each in a task of its own; when there are too many, the one that has been there longest goes. So clients that connect
+and stay silent, however many, hold up nobody: a member needs a few milliseconds to show its certificate.
+
+An exception that nobody here expects (a callback that breaks an invariant) ends the thread with that exception, which
+is then the business of ``threading.excepthook``.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clussvc.comms.authority import NodeIdentity, fingerprint, identity_of
+from clussvc.comms.authority import NodeIdentity, fingerprint, identity_of, only_certificate
 from clussvc.comms.wire import (
     FRAME_BYTES_MAX,
     STRANGER_FRAME_BYTES_MAX,
@@ -36,16 +40,24 @@ from clussvc.comms.wire import (
 from clussvc.model.errors import ClusterError
 
 HANDSHAKE_TIMEOUT_S = 5.0
-HANDSHAKES_MAX = 64
-"""Connections that have not finished their handshake; further ones are closed at once."""
+GUESTS_MAX = 64
+"""Connections whose client has not yet shown who it is; one more, and the oldest of them is closed."""
 
 STRANGER_TIMEOUT_S = 5.0
+JOINS_MAX = 16
+"""Requests to join that are being decided; further ones are closed at once."""
+
 JOIN_TIMEOUT_S = 20.0
 """How long a member may take to admit a node, an election in between included."""
 
 DIAL_TIMEOUT_S = 3.0
 DIAL_PAUSE_S = (0.05, 0.5)
 """Shortest and longest pause between attempts to reach a peer; doubled each time, with jitter."""
+
+STEADY_S = 5.0
+"""A connection that lasted this long ends a series of failures: after it the pause is the shortest again. A peer that
+accepts and closes at once (it has evicted us, say) is therefore asked twice a second and not as fast as it can refuse.
+Longer than DIAL_TIMEOUT_S, so that an attempt that only waited does not count."""
 
 QUEUE_MESSAGES_MAX = 4_096
 QUEUE_BYTES_MAX = 32 * 1024 * 1024
@@ -55,6 +67,8 @@ STALL_TIMEOUT_S = 5.0
 """How long a peer may accept nothing before its connection is given up."""
 
 READ_BYTES = 256 * 1024
+WRITE_BYTES = 256 * 1024
+"""Handed to the connection at once (or a single longer frame), so that STALL_TIMEOUT_S is about progress, not size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +78,8 @@ class StreamStatistics:
     counts: Mapping[str, int]
     connected: tuple[int, ...]
     """Peers that can be sent to now."""
+    troubles: Mapping[int, str]
+    """For the other peers: what became of the last attempt to reach them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +101,7 @@ class _Peer:
         self.queue: deque[bytes] = deque()
         self.queued_bytes = 0
         self.connected = False
+        self.trouble = "not tried yet"
         self.waiting = False
         """Whether the task sleeps until something is queued."""
         self.wake = asyncio.Event()
@@ -118,7 +135,10 @@ class StreamTransport:
         self._lock = threading.Lock()
         self._peers: dict[int, _Peer] = {}
         self._counts: Counter[str] = Counter()
-        self._handshakes = 0
+        self._guests: dict[asyncio.Task[None], None] = {}
+        """Tasks of clients that may be sent away, oldest first."""
+        self._joins = 0
+        self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
@@ -138,16 +158,9 @@ class StreamTransport:
 
     def stop(self) -> None:
         """Close everything and end the thread."""
-
-        async def finish() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
         if self._thread.is_alive():
             with contextlib.suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(finish(), self._loop).result(5)
+                asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(5)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
         for listener in self._listeners:
@@ -157,7 +170,9 @@ class StreamTransport:
 
     def set_peers(self, peers: Mapping[int, tuple[tuple[str, int], ...]]) -> None:
         """Who the peers are and where; connections to others are closed."""
-        self._loop.call_soon_threadsafe(self._set_peers, dict(peers))
+        # After stop() the loop is closed and there is nobody to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._set_peers, dict(peers))
 
     def send(self, node_id: int, kind: Kind, payload: bytes) -> bool:
         """Queue a message for a peer; False when it cannot be queued (unknown, not connected, or too much waits)."""
@@ -182,13 +197,17 @@ class StreamTransport:
         """Counters and who is connected."""
         with self._lock:
             connected = tuple(sorted(peer.node_id for peer in self._peers.values() if peer.connected))
-            return StreamStatistics(counts=dict(self._counts), connected=connected)
+            troubles = {peer.node_id: peer.trouble for peer in self._peers.values() if not peer.connected}
+            return StreamStatistics(counts=dict(self._counts), connected=connected, troubles=troubles)
 
     # --- the loop's thread ------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        if self._failure is not None:
+            self._loop.run_until_complete(_cancel_all())
+            raise self._failure
 
     def _submit(self, work: Coroutine[Any, Any, None]) -> None:
         def begin() -> None:
@@ -199,8 +218,15 @@ class StreamTransport:
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._end)
         return task
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._guests.pop(task, None)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._failure = failure
+            self._loop.stop()
 
     def _count(self, what: str) -> None:
         with self._lock:
@@ -217,43 +243,58 @@ class StreamTransport:
                 peer = _Peer(node_id, addresses)
                 with self._lock:
                     self._peers[node_id] = peer
-                peer.task = self._loop.create_task(self._keep_connected(peer))
+                peer.task = self._begin(self._keep_connected(peer))
 
     # --- dialling ---------------------------------------------------------------------------------------------------
 
     async def _keep_connected(self, peer: _Peer) -> None:
-        pause_s = DIAL_PAUSE_S[0]
+        failures = 0
         turn = 0
         while True:
             address, port = peer.addresses[turn % len(peer.addresses)]
             turn += 1
+            since_s = self._loop.time()
             try:
-                async with asyncio.timeout(DIAL_TIMEOUT_S):
-                    reader, writer = await asyncio.open_connection(
-                        address,
-                        port,
-                        ssl=self._client_tls,
-                        server_hostname="",
-                        ssl_handshake_timeout=DIAL_TIMEOUT_S,
-                        ssl_shutdown_timeout=1.0,
-                        limit=READ_BYTES,
-                    )
-            except (OSError, ssl.SSLError, TimeoutError):
-                self._count("dial.failed")
-                await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 -- jitter, no secret
-                pause_s = min(2 * pause_s, DIAL_PAUSE_S[1])
-                continue
-            try:
-                self._check_identity(writer, peer.node_id)
-                pause_s = DIAL_PAUSE_S[0]
-                await self._serve_outgoing(peer, reader, writer)
-            except ClusterError:
-                self._count("dial.wrong-identity")
-                await asyncio.sleep(DIAL_PAUSE_S[1])
-            except (OSError, ssl.SSLError, TimeoutError):
-                self._count("connection.lost")
-            finally:
-                await _close(writer)
+                reader, writer = await self._dial(address, port)
+            except (OSError, ssl.SSLError, TimeoutError) as error:
+                self._note(peer, "dial.failed", f"{address}:{port}: {error or 'no answer'}")
+            else:
+                since_s = self._loop.time()
+                await self._use(peer, reader, writer)
+            if self._loop.time() - since_s >= STEADY_S:
+                failures = 0
+            pause_s = min(DIAL_PAUSE_S[0] * 2**failures, DIAL_PAUSE_S[1])
+            failures = min(failures + 1, 8)
+            await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 -- jitter, no secret
+
+    async def _dial(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(DIAL_TIMEOUT_S):
+            return await asyncio.open_connection(
+                address,
+                port,
+                ssl=self._client_tls,
+                server_hostname="",
+                ssl_handshake_timeout=DIAL_TIMEOUT_S,
+                ssl_shutdown_timeout=1.0,
+                limit=READ_BYTES,
+            )
+
+    async def _use(self, peer: _Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            self._check_identity(writer, peer.node_id)
+            await self._serve_outgoing(peer, reader, writer)
+            self._note(peer, "connection.closed", "it closed the connection")
+        except ClusterError as error:
+            self._note(peer, "dial.wrong-identity", error.message)
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            self._note(peer, "connection.lost", f"the connection was lost: {error or 'it took nothing any more'}")
+        finally:
+            await _close(writer)
+
+    def _note(self, peer: _Peer, what: str, trouble: str) -> None:
+        with self._lock:
+            self._counts[what] += 1
+            peer.trouble = trouble
 
     def _check_identity(self, writer: asyncio.StreamWriter, expected: int | None) -> int:
         tls = writer.get_extra_info("ssl_object")
@@ -291,24 +332,29 @@ class StreamTransport:
 
     async def _write_queue(self, peer: _Peer, writer: asyncio.StreamWriter, closed: asyncio.Task[bytes]) -> None:
         while not closed.done():
-            with self._lock:
-                frames = list(peer.queue)
-                peer.queue.clear()
-                peer.queued_bytes = 0
-                peer.waiting = not frames
-                if not frames:
-                    peer.wake.clear()
-            if frames:
-                writer.write(b"".join(frames))
+            data = self._take(peer)
+            if data:
+                writer.write(data)
                 async with asyncio.timeout(STALL_TIMEOUT_S):
                     await writer.drain()
                 continue
             waker = self._loop.create_task(peer.wake.wait())
-            try:
-                await asyncio.wait({waker, closed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                # A peer that is removed cancels this here; its waker must not be left waiting for ever.
-                waker.cancel()
+            await asyncio.wait({waker, closed}, return_when=asyncio.FIRST_COMPLETED)
+            waker.cancel()
+
+    def _take(self, peer: _Peer) -> bytes:
+        """The next frames in the queue, up to WRITE_BYTES but at least one; when there is none, ask to be woken."""
+        frames: list[bytes] = []
+        size = 0
+        with self._lock:
+            while peer.queue and (not frames or size + len(peer.queue[0]) <= WRITE_BYTES):
+                frames.append(peer.queue.popleft())
+                size += len(frames[-1])
+            peer.queued_bytes -= size
+            peer.waiting = not frames
+            if not frames:
+                peer.wake.clear()
+        return b"".join(frames)
 
     # --- listening --------------------------------------------------------------------------------------------------
 
@@ -321,14 +367,16 @@ class StreamTransport:
                 self._count("accept.failed")
                 await asyncio.sleep(0.1)
                 continue
-            if self._handshakes >= HANDSHAKES_MAX:
-                self._count("refused.too-many-handshakes")
-                connection.close()
-                continue
-            self._begin(self._welcome(connection))
+            if len(self._guests) >= GUESTS_MAX:
+                oldest = next(iter(self._guests))
+                del self._guests[oldest]
+                oldest.cancel()
+                self._count("refused.too-many-guests")
+            self._guests[self._begin(self._welcome(connection))] = None
+            # A crowd may be waiting already; each of its tasks must have begun before it can be ended.
+            await asyncio.sleep(0)
 
     async def _welcome(self, connection: socket.socket) -> None:
-        self._handshakes += 1
         try:
             reader = asyncio.StreamReader(limit=READ_BYTES, loop=self._loop)
             protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
@@ -343,16 +391,13 @@ class StreamTransport:
             self._count("refused.handshake")
             connection.close()
             return
-        finally:
-            self._handshakes -= 1
         writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
             tls = writer.get_extra_info("ssl_object")
             if tls is not None and tls.getpeercert(binary_form=True):
                 await self._serve_member(reader, writer)
             else:
-                async with asyncio.timeout(STRANGER_TIMEOUT_S + JOIN_TIMEOUT_S):
-                    await self._serve_stranger(reader, writer)
+                await self._serve_stranger(reader, writer)
         except ClusterError as error:
             self._count(f"refused.{error.code}")
         except (OSError, ssl.SSLError, TimeoutError):
@@ -362,15 +407,20 @@ class StreamTransport:
 
     async def _serve_member(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         node_id = self._check_identity(writer, None)
-        if node_id not in self._peers:
-            raise ClusterError("unknown-member", f"node {node_id} is not a member any more", remote=True)
         _tune(writer)
+        self._guests.pop(_this_task(), None)
         decoder = FrameDecoder(bytes_max=FRAME_BYTES_MAX)
-        while data := await reader.read(READ_BYTES):
+        while True:
+            # Asked again for everything that arrives: a node may be evicted while it is connected.
+            if node_id not in self._peers:
+                raise ClusterError("unknown-member", f"node {node_id} is not a member any more", remote=True)
+            data = await reader.read(READ_BYTES)
+            if not data:
+                return
             for kind, payload in decoder.feed(data):
                 if kind in STRANGERS_MAY_SEND:
-                    await self._answer(kind, payload, writer)
-                else:
+                    raise ClusterError("member-as-stranger", f"node {node_id} asked as if it were none", remote=True)
+                if node_id in self._peers:
                     self._call.on_message(node_id, kind, payload)
 
     async def _serve_stranger(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -386,20 +436,30 @@ class StreamTransport:
         if kind not in STRANGERS_MAY_SEND:
             raise ClusterError("stranger", "somebody without a certificate sent a member's message", remote=True)
         self._count(f"stranger.{kind.name.lower()}")
-        await self._answer(kind, payload, writer)
-        # Closing here could overtake the answer; the stranger closes when it has read it.
-        async with asyncio.timeout(STRANGER_TIMEOUT_S):
+        if kind is Kind.AUTHORITY_REQUEST:
+            answer = encode_frame(Kind.AUTHORITY_REPLY, self._authority)
+        else:
+            answer = encode_frame(Kind.JOIN_REPLY, await self._decide_join(payload))
+        writer.write(answer)
+        async with asyncio.timeout(STALL_TIMEOUT_S):
+            await writer.drain()
+            # Closing here could overtake the answer; the stranger closes when it has read it.
             while await reader.read(READ_BYTES):
                 pass
 
-    async def _answer(self, kind: Kind, payload: bytes, writer: asyncio.StreamWriter) -> None:
-        if kind is Kind.AUTHORITY_REQUEST:
-            writer.write(encode_frame(Kind.AUTHORITY_REPLY, self._authority))
-        else:
+    async def _decide_join(self, request: bytes) -> bytes:
+        if self._joins >= JOINS_MAX:
+            raise ClusterError("too-many-joins", f"{JOINS_MAX} requests to join are being decided", remote=True)
+        # Not to be sent away by newcomers while the cluster decides; afterwards it may be.
+        task = _this_task()
+        self._guests.pop(task, None)
+        self._joins += 1
+        try:
             async with asyncio.timeout(JOIN_TIMEOUT_S):
-                writer.write(encode_frame(Kind.JOIN_REPLY, await self._call.on_join(payload)))
-        async with asyncio.timeout(STALL_TIMEOUT_S):
-            await writer.drain()
+                return await self._call.on_join(request)
+        finally:
+            self._joins -= 1
+            self._guests[task] = None
 
 
 # --- the new machine's side of joining ----------------------------------------------------------------------------
@@ -425,14 +485,19 @@ def ask_to_join(
     for address, port in contacts:
         try:
             authority = _fetch_authority(address, port)
-            if fingerprint(authority) != authority_sha256:
-                raise ClusterError(
-                    "join-untrusted",
-                    f"{address}:{port} belongs to another cluster than the token; nothing was sent to it",
-                    remote=True,
-                )
+        except (OSError, ssl.SSLError, ClusterError) as error:
+            # Something else may listen there by now; nothing has been said to it.
+            failures.append(f"{address}:{port} ({error})")
+            continue
+        if fingerprint(authority) != authority_sha256:
+            raise ClusterError(
+                "join-untrusted",
+                f"{address}:{port} belongs to another cluster than the token; nothing was sent to it",
+                remote=True,
+            )
+        try:
             return _request_join(address, port, authority, check_member, request), authority
-        except (OSError, ssl.SSLError, TimeoutError) as error:
+        except (OSError, ssl.SSLError) as error:
             failures.append(f"{address}:{port} ({error})")
     raise ClusterError(
         "join-unreachable",
@@ -446,7 +511,9 @@ def _fetch_authority(address: str, port: int) -> bytes:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # What is fetched here is public, and compared with the token afterwards.
-    return _ask(address, port, context, Kind.AUTHORITY_REQUEST, b"", Kind.AUTHORITY_REPLY, lambda _: None)
+    answer = _ask(address, port, context, Kind.AUTHORITY_REQUEST, b"", Kind.AUTHORITY_REPLY, lambda _: None)
+    # Whatever else stands in the answer must not be trusted along with the certificate that will be compared.
+    return only_certificate(answer)
 
 
 def _request_join(
@@ -500,7 +567,7 @@ def _listen(address: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
-        listener.listen(HANDSHAKES_MAX)
+        listener.listen(GUESTS_MAX)
     except OSError as error:
         listener.close()
         raise ClusterError(
@@ -519,6 +586,19 @@ def _tune(writer: asyncio.StreamWriter) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3_000)
+
+
+async def _cancel_all() -> None:
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

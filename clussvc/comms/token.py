@@ -60,7 +60,8 @@ def parse_token(text: str) -> JoinToken:
 
     Raises ClusterError(``bad-token``), which says that it was cut off or changed while it was copied.
     """
-    text = text.strip()
+    # Terminals and mail programs break long words; a token holds no blanks of its own.
+    text = "".join(text.split())
     if not text.startswith(PREFIX) or len(text) > TOKEN_LENGTH_MAX:
         raise ClusterError(
             "bad-token", f"this is not a join token; tokens begin with {PREFIX} and come from 'cluster /addnodes:NAME'"
@@ -70,7 +71,7 @@ def parse_token(text: str) -> JoinToken:
         if len(checked) < 4 or zlib.crc32(checked[4:]) != int.from_bytes(checked[:4], "big"):
             raise ValueError("checksum")
         cluster, contacts, authority, token_id, secret, expires_ms = json.loads(checked[4:])
-        return JoinToken(
+        token = JoinToken(
             cluster=str(cluster),
             contacts=tuple((str(address), int(port)) for address, port in contacts),
             authority_sha256=str(authority),
@@ -78,7 +79,10 @@ def parse_token(text: str) -> JoinToken:
             secret=str(secret),
             expires_ms=int(expires_ms),
         )
-    except (ValueError, TypeError, binascii.Error) as error:
+        if not token.contacts or not all(0 < port < 65_536 for _, port in token.contacts):
+            raise ValueError("contacts")
+        return token
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         raise ClusterError(
             "bad-token", "the join token is damaged; copy it again, whole and in one line, or make a new one"
         ) from error

@@ -71,6 +71,25 @@ def test_a_target_that_cannot_be_reached_does_not_stop_the_others() -> None:
         two.stop()
 
 
+def test_each_network_is_served_from_its_own_address() -> None:
+    """A target gets the heartbeat from the address that shares its network, whatever the order of the addresses."""
+    port = free_port()
+    node = HeartbeatSocket(
+        listen=(("127.0.0.1", port), ("127.1.0.1", port), ("127.2.0.1", port)), key=KEY, on_heartbeat=lambda *_: None
+    )
+    node.start()
+    try:
+        for network in (1, 0, 2):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as target:
+                target.settimeout(10)
+                target.bind((f"127.{network}.0.9", 0))
+                node.send(Datagram(sender=1, boot=1, incarnation=1, seq=1, body=b""), (target.getsockname(),))
+
+                assert target.recvfrom(2_000)[1] == (f"127.{network}.0.1", port)
+    finally:
+        node.stop()
+
+
 def test_an_address_in_use_is_named() -> None:
     """The way out is in the message."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:

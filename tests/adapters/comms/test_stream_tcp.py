@@ -52,6 +52,7 @@ class Member:
         self.port = port or free_port()
         self.heard: queue.Queue[tuple[int, Kind, bytes]] = queue.Queue()
         self.connected: set[int] = set()
+        self.on_message: Callable[[int, Kind, bytes], object] = lambda *_: None
         folder.mkdir(parents=True, exist_ok=True)
         key, request = new_signing_request(f"n{node_id}")
         (folder / "node.key").write_bytes(key)
@@ -72,12 +73,16 @@ class Member:
             client_tls=client_context(**self.tls),
             authority=authority.pair.certificate,
             callbacks=StreamCallbacks(
-                on_message=lambda node, kind, payload: self.heard.put((node, kind, payload)),
+                on_message=self.hear,
                 on_connected=self.connected.add,
                 on_disconnected=self.connected.discard,
                 on_join=self.join,
             ),
         )
+
+    def hear(self, node_id: int, kind: Kind, payload: bytes) -> None:
+        self.on_message(node_id, kind, payload)
+        self.heard.put((node_id, kind, payload))
 
     async def join(self, request: bytes) -> bytes:
         return b"welcome " + request

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import dataclasses
+import zlib
 
 import pytest
 from hypothesis import given
@@ -202,3 +205,29 @@ def test_other_texts_are_no_tokens(text: str) -> None:
     for candidate in (text, f"clj1-{text}"):
         with pytest.raises(ClusterError):
             parse_token(candidate)
+
+
+def test_a_token_that_was_wrapped_is_read() -> None:
+    """Terminals and mail programs break long words."""
+    text = make_token(TOKEN)
+
+    assert parse_token(f"{text[:40]}\n  {text[40:90]}\r\n{text[90:]}") == TOKEN
+
+
+@pytest.mark.parametrize("contacts", [(), (("10.0.0.1", 0),), (("10.0.0.1", 65_536),), (("10.0.0.1", -1),)])
+def test_a_token_without_a_usable_contact_is_refused(contacts: tuple[tuple[str, int], ...]) -> None:
+    """The checksum fits, the content does not."""
+    with pytest.raises(ClusterError) as caught:
+        parse_token(make_token(dataclasses.replace(TOKEN, contacts=contacts)))
+
+    assert caught.value.code == "bad-token"
+
+
+def test_a_token_of_nothing_but_brackets_is_refused() -> None:
+    """With a checksum that fits."""
+    content = b"[" * 2_900
+    text = "clj1-" + base64.urlsafe_b64encode(zlib.crc32(content).to_bytes(4, "big") + content).decode().rstrip("=")
+    with pytest.raises(ClusterError) as caught:
+        parse_token(text)
+
+    assert caught.value.code == "bad-token"
