@@ -27,11 +27,9 @@ from clussvc.resources.monitors import DEFAULT_MONITOR
 from clussvc.resources.restart_policy import count_recent
 from clussvc.resources.type_info import find_type
 
-LINES_PER_REPORT_MAX = 1_000
-"""State changes in one log entry; the rest follows in the next one."""
-
-DETAIL_LENGTH_MAX = 1_000
-"""Characters of a failure's text that travel through the log."""
+LINES_PER_REPORT_MAX = 250
+"""State changes in one log entry; the rest follows in the next one. With the longest details it stays below the limit
+of an entry."""
 
 LooksReady = Callable[[ResourceId], bool]
 
@@ -209,7 +207,7 @@ class Ownership:
                 known = config.resources.get(resource_id)
                 if known is None or known.group != machine.group:
                     continue
-                detail = local.detail[:DETAIL_LENGTH_MAX] if local.state is ResourceState.FAILED else ""
+                detail = local.detail if local.state is ResourceState.FAILED else ""
                 if (known.state, known.detail) != (local.state, detail):
                     lines.append(ResourceStatus(resource=resource_id, state=local.state, detail=detail))
                     if len(lines) >= LINES_PER_REPORT_MAX:

@@ -57,7 +57,7 @@ class ResourceState(Enum):
 
 @unique
 class GroupState(Enum):
-    """Derived from the states of a group's resources; see :func:`clussvc.groups.machine.group_state`."""
+    """Derived from the states of a group's resources; see :func:`clussvc.resources.aggregate.group_state`."""
 
     ONLINE = "Online"
     OFFLINE = "Offline"

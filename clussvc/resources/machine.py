@@ -28,6 +28,9 @@ from clussvc.model.states import ResourceState
 from clussvc.resources import restart_policy
 from clussvc.resources.restart_policy import Verdict
 
+DETAIL_LENGTH_MAX = 300
+"""Characters of a failure's text that are kept; it travels through the log."""
+
 
 @dataclass(slots=True)
 class LocalResource:
@@ -99,6 +102,7 @@ class LocalResource:
 
     def fail(self, detail: str, resource: Resource, now_ms: int, *, terminated: bool) -> None:
         """The resource has failed: judge it by its restart policy."""
+        detail = detail[:DETAIL_LENGTH_MAX]
         self.state, self.detail, self.last_failure = ResourceState.FAILED, detail, detail
         self.dirty = not terminated
         self.terminating = False

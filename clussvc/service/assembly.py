@@ -85,7 +85,13 @@ class Node(Runtime):
             now_ms=self._clock_.now_ms(),
             found=(RequestId(file.cluster_id), birth.found) if birth.found else None,
         )
-        super().__init__(core=core, inbox=inbox, clock=self._clock_, store=store)
+        super().__init__(
+            core=core,
+            inbox=inbox,
+            clock=self._clock_,
+            store=store,
+            log_record=lambda entry: record_to_log(entry.record, cursor=entry.cursor),
+        )
         self._authority = Authority(
             cluster_id=file.cluster_id,
             pair=KeyPair(certificate=_read(file.keys / "ca.pem"), key=_read(file.keys / "ca.key")),

@@ -34,6 +34,13 @@ does not fit means that the core has stopped working, and the process ends (its 
 
 EVENTS_PER_TURN_MAX = 64
 
+SAVE_ATTEMPTS_MAX = 60
+SAVE_PAUSE_S = 1.0
+"""A database that cannot be written for a minute ends the service; its folder also holds the log."""
+
+ENTRIES_WAITING_MAX = 100_000
+"""Records that wait to be written; beyond it the oldest are dropped from the history (never from the log)."""
+
 log = structlog.get_logger()
 
 
@@ -98,7 +105,7 @@ class HistoryWriter:
         """Have this written soon."""
         with self._changed:
             self._pending = (index, config)
-            self._entries += entries
+            self._entries = (self._entries + entries)[-ENTRIES_WAITING_MAX:]
             self._changed.notify_all()
 
     def wait(self, *, after: int, wait_ms: int) -> None:
@@ -122,7 +129,7 @@ class HistoryWriter:
                 (index, config), entries = self._pending, self._entries
                 self._pending, self._entries = None, []
             try:
-                self._store.save(index, config, entries)
+                self._save(index, config, entries)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the node must not go on without its store
                 self._fail(f"the configuration database cannot be written: {error}")
                 return
@@ -131,16 +138,38 @@ class HistoryWriter:
                     self._last_cursor = max(self._last_cursor, entries[-1].cursor)
                 self._changed.notify_all()
 
+    def _save(self, index: int, config: Config, entries: list[HistoryEntry]) -> None:
+        """Write; what may pass (a busy file, a full disk) is tried again, since the log has everything anyway."""
+        for attempt in range(1, SAVE_ATTEMPTS_MAX + 1):
+            try:
+                self._store.save(index, config, entries)
+                return
+            except ClusterError as error:
+                if not error.retryable or attempt == SAVE_ATTEMPTS_MAX:
+                    raise
+                log.warning("database.retry", because=error.message, attempt=attempt)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, SAVE_PAUSE_S)
+
 
 class Runtime:
     """Owns the core and its thread; implements ports.ClusterAccess together with the assembly."""
 
-    def __init__(self, *, core: NodeCore, inbox: Inbox, clock: SystemClock, store: ConfigStore) -> None:
+    def __init__(
+        self,
+        *,
+        core: NodeCore,
+        inbox: Inbox,
+        clock: SystemClock,
+        store: ConfigStore,
+        log_record: Callable[[HistoryEntry], None],
+    ) -> None:
         self._core = core
         self._inbox = inbox
         self._clock = clock
         self._store = store
         self._writer = HistoryWriter(store, self.die)
+        self._log_record = log_record
         self._perform: dict[type[Action], Callable[[Any], None]] = {}
         self._stopped = threading.Event()
         self._view: LiveView = core.view(clock.now_ms())
@@ -167,8 +196,9 @@ class Runtime:
         self._writer.close()
 
     def _turn(self, event: Event) -> None:
+        index = self._core.index
         actions = self._core.handle(event, now_ms=self._clock.now_ms(), wall_ms=self._clock.wall_ms())
-        if isinstance(event, Committed | ConfigInstalled):
+        if isinstance(event, Committed | ConfigInstalled) and event.index > index:
             self._remember(event)
         self._view = self._core.view(self._clock.now_ms())
         for action in actions:
@@ -185,6 +215,8 @@ class Runtime:
                 )
                 for position, record in enumerate(event.records[:RECORDS_PER_ENTRY_MAX])
             ]
+            for entry in entries:
+                self._log_record(entry)
         self._writer.add(event.index, event.config, entries)
         with self._applied:
             self._applied.notify_all()
