@@ -6,6 +6,7 @@ to a user.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -49,6 +50,8 @@ class Cluster:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self.worker_file = lab.folder / "worker.txt"
+        self.used_tokens: list[str] = []
 
     def command(self, *words: str, on: Node | None = None) -> str:
         """What a command prints on a node (NODE1 unless said otherwise). Raises CommandFailed unless it succeeds."""
@@ -121,6 +124,25 @@ class Cluster:
             logs = "\n".join(node.tail() for node in self.lab.nodes)
             raise AssertionError(f"{what} {expected}: not within {timeout_s:g} s, but {seen[0]}\n{logs}") from None
 
+    # --- the application --------------------------------------------------------------------------------------------
+
+    def check_worker(self) -> None:
+        """No two applications ever ran at once: they share a file, where each counts on from the last number in it."""
+        lines = [line.split() for line in self.worker_file.read_text().splitlines()]
+        numbers = [int(number) for _, number in lines]
+        wrong = [line for line, number in zip(lines, itertools.count(1), strict=False) if int(line[1]) != number]
+        assert numbers and not wrong, f"two applications counted at once: {wrong[:5]}"
+
+    def traces(self, node: Node) -> list[str]:
+        """What a machine still has of the group: its address, its processes."""
+        found = [f"address {VIP}"] if VIP in node.addresses() else []
+        programs = {str(WEB_SERVER), str(WORKER)}
+        return found + [f"process {one.pid}" for one in node.processes() if programs & set(one.words)]
+
+    def process(self, node: Node, program: Path) -> int | None:
+        """The number of the process that runs that program on a machine."""
+        return next((one.pid for one in node.processes() if str(program) in one.words), None)
+
     # --- forming ----------------------------------------------------------------------------------------------------
 
     def create(self, profile: str) -> None:
@@ -148,6 +170,7 @@ class Cluster:
             *("join", token, "--node", node.name, "--address", node.address),
             *("--config", str(node.config), "--data", str(node.data), "--socket", str(node.socket)),
         )
+        self.used_tokens.append(token)
         node.start_service()
 
     def form(self, profile: str) -> None:
@@ -164,7 +187,6 @@ class Cluster:
 
     def create_web_group(self, *, failback: bool, say: Callable[[str], None] = lambda _: None) -> None:
         """The group of the demonstration: an address, a web server on it, an application beside it; all online."""
-        shared = self.lab.folder / "worker.txt"
         names = ",".join(node.name for node in self.lab.nodes)
         ip, server, worker = WEB_RESOURCES
         for words in (
@@ -177,7 +199,7 @@ class Cluster:
             ("res", server, "/priv", f"ScriptFilepath={WEB_SERVER}", "Port=80:dword"),
             ("res", server, f"/adddep:{ip}"),
             ("res", worker, "/create", f"/group:{GROUP}", "/type:Generic Application"),
-            ("res", worker, "/priv", f"CommandLine={sys.executable} {WORKER} {shared}"),
+            ("res", worker, "/priv", f"CommandLine={sys.executable} {WORKER} {self.worker_file}"),
             ("res", worker, f"/adddep:{server}"),
             ("group", GROUP, f"/online:{self.lab[1].name}", "/wait:60"),
         ):

@@ -7,7 +7,8 @@ death of PID 1, with which the kernel kills everything on the machine; the data 
 outlives it.
 
 Every holder has a lifeline: a pipe whose other end only the lab has. However the lab ends, kill -9 included, the pipes
-end, the holders follow, and with them all the rest.
+end, the holders follow, and with them all the rest. (Use the lab in one thread that lives as long: what waits outside
+for a program on a machine ends with the thread that started it.)
 
 Needs root, or a user namespace in which the caller is root, and iproute2 and util-linux.
 """
@@ -32,7 +33,7 @@ from tests.cluster.probe import LIMIT_MS, RATE_HZ, Attempt, read_attempts, settl
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 NODE_INIT: Final = Path(__file__).with_name("node_init.py")
-NEEDED_PROGRAMS: Final = ("ip", "bridge", "nsenter", "unshare", "mount")
+NEEDED_PROGRAMS: Final = ("ip", "bridge", "nsenter", "unshare", "setpriv", "mount")
 NETWORK: Final = "10.77.0"
 PREFIX: Final = 24
 CLIENT_ADDRESS: Final = f"{NETWORK}.100"
@@ -187,7 +188,9 @@ class Node:
     def enter(self, *words: str) -> list[str]:
         """The words that run a command on the machine."""
         assert self.holder is not None and self.up, f"{self.name} is off"
-        return ["nsenter", "-t", str(self.holder.pid), "-n", "-p", "-m", "-u", "-i", "--", *words]
+        # nsenter(1) waits outside and stops itself with its child; stopped, it would outlive a lab that was killed.
+        bound = ("setpriv", "--pdeathsig", "KILL", "--")
+        return [*bound, "nsenter", "-t", str(self.holder.pid), "-n", "-p", "-m", "-u", "-i", "--", *words]
 
     def run(self, *words: str, timeout_s: float = COMMAND_LIMIT_S) -> subprocess.CompletedProcess[str]:
         """Run a command on the machine to its end."""
