@@ -1,0 +1,476 @@
+"""The node core alone: one node, hand-made events, the actions they lead to.
+
+What whole clusters promise is told in the simulation; here are the corners that a story seldom reaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from clussvc.actions import Action, CommandMonitor, FenceSelf, Propose, Reply, SendHeartbeat, StartMonitor, StopService
+from clussvc.events import (
+    CommandArrived,
+    Committed,
+    Event,
+    HeartbeatHeard,
+    LeadershipChanged,
+    MonitorSaid,
+    ProposalFailed,
+    ProposalFate,
+    StopRequested,
+    Tick,
+)
+from clussvc.global_update.apply import apply
+from clussvc.global_update.update import (
+    AssignGroup,
+    CreateResource,
+    FoundCluster,
+    NodeDown,
+    NodeUp,
+    OnlineResource,
+    Proposal,
+    ReportStates,
+    SetVoter,
+    Update,
+)
+from clussvc.membership.heartbeat import Hearing, Heartbeat
+from clussvc.model.config import Config, Node
+from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.monitoring import (
+    BringOnline,
+    DeadmanFired,
+    EverythingTerminated,
+    LeaseExtended,
+    MonitorDied,
+    MonitorStarted,
+    OpenResource,
+    ResourceReported,
+    TerminateEverything,
+)
+from clussvc.model.settings import LAN
+from clussvc.model.states import NodePhase, ResourceState
+from clussvc.node import NodeCore
+
+N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
+GROUP, APP = GroupId("cluster-group"), ResourceId("app")
+WALL_MS = 1_800_000_000_000
+
+
+class Bench:
+    """One core, its log, and two peers that say what the test wants."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_000
+        self.index = 0
+        self.requests = 0
+        self.seq = 0
+        self.actions: list[Action] = []
+        self.replies: list[Reply] = []
+        self.config = self.three_nodes()
+        self.core = NodeCore(node=N1, boot=5, timing=LAN, peers={}, index=0, config=self.config, now_ms=self.now_ms)
+
+    def three_nodes(self) -> Config:
+        found = FoundCluster(
+            name="T",
+            timing_profile="lan",
+            node_name="n1",
+            addresses=("10.0.0.1",),
+            port=1,
+            admin_port=0,
+            utc_offset_min=0,
+            group=GROUP,
+        )
+        config = apply(None, self.proposal(found)).config
+        others = {
+            n: Node(id=n, name=f"n{n}", addresses=(f"10.0.0.{n}",), port=1, voter=True, joining=False) for n in (N2, N3)
+        }
+        config = replace(config, nodes={**config.nodes, **others}, next_node_id=4)
+        app = CreateResource(
+            resource=APP, name="app", type="Generic Application", group=GROUP, private={"CommandLine": "x"}
+        )
+        config = apply(config, self.proposal(app)).config
+        return apply(config, self.proposal(OnlineResource(resource=APP))).config
+
+    def proposal(self, update: Update) -> Proposal:
+        self.requests += 1
+        return Proposal(request=RequestId(f"r{self.requests}"), proposer=N1, at_ms=WALL_MS, update=update)
+
+    def give(self, event: Event) -> list[Action]:
+        self.actions = list(self.core.handle(event, now_ms=self.now_ms, wall_ms=WALL_MS + self.now_ms))
+        self.replies += [action for action in self.actions if isinstance(action, Reply)]
+        return self.actions
+
+    def commit(self, update: Update, *, request: RequestId | None = None) -> list[Action]:
+        """The log brings this entry."""
+        proposal = self.proposal(update)
+        if request is not None:
+            proposal = replace(proposal, request=request)
+        applied = apply(self.config, proposal)
+        self.config = applied.config
+        self.index += 1
+        return self.give(
+            Committed(
+                index=self.index,
+                proposal=proposal,
+                config=self.config,
+                refusal=applied.refusal,
+                records=applied.records,
+            )
+        )
+
+    def monitor(self, report: object) -> list[Action]:
+        return self.give(MonitorSaid(monitor="", report=report))  # type: ignore[arg-type]
+
+    def clean(self) -> None:
+        """The monitor starts and confirms that nothing is left."""
+        self.give(Tick())
+        self.monitor(MonitorStarted(pid=9))
+        self.confirm()
+
+    def confirm(self) -> list[Action]:
+        ticket = next(
+            action.command.ticket
+            for action in reversed(self.actions)
+            if isinstance(action, CommandMonitor) and isinstance(action.command, TerminateEverything)
+        )
+        return self.monitor(EverythingTerminated(ticket=ticket))
+
+    def lease(self) -> list[Action]:
+        """Both peers acknowledge what was sent last."""
+        sent = [action.heartbeat for action in self.actions if isinstance(action, SendHeartbeat)]
+        while not sent:
+            self.now_ms = self.core.deadline_ms
+            sent = [action.heartbeat for action in self.give(Tick()) if isinstance(action, SendHeartbeat)]
+        self.now_ms += 1
+        self.seq += 1
+        actions: list[Action] = []
+        for peer in (N2, N3):
+            actions += self.give(
+                HeartbeatHeard(
+                    heartbeat=Heartbeat(
+                        sender=peer,
+                        boot=1,
+                        seq=self.seq,
+                        incarnation=1,
+                        phase=NodePhase.MEMBER,
+                        attempt=0,
+                        index=0,
+                        voters_version=self.config.voters_version,
+                        heard=(Hearing(node=N1, boot=5, seq=sent[-1].seq, silent_ms=0),),
+                    ),
+                    received_ms=self.now_ms,
+                )
+            )
+        self.actions = actions
+        return actions
+
+    def up(self, *, attempt: int = 1) -> list[Action]:
+        known = self.config.nodes[N1]
+        return self.commit(NodeUp(node=N1, incarnation=known.incarnation, boot=5, attempt=attempt))
+
+    def member(self) -> None:
+        """All the way to membership."""
+        self.clean()
+        self.lease()
+        self.up()
+        assert phase(self) is NodePhase.MEMBER
+
+    def owner(self) -> list[Action]:
+        """A member that owns the group; the commands that follow."""
+        self.member()
+        return self.assign()
+
+    def assign(self) -> list[Action]:
+        epoch = self.config.groups[GROUP].epoch
+        return self.commit(AssignGroup(group=GROUP, epoch=epoch, to=N1, because="test"))
+
+    def online(self) -> None:
+        self.owner()
+        epoch = self.config.groups[GROUP].epoch
+        self.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.ONLINE))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def phase(bench: Bench) -> NodePhase:
+    """Asked anew each time, so that a test may follow a node through its phases."""
+    return bench.core.phase
+
+
+def commands(actions: list[Action]) -> list[object]:
+    return [action.command for action in actions if isinstance(action, CommandMonitor)]
+
+
+def proposed(actions: list[Action]) -> list[Update]:
+    return [action.proposal.update for action in actions if isinstance(action, Propose)]
+
+
+def test_a_node_begins_by_cleaning_up(bench: Bench) -> None:
+    """The monitor is started first, and asked to terminate everything before anything else."""
+    assert StartMonitor(monitor="") in bench.give(Tick())
+    assert [type(command) for command in commands(bench.monitor(MonitorStarted(pid=9)))] == [TerminateEverything]
+    assert phase(bench) is NodePhase.STARTING
+    bench.confirm()
+    assert phase(bench) is NodePhase.ASKING
+
+
+def test_a_node_asks_only_while_its_lease_runs(bench: Bench) -> None:
+    """Without a majority there is nobody to ask; with one, the next heartbeat carries the request."""
+    bench.clean()
+    bench.now_ms += 100
+    quiet = [action.heartbeat for action in bench.give(Tick()) if isinstance(action, SendHeartbeat)]
+    asking = [action.heartbeat for action in bench.lease() if isinstance(action, SendHeartbeat)]
+
+    assert [heartbeat.attempt for heartbeat in quiet] == [0]
+    assert asking[-1].attempt == 1
+
+
+def test_an_admission_after_a_gap_does_not_count(bench: Bench) -> None:
+    """Between the question and the answer the lease ran out: somebody may have declared the node down meanwhile."""
+    bench.clean()
+    bench.lease()
+    bench.now_ms += LAN.lease_ms + 1
+    bench.up(attempt=1)
+    bench.assign()
+
+    assert phase(bench) is NodePhase.ASKING
+    assert BringOnline not in [type(command) for command in commands(bench.actions)]
+    bench.lease()
+    bench.up(attempt=2)
+    assert phase(bench) is NodePhase.MEMBER
+
+
+def test_an_admission_of_an_earlier_boot_does_not_count(bench: Bench) -> None:
+    """Replayed from the log after a restart."""
+    bench.clean()
+    bench.lease()
+    bench.commit(NodeUp(node=N1, incarnation=0, boot=4, attempt=1))
+
+    assert phase(bench) is NodePhase.ASKING
+
+
+def test_an_assignment_starts_resources_under_its_epoch_and_a_fed_deadman(bench: Bench) -> None:
+    """First the lease, then the resource's description, then the command."""
+    bench.member()
+    fed = commands(bench.actions)
+    epoch = bench.config.groups[GROUP].epoch + 1
+    started = commands(bench.assign())
+
+    assert any(isinstance(command, LeaseExtended) for command in fed)
+    assert [type(command) for command in started] == [OpenResource, BringOnline]
+    assert started[1] == BringOnline(resource=APP, epoch=epoch)
+
+
+def test_a_lost_lease_ends_everything_and_the_incarnation(bench: Bench) -> None:
+    """Terminate, confirm, ask anew; a lease that comes back by itself revives nothing."""
+    bench.online()
+    bench.now_ms += LAN.lease_ms + 1
+    assert TerminateEverything in [type(command) for command in commands(bench.give(Tick()))]
+    assert phase(bench) is NodePhase.RELEASING
+    bench.confirm()
+    assert phase(bench) is NodePhase.ASKING
+    bench.lease()
+
+    assert phase(bench) is NodePhase.ASKING
+    assert not [c for c in commands(bench.actions) if isinstance(c, BringOnline | LeaseExtended)]
+
+
+def test_a_lease_that_ended_during_a_pause_is_lost_although_heartbeats_wait(bench: Bench) -> None:
+    """The process was stopped for a while; the first event it then takes must not renew what has ended."""
+    bench.online()
+    bench.now_ms += 10 * LAN.lease_ms
+    late = Heartbeat(
+        sender=N2,
+        boot=1,
+        seq=99,
+        incarnation=1,
+        phase=NodePhase.MEMBER,
+        attempt=0,
+        index=0,
+        voters_version=1,
+        heard=(),
+    )
+    bench.give(HeartbeatHeard(heartbeat=late, received_ms=bench.now_ms))
+
+    assert phase(bench) is NodePhase.RELEASING
+
+
+def test_who_cannot_release_in_time_is_fenced(bench: Bench) -> None:
+    """Rule R4: the monitor does not answer within the release budget."""
+    bench.online()
+    bench.now_ms += LAN.lease_ms + 1
+    bench.give(Tick())
+    bench.now_ms += LAN.release_budget_ms + 1
+
+    assert [type(action) for action in bench.give(Tick()) if isinstance(action, FenceSelf)] == [FenceSelf]
+
+
+def test_a_resource_that_cannot_be_terminated_keeps_the_node_out(bench: Bench) -> None:
+    """It says so, tries again, and asks for nothing meanwhile."""
+    bench.online()
+    bench.now_ms += LAN.lease_ms + 1
+    bench.give(Tick())
+    ticket = next(c.ticket for c in commands(bench.actions) if isinstance(c, TerminateEverything))
+    actions = bench.monitor(EverythingTerminated(ticket=ticket, left=(APP,)))
+    assert any(isinstance(action, FenceSelf) for action in actions)
+    assert phase(bench) is NodePhase.RELEASING
+    bench.now_ms += 1_500
+    bench.give(Tick())
+    bench.confirm()
+
+    assert phase(bench) is NodePhase.ASKING
+
+
+def test_a_deadman_that_fired_ends_the_incarnation(bench: Bench) -> None:
+    """Whatever the core believed, nothing runs any more."""
+    bench.online()
+    bench.monitor(DeadmanFired(lease_ended_ms=bench.now_ms))
+
+    assert phase(bench) is NodePhase.RELEASING
+
+
+def test_a_member_that_is_declared_down_releases(bench: Bench) -> None:
+    """An administrator confirmed that it is down, but it is not."""
+    bench.online()
+    bench.commit(NodeDown(node=N1, incarnation=1, voters_version=bench.config.voters_version, because="a mistake"))
+
+    assert phase(bench) is NodePhase.RELEASING
+
+
+def test_a_monitor_that_dies_is_replaced_and_its_resources_count_as_failed(bench: Bench) -> None:
+    """Restart in place after the new monitor has cleaned up."""
+    bench.online()
+    assert StartMonitor(monitor="") in bench.monitor(MonitorDied(why="signal 9", culprit=APP))
+    bench.monitor(MonitorStarted(pid=10))
+    actions = bench.confirm()
+
+    assert phase(bench) is NodePhase.MEMBER
+    assert [type(c) for c in commands(actions)] == [LeaseExtended, OpenResource, BringOnline]
+
+
+def test_a_monitor_that_dies_while_asking_withdraws_the_question(bench: Bench) -> None:
+    """Until its successor has cleaned up, the node cannot say that it holds nothing."""
+    bench.clean()
+    bench.lease()
+    bench.monitor(MonitorDied(why="signal 9"))
+    bench.up(attempt=1)
+    assert phase(bench) is NodePhase.STARTING
+    bench.monitor(MonitorStarted(pid=10))
+    bench.confirm()
+    bench.lease()
+    bench.up(attempt=2)
+
+    assert phase(bench) is NodePhase.MEMBER
+
+
+def test_states_are_reported_once_and_again_when_the_report_got_lost(bench: Bench) -> None:
+    """One report at a time; a lost one is made anew."""
+    bench.owner()
+    first = [u for u in proposed(bench.actions) if isinstance(u, ReportStates)]
+    assert [line.state for line in first[0].lines] == [ResourceState.ONLINE_PENDING]
+    request = next(
+        a.proposal.request
+        for a in bench.actions
+        if isinstance(a, Propose) and isinstance(a.proposal.update, ReportStates)
+    )
+    epoch = bench.config.groups[GROUP].epoch
+    bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.ONLINE))
+    assert not proposed(bench.actions)
+    bench.give(ProposalFailed(request=request, fate=ProposalFate.NOT_APPLIED, detail="no leader"))
+    bench.now_ms += 150
+    again = [u for u in proposed(bench.give(Tick())) if isinstance(u, ReportStates)]
+
+    assert [line.state for line in again[0].lines] == [ResourceState.ONLINE]
+
+
+def test_a_command_without_quorum_is_refused_at_once(bench: Bench) -> None:
+    """Nothing is proposed."""
+    bench.clean()
+    actions = bench.give(CommandArrived(request=RequestId("c"), update=OnlineResource(resource=APP)))
+    replies = [action for action in actions if isinstance(action, Reply)]
+
+    assert not proposed(actions)
+    assert replies[0].refusal is not None
+    assert replies[0].refusal.code == "no-quorum"
+
+
+def test_a_command_waits_out_an_election(bench: Bench) -> None:
+    """Certainly not applied: tried again until its time is over; then it is answered through the log."""
+    bench.member()
+    update = OnlineResource(resource=APP)
+    request = RequestId("c")
+    bench.give(CommandArrived(request=request, update=update))
+    bench.give(ProposalFailed(request=request, fate=ProposalFate.NOT_APPLIED, detail="no leader"))
+    bench.now_ms += 120
+    assert update in proposed(bench.give(Tick()))
+
+    assert Reply(request=request, refusal=None) in bench.commit(update, request=request)
+
+
+@pytest.mark.parametrize("lost", ["said", "silent"])
+def test_an_unknown_outcome_is_called_unknown(bench: Bench, lost: str) -> None:
+    """By the log, or because nobody answers."""
+    bench.member()
+    request = RequestId("c")
+    bench.give(CommandArrived(request=request, update=OnlineResource(resource=APP)))
+    if lost == "said":
+        bench.give(ProposalFailed(request=request, fate=ProposalFate.UNKNOWN, detail="cut off"))
+    for _ in range(120):
+        bench.lease()
+
+    assert phase(bench) is NodePhase.MEMBER
+    assert [reply.refusal.code for reply in bench.replies if reply.refusal] == ["outcome-unknown"]
+
+
+def test_the_first_leader_founds_the_cluster() -> None:
+    """An empty log, a leader, and what the cluster is to be."""
+    found = FoundCluster(
+        name="T",
+        timing_profile="lan",
+        node_name="n1",
+        addresses=("10.0.0.1",),
+        port=1,
+        admin_port=0,
+        utc_offset_min=0,
+        group=GROUP,
+    )
+    core = NodeCore(
+        node=N1,
+        boot=1,
+        timing=LAN,
+        peers={},
+        index=0,
+        config=None,
+        now_ms=0,
+        found=(RequestId("cluster-id"), found),
+    )
+    actions = core.handle(
+        LeadershipChanged(leader=N1, leads=True, members=frozenset((N1,))), now_ms=10, wall_ms=WALL_MS
+    )
+    proposals = [action.proposal for action in actions if isinstance(action, Propose)]
+
+    assert [(p.request, p.update) for p in proposals] == [("cluster-id", found)]
+
+
+def test_a_stop_without_membership_ends_at_once_after_terminating(bench: Bench) -> None:
+    """There is nobody to hand anything to."""
+    bench.clean()
+    bench.give(StopRequested())
+    actions = bench.confirm()
+
+    assert [type(action) for action in actions if isinstance(action, StopService)] == [StopService]
+
+
+def test_voters_may_change_while_the_node_acts(bench: Bench) -> None:
+    """One voter fewer: the lease is counted anew over those that are left."""
+    bench.member()
+    bench.commit(SetVoter(node=N3, voter=False, voters_version=bench.config.voters_version))
+    view = bench.core.view(bench.now_ms)
+
+    assert (view.votes_held, view.votes_needed) == (2, 2)
+    assert view.holds_quorum
