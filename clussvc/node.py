@@ -160,6 +160,7 @@ class NodeCore:
         self._peers = dict(peers)
         self._peers_said = False
         self._config = config
+        self._voters = config.voters if config else frozenset()
         self._index = index
         self._table = HeartbeatTable(node=node, boot=boot, timing=timing, now_ms=now_ms)
         self._now_ms = now_ms
@@ -246,7 +247,6 @@ class NodeCore:
 
     def view(self, now_ms: int) -> LiveView:
         """What this node knows besides the configuration."""
-        voters = self._config.voters if self._config else frozenset()
         until_ms = self._quorum_until_ms(now_ms)
         return LiveView(
             node=self._node,
@@ -254,8 +254,8 @@ class NodeCore:
             incarnation=self._incarnation,
             holds_quorum=until_ms > now_ms,
             quorum_lease_ms=max(0, until_ms - now_ms),
-            votes_held=self._table.votes_held(voters, now_ms),
-            votes_needed=needed(len(voters)),
+            votes_held=self._table.votes_held(self._voters, now_ms),
+            votes_needed=needed(len(self._voters)),
             coordinator=self._leader,
             index=self._index,
             peers={
@@ -314,7 +314,7 @@ class NodeCore:
         self._outstanding.clear()
 
     def _follow(self, config: Config) -> None:
-        self._config = config
+        self._config, self._voters = config, config.voters
         if config.timing != self._timing:
             self._timing = config.timing
             self._table.set_timing(config.timing)
@@ -375,8 +375,7 @@ class NodeCore:
     def _why_not_acting(self) -> str:
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             return ""
-        voters = self._config.voters if self._config else frozenset()
-        votes = f"{self._table.votes_held(voters, self._now_ms)} of {needed(len(voters))} votes needed"
+        votes = f"{self._table.votes_held(self._voters, self._now_ms)} of {needed(len(self._voters))} votes needed"
         return f"{self._note}; it has {votes}"
 
     def _stop_requested(self) -> None:
@@ -478,9 +477,7 @@ class NodeCore:
     # --- lease and phases (rules R2 and R4) -------------------------------------------------------------------------
 
     def _quorum_until_ms(self, now_ms: int | None = None) -> int:
-        if self._config is None:
-            return -1
-        return self._table.quorum_until_ms(self._config.voters, self._now_ms if now_ms is None else now_ms)
+        return self._table.quorum_until_ms(self._voters, self._now_ms if now_ms is None else now_ms)
 
     def _check_lease(self) -> None:
         """Before anything else: does the lease that was known until now still run?"""

@@ -113,6 +113,8 @@ class SimNode:
     applied: int = 0
     stored: tuple[int, Config] | None = None
     inbox: list[Event] = field(default_factory=list)
+    ticks: int = 0
+    """How many ticks were scheduled; only the newest one counts."""
 
 
 class World:
@@ -320,14 +322,15 @@ class World:
         core, generation = node.core, node.generation
         if core is None or core.phase is NodePhase.STOPPED:
             return
-        wait_ms = max(0, core.deadline_ms - self.clock_of(node))
-        deadline_ms = core.deadline_ms
+        node.ticks += 1
+        newest = node.ticks
 
         def tick() -> None:
-            if node.generation == generation and node.core is core and core.deadline_ms <= deadline_ms:
+            # A tick that was scheduled before something else happened has been replaced by a later one.
+            if node.generation == generation and node.core is core and node.ticks == newest:
                 self._give(node, Tick())
 
-        self.later(wait_ms + 0.001, tick)
+        self.later(max(0, core.deadline_ms - self.clock_of(node)) + 0.001, tick)
 
     # --- actions ----------------------------------------------------------------------------------------------------
 
