@@ -220,8 +220,10 @@ class NodeCore:
         """When the next Tick is due at the latest."""
         times = [self._next_heartbeat_ms]
         if self._phase in (NodePhase.ASKING, NodePhase.MEMBER, NodePhase.STOPPING):
-            # The lease ends after this moment; the tick must come when it is over, not on its last millisecond.
-            times.append(max(self._quorum_until_ms(), self._now_ms) + 1)
+            until_ms = self._quorum_until_ms()
+            if until_ms > self._now_ms:
+                # The tick must come when the lease is over, not on its last millisecond.
+                times.append(until_ms + 1)
         times += [
             at_ms
             for at_ms in (self._release_deadline_ms, self._ownership.next_ms, self._farewell_ms, self._stop_deadline_ms)

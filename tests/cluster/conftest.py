@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.formation import GROUP, Cluster
+from tests.cluster.formation import Cluster
 from tests.cluster.lab import Lab, missing_programs
 
 
@@ -44,23 +44,6 @@ def formed(folder: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(formed: Cluster) -> Iterator[Cluster]:
     """All nodes up, the group online on NODE1; afterwards no two of its applications have run at once."""
-    put_in_order(formed)
+    formed.put_in_order()
     yield formed
     formed.check_worker()
-
-
-def put_in_order(cluster: Cluster) -> None:
-    """Undo whatever the last test did to the machines, and bring the group home."""
-    first, *_ = cluster.lab.nodes
-    for node in cluster.lab.nodes:
-        if not node.up:
-            node.boot()
-        node.heal()
-        node.thaw()
-        if node.service() is None:
-            node.start_service()
-    cluster.wait_all_up()
-    if cluster.owner(on=first) is not first:
-        cluster.command("group", GROUP, f"/moveto:{first.name}", "/wait:60")
-    for node in cluster.lab.nodes:
-        cluster.wait_group(first.name, on=node)

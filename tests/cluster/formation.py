@@ -124,6 +124,22 @@ class Cluster:
             logs = "\n".join(node.tail() for node in self.lab.nodes)
             raise AssertionError(f"{what} {expected}: not within {timeout_s:g} s, but {seen[0]}\n{logs}") from None
 
+    def put_in_order(self) -> None:
+        """Undo whatever was done to the machines, and bring the group home to NODE1."""
+        first, *_ = self.lab.nodes
+        for node in self.lab.nodes:
+            if not node.up:
+                node.boot()
+            node.heal()
+            node.thaw()
+            if node.service() is None:
+                node.start_service()
+        self.wait_all_up()
+        if self.owner(on=first) is not first:
+            self.command("group", GROUP, f"/moveto:{first.name}", "/wait:60")
+        for node in self.lab.nodes:
+            self.wait_group(first.name, on=node)
+
     # --- the application --------------------------------------------------------------------------------------------
 
     def check_worker(self) -> None:

@@ -281,13 +281,9 @@ class Node:
         )
 
     def tail(self) -> str:
-        """The last lines of the logs of its service."""
-        shown = []
-        for path in (self.log, self.data / "service.log"):
-            if path.exists():
-                lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-                shown.append("\n".join([f"--- {path}", *lines]))
-        return "\n".join(shown)
+        """The last lines that its service printed, which are also in its log, and any complaint beside them."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else ["(nothing)"]
+        return "\n".join([f"--- {self.log}", *lines[-LOG_TAIL_LINES:]])
 
     def _running(self, pid: int | None) -> int:
         assert pid is not None, f"no service runs on {self.name}; its log ends with:\n{self.tail()}"

@@ -230,6 +230,16 @@ def test_a_node_asks_only_while_its_lease_runs(bench: Bench) -> None:
     assert asking[-1].attempt == 1
 
 
+def test_a_node_without_a_majority_sleeps(bench: Bench) -> None:
+    """It has nothing to do until its next heartbeat; it must not turn in circles meanwhile."""
+    bench.clean()
+    bench.now_ms += 1
+
+    assert phase(bench) is NodePhase.ASKING
+    bench.give(Tick())
+    assert bench.core.deadline_ms >= bench.now_ms + LAN.heartbeat_interval_ms // 2
+
+
 def test_an_admission_after_a_gap_does_not_count(bench: Bench) -> None:
     """Between the question and the answer the lease ran out: somebody may have declared the node down meanwhile."""
     bench.clean()

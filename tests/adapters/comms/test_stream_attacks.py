@@ -19,9 +19,9 @@ from clussvc.model.errors import ClusterError
 from tests.adapters.comms.test_stream_tcp import (
     TIMEOUT_S,
     Member,
-    closes,
     eventually,
     free_port,
+    is_closed,
     raw_client,
     stranger_context,
 )
@@ -86,7 +86,7 @@ def test_anonymous_clients_that_finish_the_handshake_hold_up_nobody(
     try:
         introduce(one, two)
 
-        assert closes(crowd[0])
+        assert is_closed(crowd[0])
     finally:
         for connection in crowd:
             connection.close()
@@ -124,9 +124,7 @@ def test_an_administrators_certificate_is_no_nodes(
         (tmp_path / name).write_bytes(content)
         paths[name] = str(tmp_path / name)
     with raw_client(one, client_context(**paths, authority=one.tls["authority"])) as stream:
-        stream.sendall(encode_frame(Kind.RAFT, b"I administer"))
-
-        assert closes(stream)
+        assert is_closed(stream, encode_frame(Kind.RAFT, b"I administer"))
     assert one.heard.empty()
     assert count(one, "refused.wrong-identity") == 1
 
@@ -139,9 +137,7 @@ def test_a_node_of_another_cluster_with_the_same_authority_is_refused(
     twin = Member(tmp_path / "twin", Authority(cluster_id="other", pair=authority.pair), 2)
     context = client_context(**twin.tls)
     with raw_client(one, context) as stream:
-        stream.sendall(encode_frame(Kind.RAFT, b"hello"))
-
-        assert closes(stream)
+        assert is_closed(stream, encode_frame(Kind.RAFT, b"hello"))
     assert one.heard.empty()
     assert count(one, "refused.wrong-identity") == 1
     twin.transport.stop()
@@ -152,9 +148,7 @@ def test_a_member_may_not_send_more_than_a_frame_allows(make: Callable[[int], Me
     one, two = make(1), make(2)
     introduce(one, two)
     with raw_client(one, client_context(**two.tls)) as stream:
-        stream.sendall(b"\xff\xff\xff\xff\x01")
-
-        assert closes(stream)
+        assert is_closed(stream, b"\xff\xff\xff\xff\x01")
     assert count(one, "refused.malformed-frame") == 1
 
 
@@ -205,6 +199,43 @@ def test_a_broken_invariant_ends_the_thread(make: Callable[[int], Member], monke
     one.transport.send(2, Kind.RAFT, b"x")
 
     assert ended.get(timeout=TIMEOUT_S) is AssertionError
+
+
+def test_an_unexpected_exception_costs_a_connection_only(
+    make: Callable[[int], Member], caplog: pytest.LogCaptureFixture
+) -> None:
+    """On both sides of a connection; it is found again and the next message arrives."""
+    one, two = make(1), make(2)
+    introduce(one, two)
+
+    def broken(*_: object) -> None:
+        two.on_message = lambda *_: None
+        raise KeyError("a mistake")
+
+    two.on_message = broken
+    one.transport.send(2, Kind.RAFT, b"x")
+    eventually(lambda: count(two, "unexpected") == 1)
+    eventually(lambda: one.transport.send(2, Kind.RAFT, b"y") and not two.heard.empty())
+
+    assert two.heard.get(timeout=TIMEOUT_S) == (1, Kind.RAFT, b"y")
+    assert "a mistake" in caplog.text
+
+
+def test_an_unexpected_exception_while_connecting_is_survived(make: Callable[[int], Member]) -> None:
+    """The one who dials tries again."""
+    one, two = make(1), make(2)
+    calls: list[int] = []
+
+    def once_broken(node_id: int) -> None:
+        calls.append(node_id)
+        if len(calls) == 1:
+            raise KeyError("a mistake")
+        one.connected.add(node_id)
+
+    one.on_connected = once_broken
+    introduce(one, two)
+
+    assert calls == [2, 2]
 
 
 class Impostor:
