@@ -368,10 +368,10 @@ class StreamTransport:
             peer.queued_bytes = 0
             peer.connected = True
         self._count("connected")
-        self._call.on_connected(peer.node_id)
         # The other side sends nothing here; the reader only tells when it is gone.
         closed = self._loop.create_task(reader.read(1))
         try:
+            self._call.on_connected(peer.node_id)
             await self._write_queue(peer, writer, closed)
         finally:
             closed.cancel()

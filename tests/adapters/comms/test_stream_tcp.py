@@ -53,7 +53,7 @@ class Member:
         self.heard: queue.Queue[tuple[int, Kind, bytes]] = queue.Queue()
         self.connected: set[int] = set()
         self.on_message: Callable[[int, Kind, bytes], object] = lambda *_: None
-        self.on_connected: Callable[[int], object] = self.connected.add
+        self.on_connected: Callable[[int], None] = self.connected.add
         folder.mkdir(parents=True, exist_ok=True)
         key, request = new_signing_request(f"n{node_id}")
         (folder / "node.key").write_bytes(key)
