@@ -363,24 +363,10 @@ class NodeServant(Servant):
         """The administrator has made sure that the machine is off."""
         return updates.ConfirmNodeDown(node=self.node(name).id)
 
-    @query(Role.ADMINISTRATOR)
-    def evict(self, request: str, name: str) -> None:
-        """Remove a node that is down; it stops being a voter first. Two changes, each under a request id of its own."""
-        first = self.request_id(request)
-        if first in self.config.recent:
-            return self._made(self.config.recent[first])
-        node = self.node(name)
-        if node.up:
-            raise Refused(reports.node_is_up(node.name, "it cannot be evicted"))
-        if node.voter:
-            demotion = updates.SetVoter(node=node.id, voter=False, voters_version=self.config.voters_version)
-            self._made(self.execute(demotion, RequestId(f"{first}-v")))
-        return self._made(self.execute(updates.RemoveNode(node=node.id), first))
-
-    @staticmethod
-    def _made(refusal: Report | None) -> None:
-        if refusal is not None:
-            raise Refused(refusal)
+    @change(Role.ADMINISTRATOR)
+    def evict(self, name: str) -> Update:
+        """Have a node that is down removed; the coordinator takes its vote first."""
+        return updates.EvictNode(node=self.node(name).id)
 
 
 class GroupServant(Servant):

@@ -174,6 +174,7 @@ nodes = Table(
     _flag("joining"),
     _flag("paused"),
     _number("incarnation"),
+    _flag("evicting"),
     _number("boot"),
     _number("attempt"),
     _flag("stopping"),

@@ -39,6 +39,7 @@ from clussvc.global_update.update import (
     DeleteGroup,
     DeleteResource,
     DenyFailover,
+    EvictNode,
     FailResource,
     FoundCluster,
     GroupReleased,
@@ -240,6 +241,8 @@ def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
             return apply_member.admit_node(config, update)
         case SetVoter():
             return apply_member.set_voter(config, update)
+        case EvictNode():
+            return apply_member.evict_node(config, update)
         case RemoveNode():
             return apply_member.remove_node(config, update)
         case Rename():

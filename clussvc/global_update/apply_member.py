@@ -8,7 +8,7 @@ from clussvc.global_update.apply_cluster import check_endpoints
 from clussvc.global_update.names import check_new_name
 from clussvc.global_update.outcome import Done, Result, find_node, note, with_node
 from clussvc.global_update.refusals import still_voter
-from clussvc.global_update.update import AdmitNode, RemoveNode, SetVoter
+from clussvc.global_update.update import AdmitNode, EvictNode, RemoveNode, SetVoter
 from clussvc.model.config import Config, Group, JoinToken, Node, Resource
 from clussvc.model.ids import NODES_MAX, NodeId
 from clussvc.model.reports import (
@@ -93,6 +93,24 @@ def set_voter(config: Config, update: SetVoter) -> Result:
             because="every node that is up uses the present set of voters" if update.voter else "it is to leave",
             node=node.name,
         ),
+    )
+
+
+def evict_node(config: Config, update: EvictNode) -> Result:
+    """Note the wish. Taking the vote needs evidence that only the coordinator has; it proposes the rest."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if len(config.nodes) == 1 or (node.voter and len(config.voters) == 1):
+        return last_node(node.name)
+    if node.up:
+        return node_is_up(node.name, "it cannot be evicted")
+    if node.evicting:
+        return Done(config=config)
+    message = f"Node {node.name} is to be evicted from cluster {config.name}."
+    return Done(
+        config=with_node(config, replace(node, evicting=True)),
+        records=note("node.evicting", message, kind="node", thing=node.name, node=node.name),
     )
 
 

@@ -284,8 +284,15 @@ class SetVoter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvictNode:
+    """Have a node that is down evicted: the coordinator takes its vote, then removes it."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveNode:
-    """Evict a node that is down and no voter any more."""
+    """Remove a node that is to be evicted, is down, and has no vote any more."""
 
     node: NodeId
 
@@ -414,6 +421,7 @@ Update = (
     | FoundCluster
     | AdmitNode
     | SetVoter
+    | EvictNode
     | RemoveNode
     | NodeUp
     | NodeDown

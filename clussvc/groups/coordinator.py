@@ -54,9 +54,9 @@ def coordinate(
         *regroup.declare_down(config, table, node=node, now_ms=now_ms),
         *regroup.admit(config, table, node=node, own=own_request, now_ms=now_ms),
     ]
-    voter = regroup.next_voter(config, table, node=node, now_ms=now_ms) if not members else None
-    if voter is not None:
-        members.append(voter)
+    change = regroup.next_change(config, table, node=node, now_ms=now_ms) if not members else None
+    if change is not None:
+        members.append(change)
     planned = None
     if members or plan_due:
         planned = plan(_after(config, members, node, wall_ms) if members else config, now_ms=wall_ms)

@@ -6,7 +6,7 @@ with preconditions, so an answer that has become wrong meanwhile is refused ther
 
 from __future__ import annotations
 
-from clussvc.global_update.update import NodeDown, NodeUp, SetVoter
+from clussvc.global_update.update import NodeDown, NodeUp, RemoveNode, SetVoter
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId
@@ -70,12 +70,11 @@ def _asks(table: HeartbeatTable, node: NodeId, now_ms: int, fresh_ms: int) -> tu
     return heartbeat.boot, heartbeat.attempt
 
 
-def next_voter(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> SetVoter | None:
-    """The next node that should become a voter, once every node that is up uses the present set of voters.
+def next_change(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> SetVoter | RemoveNode | None:
+    """The next change of the voters or of the members, once every node that is up uses the present set of voters.
 
     That precondition makes the majorities of what any acting node believes and of what the log says overlap: the two
-    sets differ by one node at most. Besides, the new voter and every node that is up must hear each other, or the
-    change itself would take the quorum from somebody.
+    sets differ by one node at most.
     """
     up = [member.id for member in config.nodes.values() if member.up]
     for member in up:
@@ -87,6 +86,24 @@ def next_voter(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: i
             return None
         if heartbeat.voters_version != config.voters_version:
             return None
+    return next_eviction(config) or _next_voter(config, table, up, node=node, now_ms=now_ms)
+
+
+def next_eviction(config: Config) -> SetVoter | RemoveNode | None:
+    """The next step towards what administrators want evicted: first the vote, then the node."""
+    for member in config.nodes.values():
+        if member.evicting and not member.up:
+            if member.voter:
+                return SetVoter(node=member.id, voter=False, voters_version=config.voters_version)
+            return RemoveNode(node=member.id)
+    return None
+
+
+def _next_voter(
+    config: Config, table: HeartbeatTable, up: list[NodeId], *, node: NodeId, now_ms: int
+) -> SetVoter | None:
+    """The next node that gets a vote. It and every node that is up must hear each other, or the change itself would
+    take the quorum from somebody."""
     for candidate in up:
         heard_by_all = all(
             _hears(config, table, one, other, node=node, now_ms=now_ms)

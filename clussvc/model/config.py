@@ -43,6 +43,9 @@ class Node:
     stopping: bool = False
     """The node was asked to stop; it hands its groups over and receives none."""
     down_because: str = ""
+    evicting: bool = False
+    """An administrator evicts the node: it loses its vote when every node that is up agrees on the present voters, and
+    is removed then."""
     description: str = ""
     private: Mapping[str, PropertyValue] = field(default_factory=dict)
 

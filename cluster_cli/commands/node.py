@@ -40,8 +40,8 @@ def run(invocation: Invocation, session: Session) -> Screen:
         case "evict":
             known = _known(session, name)
             session.progress(f"Evicting node '{known}'...")
-            session.call("Node", "evict", os.urandom(16).hex(), known)
-            return common.done(f"Node '{known}' is no longer a member of the cluster.")
+            session.change("Node", "evict", known)
+            return common.done(f"Node '{known}' leaves the cluster as soon as the nodes that are up agree.")
         case "confirmdown":
             session.change("Node", "confirm_down", name)
             return _table(session, name)

@@ -28,6 +28,7 @@ from clussvc.global_update.update import (
     SetVoter,
     Update,
 )
+from clussvc.membership.regroup import next_eviction
 from clussvc.model import reports
 from clussvc.model.config import Config, Group
 from clussvc.model.ids import GroupId, NodeId, RequestId
@@ -146,9 +147,13 @@ class FakeAccess:
     def settle(self) -> None:
         """Coordinator and owners do what there is to do, until nothing is left."""
         for _ in range(100):
-            if not (self._hand_over() or self._assign() or self._report()):
+            if not (self._evict() or self._hand_over() or self._assign() or self._report()):
                 return
         raise AssertionError("the fake cluster does not come to rest")
+
+    def _evict(self) -> bool:
+        step = next_eviction(self.config())
+        return step is not None and self._propose(step) is None
 
     def execute_all_down(self) -> None:
         """An orderly stop of this node."""

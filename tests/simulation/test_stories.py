@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from clussvc.global_update.update import (
+    EvictNode,
     MoveGroup,
     OfflineGroup,
     PauseNode,
@@ -247,6 +248,18 @@ def test_an_orderly_stop_hands_the_groups_over_at_once(world: World) -> None:
     world.run_until(lambda: world.node("n1").core is None, limit_ms=10_000)
 
     assert world.config.nodes[NodeId(1)].state is NodeState.DOWN
+
+
+def test_an_evicted_node_loses_its_vote_and_disappears(world: World) -> None:
+    """The vote goes only when every node that is up agrees on the voters; then one more loss is survived no longer."""
+    world.crash("n3")
+    world.run_until(lambda: world.config.nodes[NodeId(3)].state is NodeState.DOWN)
+    assert world.do(EvictNode(node=NodeId(3))) is None
+    world.run_until(lambda: NodeId(3) not in world.config.nodes, limit_ms=5_000)
+    world.run_for(3_000)
+
+    assert world.config.voters == {NodeId(1), NodeId(2)}
+    assert world.members() == {"n1", "n2"}
 
 
 def test_a_command_without_quorum_changes_nothing(world: World) -> None:

@@ -26,6 +26,7 @@ from clussvc.global_update.update import (
     DeleteGroup,
     DeleteResource,
     DenyFailover,
+    EvictNode,
     FailResource,
     FoundCluster,
     GroupReleased,
@@ -149,6 +150,7 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
         at_ms=SMALL,
     ),
     st.builds(SetVoter, node=NODES, voter=st.booleans(), voters_version=st.integers(3, 7)),
+    st.builds(EvictNode, node=NODES),
     st.builds(RemoveNode, node=NODES),
     st.builds(NodeUp, node=NODES, incarnation=SMALL, boot=SMALL, attempt=SMALL),
     st.builds(

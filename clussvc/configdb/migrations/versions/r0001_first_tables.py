@@ -102,6 +102,7 @@ def upgrade() -> None:
         sa.Column("joining", sa.Boolean(), nullable=False),
         sa.Column("paused", sa.Boolean(), nullable=False),
         sa.Column("incarnation", sa.BigInteger(), nullable=False),
+        sa.Column("evicting", sa.Boolean(), nullable=False),
         sa.Column("boot", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
         sa.Column("stopping", sa.Boolean(), nullable=False),
