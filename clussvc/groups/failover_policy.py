@@ -82,11 +82,14 @@ def failback(
     if group.owned in higher:
         higher = higher[: higher.index(group.owned)]
     for node in higher:
-        if rejection(config, needed, node) is None and hosting.repelled_by(group, node) is None:
-            name = config.node_name(node)
-            if failback_window_open(group, local_hour(config, now_ms)):
-                owner = config.node_name(group.owned)
-                return Failback(node=node, because=f"failback: {name} is back and preferred to {owner}")
-            opens_ms = next_opening_ms(config, group, now_ms)
-            return Failback(node=node, because=f"{name} is preferred; the failback window is closed", opens_ms=opens_ms)
+        if rejection(config, needed, node) is not None or hosting.repelled_by(group, node) is not None:
+            continue
+        better = f"{config.node_name(node)} can take it again and is preferred to {config.node_name(group.owned)}"
+        if failback_window_open(group, local_hour(config, now_ms)):
+            return Failback(node=node, because=f"failback: {better}")
+        return Failback(
+            node=node,
+            because=f"{better}, but failback waits until {group.failback_window_start_h:02}:00",
+            opens_ms=next_opening_ms(config, group, now_ms),
+        )
     return None

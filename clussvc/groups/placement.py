@@ -6,8 +6,8 @@ from it depends on why the group moves:
 
 | why | with preferred owners | without |
 |---|---|---|
-| a resource failed | next candidate below the present owner in the node list, then from the top | the same |
-| the node failed | next candidate below the present owner in the node list, then from the top | any candidate |
+| a resource failed | next candidate below the owner in the node list, then from the top | the same |
+| the node failed, or stops | next candidate below the owner in the node list, then from the top | any candidate |
 | best possible, first placement | first preferred candidate, else any | any candidate |
 
 "Any" is the original's random choice that spreads load; here it is a hash of the group and its epoch, so that every
@@ -43,6 +43,7 @@ class Hosting:
     """Which anti-affinity classes each node hosts; kept up to date while a plan is made."""
 
     classes: dict[NodeId, dict[str, set[GroupId]]] = field(default_factory=dict)
+    places: dict[GroupId, NodeId] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config) -> Hosting:
@@ -57,14 +58,20 @@ class Hosting:
     def put(self, group: Group, node: NodeId) -> None:
         """The group is, or will be, on that node."""
         self.remove(group)
+        if not group.anti_affinity:
+            return
+        self.places[group.id] = node
+        hosted = self.classes.setdefault(node, {})
         for name in group.anti_affinity:
-            self.classes.setdefault(node, {}).setdefault(name, set()).add(group.id)
+            hosted.setdefault(name, set()).add(group.id)
 
     def remove(self, group: Group) -> None:
         """The group is nowhere."""
+        node = self.places.pop(group.id, None)
+        if node is None:
+            return
         for name in group.anti_affinity:
-            for hosted in self.classes.values():
-                hosted.get(name, set()).discard(group.id)
+            self.classes[node][name].discard(group.id)
 
     def repelled_by(self, group: Group, node: NodeId) -> GroupId | None:
         """A group on that node that shares a class with this one."""
@@ -82,8 +89,13 @@ def node_list(config: Config, group: Group) -> tuple[NodeId, ...]:
     return (*preferred, *sorted(node for node in config.nodes if node not in preferred))
 
 
-def rejection(config: Config, resources: Iterable[Resource], node: NodeId) -> str | None:
-    """Why a node cannot take a group with these resources now; None if it can."""
+def rejection(
+    config: Config, resources: Iterable[Resource], node: NodeId, *, although_paused: bool = False
+) -> str | None:
+    """Why a node cannot take a group with these resources now; None if it can.
+
+    ``although_paused``: a paused node keeps what it has, so it may also get back what it had last.
+    """
     member = config.nodes.get(node)
     if member is None:
         return f"{config.node_name(node)} is no member of the cluster"
@@ -91,7 +103,7 @@ def rejection(config: Config, resources: Iterable[Resource], node: NodeId) -> st
         return f"{member.name} is joining" if member.joining else f"{member.name} is down"
     if member.stopping:
         return f"{member.name} is being stopped"
-    if member.paused:
+    if member.paused and not although_paused:
         return f"{member.name} is paused"
     for resource in resources:
         if resource.possible_owners is not None and node not in resource.possible_owners:
@@ -110,45 +122,49 @@ def choose_target(
 ) -> Choice:
     """Choose the next owner; ``exclude`` names nodes that are not wanted although they could."""
     needed = list(resources)
-    rejected = []
-    able = set()
-    for node in sorted(config.nodes):
+    reasons: dict[NodeId, str] = {}
+    able: set[NodeId] = set()
+    for node in sorted(config.nodes.keys() - exclude):
         reason = rejection(config, needed, node)
-        if reason is not None:
-            rejected.append((node, reason))
-        elif node in exclude:
-            rejected.append((node, f"the group is to leave {config.node_name(node)}"))
-        else:
+        if reason is None:
             able.add(node)
-    order = _order(config, group, cause, able)
-    for node in order:
-        other = hosting.repelled_by(group, node)
-        if other is None:
-            return Choice(
-                node=node, because=_because(config, group, node, cause, rejected, ""), rejected=tuple(rejected)
-            )
-        name = config.groups[other].name
-        rejected.append((node, f"{config.node_name(node)} hosts {name}, which {group.name} keeps apart from"))
-    if order:
-        node = order[0]
-        apart = "every candidate hosts a group that it keeps apart from"
-        rejected = [(n, reason) for n, reason in rejected if n not in able]
-        because = _because(config, group, node, cause, rejected, apart)
-        return Choice(node=node, because=because, rejected=tuple(rejected))
-    reasons = "; ".join(reason for _, reason in rejected) or "the cluster has no nodes"
-    return Choice(node=None, because=f"no node can take it: {reasons}", rejected=tuple(rejected))
+        else:
+            reasons[node] = reason
+    if not able:
+        return Choice(node=None, because=_nobody(reasons, exclude), rejected=tuple(reasons.items()))
+    ranked = _ranked(config, group, cause, able)
+    order = [node for node in ranked if node in able]
+    repelled = {node: hosting.repelled_by(group, node) for node in order} if group.anti_affinity else {}
+    free = [node for node in order if repelled.get(node) is None]
+    node = free[0] if free else order[0]
+    if free:
+        for other, hosted in repelled.items():
+            if hosted is not None:
+                name = config.groups[hosted].name
+                reasons[other] = f"{config.node_name(other)} hosts {name}, which {group.name} keeps apart from"
+    what = f"{config.node_name(node)} is {_rank(config, group, cause, node, able, exclude)}"
+    if not free:
+        what += f"; every such node hosts a group that {group.name} keeps apart from"
+    passed = ranked[: ranked.index(node)] if len(able) > 1 or node in group.preferred_owners else list(reasons)
+    said = [reasons[other] for other in passed if other in reasons and other != group.owner]
+    return Choice(node=node, because="; ".join((what, *said)), rejected=tuple(reasons.items()))
 
 
-def _order(config: Config, group: Group, cause: MoveCause, able: set[NodeId]) -> list[NodeId]:
-    """The candidates, best first."""
+def _walks(config: Config, group: Group, cause: MoveCause) -> bool:
+    """Whether the choice goes down the node list from the owner, rather than from the top or by chance."""
+    if group.owner not in config.nodes:
+        return False
+    return cause is MoveCause.RESOURCE_FAILURE or (bool(group.preferred_owners) and cause in _ORDERED)
+
+
+def _ranked(config: Config, group: Group, cause: MoveCause, able: set[NodeId]) -> list[NodeId]:
+    """The nodes that the rule looks at, best first; all of the able ones are among them."""
     listed = node_list(config, group)
-    preferred = bool(group.preferred_owners)
-    walks = cause is MoveCause.RESOURCE_FAILURE or (preferred and cause in _ORDERED)
-    if walks and group.owner in listed:
+    if group.owner is not None and _walks(config, group, cause):
         place = listed.index(group.owner) + 1
-        return [node for node in (*listed[place:], *listed[:place]) if node in able]
-    first = [node for node in listed[: len(group.preferred_owners)] if node in able]
-    rest = sorted(node for node in able if node not in first)
+        return [*listed[place:], *listed[:place]]
+    first = [node for node in listed if node in group.preferred_owners]
+    rest = sorted(able.difference(first))
     if rest:
         turn = _spread(group) % len(rest)
         rest = rest[turn:] + rest[:turn]
@@ -160,24 +176,22 @@ def _spread(group: Group) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _because(
-    config: Config, group: Group, node: NodeId, cause: MoveCause, rejected: list[tuple[NodeId, str]], apart: str
+def _rank(
+    config: Config, group: Group, cause: MoveCause, node: NodeId, able: set[NodeId], exclude: frozenset[NodeId]
 ) -> str:
-    name = config.node_name(node)
-    listed = node_list(config, group)
+    """What the chosen node is, in words."""
+    walked = _walks(config, group, cause)
+    other = "other " if exclude else ""
     if node in group.preferred_owners:
-        walked = cause in _ORDERED and group.owner is not None
-        rank = "the next preferred owner" if walked else "the first preferred owner"
-        what = f"{name} is {rank} that can take it"
-    elif cause is MoveCause.RESOURCE_FAILURE or group.preferred_owners:
-        what = f"{name} is the next node that can take it"
-    else:
-        what = f"{name} was chosen among the nodes that can take it"
-    if apart:
-        what = f"{what} ({apart})"
-    passed = [reason for other, reason in rejected if other != group.owner and _before(listed, other, node)]
-    return f"{what}; {'; '.join(passed)}" if passed else what
+        place = "next" if walked else f"first {other}".rstrip()
+        return f"the {place} preferred owner that can take it"
+    if len(able) == 1:
+        return f"the only {other}node that can take it"
+    return "the next node that can take it" if walked else f"one of the {other}nodes that can take it"
 
 
-def _before(listed: tuple[NodeId, ...], other: NodeId, node: NodeId) -> bool:
-    return other in listed and listed.index(other) < listed.index(node)
+def _nobody(reasons: dict[NodeId, str], exclude: frozenset[NodeId]) -> str:
+    other = "other " if exclude else ""
+    if not reasons:
+        return f"there is no {other}node"
+    return f"no {other}node can take it: {'; '.join(reasons.values())}"

@@ -14,12 +14,12 @@ new.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clussvc.global_update.update import AssignGroup, DenyFailover, MoveGroup
 from clussvc.groups.failover_policy import failback, may_fail_over
 from clussvc.groups.placement import Choice, Hosting, choose_target, rejection
-from clussvc.model.config import Config, Group, Resource
+from clussvc.model.config import Config, Group, Move, Resource
 from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.states import MoveCause
 
@@ -73,106 +73,125 @@ def plan(config: Config, *, now_ms: int, busy: frozenset[GroupId] = frozenset())
 
 
 def _assign(draft: _Draft, group: Group) -> None:
-    config, resources = draft.config, draft.resources[group.id]
-    choice = _wished(draft, group, resources) or _in_place(config, group, resources)
-    if choice is None:
-        cause = group.move.cause if group.move is not None else group.released_cause
-        choice = _choose_by_cause(draft, group, resources, cause)
+    choice = _wished(draft, group) or _in_place(draft, group) or _anew(draft, group)
     if choice.node is None:
         draft.blocked.append(Blocked(group=group.id, because=choice.because, rejected=choice.rejected))
         return
     draft.hosting.put(group, choice.node)
-    failed_over = group.released_cause is MoveCause.NODE_DOWN and choice.node != group.owner
     draft.updates.append(
         AssignGroup(
             group=group.id,
             epoch=group.epoch,
             to=choice.node,
-            because=_sentence(group, choice),
+            because=choice.because,
             at_ms=draft.now_ms,
-            counts_as_failover=failed_over,
+            # A decided move was counted when it was decided, if it was for a failure; others are no failovers.
+            counts_as_failover=group.released_cause is MoveCause.NODE_DOWN
+            and group.move is None
+            and group.owner not in (None, choice.node),
         )
     )
 
 
-def _wished(draft: _Draft, group: Group, resources: list[Resource]) -> Choice | None:
+def _wished(draft: _Draft, group: Group) -> Choice | None:
     """The target that was decided when the move was, if it can still take the group."""
     move = group.move
-    if move is None or move.to is None or rejection(draft.config, resources, move.to) is not None:
+    if move is None or move.to is None or rejection(draft.config, draft.resources[group.id], move.to) is not None:
         return None
-    return Choice(node=move.to, because=f"{draft.config.node_name(move.to)} was chosen for the move")
+    return Choice(node=move.to, because=move.because)
 
 
-def _in_place(config: Config, group: Group, resources: list[Resource]) -> Choice | None:
-    """Back to the node that had it, when that node was only admitted anew: least is moved."""
-    owner = config.nodes.get(group.owner) if group.owner is not None else None
-    if group.move is not None or owner is None or not owner.up or owner.stopping:
+def _in_place(draft: _Draft, group: Group) -> Choice | None:
+    """Back to the node that had it, when nothing but that node's absence took it away: least is moved."""
+    sent_away = group.move is not None and group.move.cause not in (MoveCause.NODE_STOPPING, MoveCause.FAILBACK)
+    if sent_away or not _may_return(draft, group):
         return None
-    paused_only = owner.paused and rejection(config, resources, owner.id) == f"{owner.name} is paused"
-    if rejection(config, resources, owner.id) is not None and not paused_only:
-        return None
-    return Choice(node=owner.id, because=f"{owner.name} had it before and is back")
+    assert group.owner is not None
+    name = draft.config.node_name(group.owner)
+    because = f"{name} had it before and can take it again"
+    if group.move is not None and group.move.cause is MoveCause.FAILBACK:
+        because = f"{_lost_target(draft, group, group.move)}; it returns to {name}"
+    return Choice(node=group.owner, because=because)
 
 
-def _choose_by_cause(draft: _Draft, group: Group, resources: list[Resource], cause: MoveCause) -> Choice:
-    leaving = frozenset((group.owner,)) if group.owner is not None and group.move is not None else frozenset()
+def _may_return(draft: _Draft, group: Group) -> bool:
+    """Whether the last owner could have it again; a pause does not matter, since it keeps what it had."""
+    owner = group.owner
+    return owner is not None and rejection(draft.config, draft.resources[group.id], owner, although_paused=True) is None
+
+
+def _anew(draft: _Draft, group: Group) -> Choice:
+    """Choose by the rules of placement. A group that was sent away goes elsewhere if any other node can take it."""
+    sent = group.move is not None and group.owner is not None
+    why = _why(draft, group)
     draft.hosting.remove(group)
-    choice = choose_target(draft.config, group, cause, resources=resources, hosting=draft.hosting, exclude=leaving)
-    if choice.node is None and leaving and cause is not MoveCause.NODE_STOPPING:
+    choice = choose_target(
+        draft.config,
+        group,
+        group.move.cause if group.move is not None else group.released_cause,
+        resources=draft.resources[group.id],
+        hosting=draft.hosting,
+        exclude=frozenset((group.owner,)) if sent and group.owner is not None else frozenset(),
+    )
+    if choice.node is not None:
+        return replace(choice, because=f"{why}; {choice.because}")
+    if sent and _may_return(draft, group):
         # Better back where it was than nowhere.
-        choice = choose_target(draft.config, group, cause, resources=resources, hosting=draft.hosting)
+        name = draft.config.node_name(group.owner)
+        return replace(choice, node=group.owner, because=f"{why}; {choice.because}; it returns to {name}")
     return choice
 
 
-def _sentence(group: Group, choice: Choice) -> str:
-    why = group.move.because if group.move is not None else group.released_because
-    return f"{why}; {choice.because}" if why else choice.because
+def _why(draft: _Draft, group: Group) -> str:
+    """Why the group needs an owner. What is told elsewhere at length, such as a node's death, is only named."""
+    if group.move is not None:
+        lost = group.move.to is not None
+        return _lost_target(draft, group, group.move) if lost else group.move.because
+    owner = draft.config.nodes.get(group.owner) if group.owner is not None else None
+    if owner is not None and not owner.up:
+        stopped = group.released_cause is MoveCause.NODE_STOPPING
+        return f"{owner.name} was stopped" if stopped else f"{owner.name} went down"
+    return group.released_because or group.released_cause.value
+
+
+def _lost_target(draft: _Draft, group: Group, move: Move) -> str:
+    assert move.to is not None
+    reason = rejection(draft.config, draft.resources[group.id], move.to)
+    return f"{move.because}, but {reason}" if reason else move.because
 
 
 def _answer_failover(draft: _Draft, group: Group) -> None:
-    assert group.failover is not None
-    wish = group.failover.because
+    wish = group.failover
+    assert wish is not None
+    failed = draft.config.resources.get(wish.resource)
+    if failed is None or failed.group != group.id or not failed.persistent_state:
+        _deny(draft, group, f"{wish.because}; but it is not wanted online any more", halt=False)
+        return
     ruling = may_fail_over(group, draft.now_ms)
     if not ruling.allowed:
-        draft.updates.append(
-            DenyFailover(
-                group=group.id,
-                epoch=group.epoch,
-                because=f"{wish}; but {ruling.because}, so the group stays and is kept offline",
-                halt=True,
-            )
-        )
+        _deny(draft, group, f"{wish.because}; but {ruling.because}", halt=True)
         return
-    leaving = frozenset((group.owner,)) if group.owner is not None else frozenset()
-    draft.hosting.remove(group)
     choice = choose_target(
         draft.config,
         group,
         MoveCause.RESOURCE_FAILURE,
         resources=draft.resources[group.id],
         hosting=draft.hosting,
-        exclude=leaving,
+        exclude=frozenset((group.owner,)) if group.owner is not None else frozenset(),
     )
     if choice.node is None:
-        if group.owner is not None:
-            draft.hosting.put(group, group.owner)
-        draft.updates.append(
-            DenyFailover(
-                group=group.id, epoch=group.epoch, because=f"{wish}; but {choice.because}, so it stays", halt=False
-            )
-        )
+        _deny(draft, group, f"{wish.because}; but {choice.because}", halt=False)
         return
-    draft.hosting.put(group, choice.node)
-    draft.updates.append(
-        MoveGroup(
-            group=group.id,
-            to=choice.node,
-            cause=MoveCause.RESOURCE_FAILURE,
-            because=f"{wish}; {choice.because}",
-            epoch=group.epoch,
-            at_ms=group.failover.at_ms,
-        )
-    )
+    _move(draft, group, choice.node, MoveCause.RESOURCE_FAILURE, f"{wish.because}; {choice.because}", wish.at_ms)
+
+
+def _deny(draft: _Draft, group: Group, because: str, *, halt: bool) -> None:
+    draft.updates.append(DenyFailover(group=group.id, epoch=group.epoch, because=because, halt=halt))
+
+
+def _move(draft: _Draft, group: Group, to: NodeId, cause: MoveCause, because: str, at_ms: int) -> None:
+    draft.hosting.put(group, to)
+    draft.updates.append(MoveGroup(group=group.id, to=to, cause=cause, because=because, epoch=group.epoch, at_ms=at_ms))
 
 
 def _consider_failback(draft: _Draft, group: Group) -> None:
@@ -184,14 +203,4 @@ def _consider_failback(draft: _Draft, group: Group) -> None:
     if found.opens_ms is not None:
         draft.next_ms = min(draft.next_ms or found.opens_ms, found.opens_ms)
         return
-    draft.hosting.put(group, found.node)
-    draft.updates.append(
-        MoveGroup(
-            group=group.id,
-            to=found.node,
-            cause=MoveCause.FAILBACK,
-            because=found.because,
-            epoch=group.epoch,
-            at_ms=draft.now_ms,
-        )
-    )
+    _move(draft, group, found.node, MoveCause.FAILBACK, found.because, draft.now_ms)
