@@ -406,7 +406,7 @@ class GroupServant(Servant):
         """Why the group is where it is, and where else it could be."""
         from clussvc.groups.explain import explain_group
 
-        return explain_group(self.config, self.group(name).id)
+        return explain_group(self.config, self.group(name).id, now_ms=time.time_ns() // 1_000_000)
 
     @change(Role.ADMINISTRATOR)
     def create(self, name: str, on: str | None = None) -> Any:
