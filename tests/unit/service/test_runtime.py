@@ -1,0 +1,122 @@
+"""The loop's parts: the bounded inbox, and the writer behind the core's back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from clussvc.events import HeartbeatHeard, Tick
+from clussvc.membership.heartbeat import Heartbeat
+from clussvc.model.config import Config
+from clussvc.model.errors import ClusterError
+from clussvc.model.ids import ClusterId, NodeId
+from clussvc.model.records import HistoryEntry, Record
+from clussvc.model.states import NodePhase
+from clussvc.service import runtime
+from clussvc.service.runtime import INBOX_MAX, HistoryWriter, Inbox
+
+HEARTBEAT = HeartbeatHeard(
+    heartbeat=Heartbeat(
+        sender=NodeId(2),
+        boot=1,
+        seq=1,
+        incarnation=1,
+        phase=NodePhase.MEMBER,
+        attempt=0,
+        index=0,
+        voters_version=1,
+        heard=(),
+    ),
+    received_ms=0,
+)
+CONFIG = Config(cluster=ClusterId("c"), name="T")
+
+
+def entry(cursor: int) -> HistoryEntry:
+    return HistoryEntry(cursor=cursor, at_ms=0, record=Record(name="x", message="x", kind="node", object="x"))
+
+
+class SlowStore:
+    """A store that fails as often as it is told to."""
+
+    def __init__(self, *failures: ClusterError) -> None:
+        self.failures = list(failures)
+        self.saved: list[tuple[int, list[int]]] = []
+
+    def load(self) -> tuple[int, Config] | None:
+        return None
+
+    def save(self, index: int, config: Config, entries: Sequence[HistoryEntry]) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.saved.append((index, [one.cursor for one in entries]))
+
+    def history(self, *, after: int, limit: int) -> list[HistoryEntry]:
+        return []
+
+    def last_cursor(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_inbox_gives_events_in_order_and_in_portions() -> None:
+    """Nothing is lost, nothing overtakes."""
+    inbox = Inbox()
+    events = [Tick() for _ in range(100)]
+    for event in events:
+        inbox.put(event)
+
+    assert [*inbox.take(timeout_s=0), *inbox.take(timeout_s=0)] == events
+    assert inbox.take(timeout_s=0) == []
+
+
+def test_a_full_inbox_drops_heartbeats_and_nothing_else() -> None:
+    """Newer heartbeats follow; anything else that does not fit is the end of the process."""
+    inbox = Inbox()
+    for _ in range(INBOX_MAX // 10 + 2):
+        inbox.put(HEARTBEAT)
+    assert inbox.heartbeats_dropped == 1
+    for _ in range(INBOX_MAX - INBOX_MAX // 10 - 1):
+        inbox.put(Tick())
+    with pytest.raises(AssertionError, match="inbox"):
+        inbox.put(Tick())
+
+
+def test_the_writer_merges_what_waits_and_writes_the_rest_at_the_end() -> None:
+    """One transaction for everything that came meanwhile."""
+    store = SlowStore()
+    writer = HistoryWriter(store, lambda why: pytest.fail(why))
+    for index in range(1, 50):
+        writer.add(index, CONFIG, [entry(index)])
+    writer.close()
+
+    assert store.saved[-1][0] == 49
+    assert [cursor for _, cursors in store.saved for cursor in cursors] == list(range(1, 50))
+
+
+def test_a_busy_database_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may pass is waited for; the order is kept."""
+    monkeypatch.setattr(runtime, "SAVE_PAUSE_S", 0.01)
+    busy = ClusterError("database-unusable", "busy", retryable=True)
+    store = SlowStore(busy, busy)
+    writer = HistoryWriter(store, lambda why: pytest.fail(why))
+    writer.add(1, CONFIG, [entry(1)])
+    writer.wait(after=0, wait_ms=10_000)
+    writer.close()
+
+    assert store.saved == [(1, [1])]
+
+
+def test_a_damaged_database_ends_the_service() -> None:
+    """It must not go on as if it kept its history."""
+    ended = threading.Event()
+    store = SlowStore(ClusterError("database-damaged", "damaged"))
+    writer = HistoryWriter(store, lambda why: ended.set())
+    writer.add(1, CONFIG, [])
+
+    assert ended.wait(10)
+    writer.close()
