@@ -155,7 +155,7 @@ def simulate(config: Config, hypothesis: Hypothesis, *, now_ms: int) -> WhatIf:
         return WhatIf(
             event=event,
             quorum=quorum,
-            steps=(*story.steps[:1], "No node could decide anything; the nodes that are left would stop their groups."),
+            steps=("No node could decide anything; the nodes that are left would stop their groups.",),
             changes=tuple(
                 OwnerChange(group=group.name, before=config.node_name(group.owned), after=None)
                 for group in config.groups.values()

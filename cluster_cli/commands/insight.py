@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster_cli import render
@@ -29,7 +30,9 @@ def run(invocation: Invocation, session: Session) -> Screen:
 def explain(session: Session, name: str) -> Screen:
     """Why a group is where it is."""
     data = session.call("Group", "explain", name)
-    return Screen(text="\n".join(_prose(data)), data=data)
+    places = ("Nodes, in the order in which it looks at them:", [one["words"] for one in data["candidates"]])
+    first = [line for line in (data["owner"], data["because"], data["next"]) if line]
+    return Screen(text=_paragraphs(first, [places, ("Policies:", data["policies"])]), data=data)
 
 
 def _simulate(invocation: Invocation, session: Session) -> Screen:
@@ -44,33 +47,32 @@ def _simulate(invocation: Invocation, session: Session) -> Screen:
     kind = {"res": "resource", "resourcegroup": "group", "resgroup": "group"}.get(words[0].lower(), words[0].lower())
     event = {"move": "moveto"}.get(words[2].lower(), words[2].lower())
     data = session.call("Cluster", "what_if", kind, event, words[1], words[3] if len(words) > 3 else None)
-    return Screen(text="\n".join(_prose(data)), data=data)
+    return Screen(text=_supposed(data), data=data)
 
 
-def _prose(data: Any, indent: str = "") -> list[str]:
-    """Structured answers as text: sentences stand by themselves, named parts under their names."""
-    lines: list[str] = []
-    for key, value in data.items():
-        if value in (None, "", [], {}):
-            continue
-        title = key.replace("_", " ").capitalize()
-        if isinstance(value, list):
-            lines.append(f"{indent}{title}:")
-            lines.extend(f"{indent}  {_sentence(one)}" for one in value)
-        elif isinstance(value, dict):
-            lines.append(f"{indent}{title}:")
-            lines.extend(_prose(value, indent + "  "))
-        else:
-            lines.append(f"{indent}{title}: {value}")
-    return lines
+def _supposed(data: Mapping[str, Any]) -> str:
+    """What would happen, who would own what, and what nobody could help."""
+    changes = [f"{one['group']}: {one['before'] or '(none)'} -> {one['after'] or '(none)'}" for one in data["changes"]]
+    return _paragraphs(
+        [f"Suppose: {data['event']}", data["quorum"]],
+        [
+            ("What would happen:", data["steps"]),
+            ("Groups with another owner:", changes),
+            ("Groups that nobody could take:", data["blocked"]),
+            ("Later:", data["later"]),
+            ("", [f"Groups that would stay where they are: {data['unchanged']}"]),
+        ],
+    )
 
 
-def _sentence(one: Any) -> str:
-    if isinstance(one, dict):
-        return ", ".join(f"{key}: {value}" for key, value in one.items() if value not in (None, "", []))
-    if isinstance(one, list):
-        return ": ".join(str(part) for part in one)
-    return str(one)
+def _paragraphs(first: list[str], parts: Iterable[tuple[str, list[str]]]) -> str:
+    """Sentences, then lists under their titles; empty lists are left out."""
+    lines = list(first)
+    for title, sentences in parts:
+        if sentences:
+            lines.append("")
+            lines.extend([title, *(f"  {one}" for one in sentences)] if title else sentences)
+    return "\n".join(lines)
 
 
 def _events(invocation: Invocation, session: Session) -> Screen:
