@@ -6,16 +6,19 @@ to a user.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cluster_cli.main import execute
 from tests.cluster.lab import REPOSITORY, VIP, Lab, Node, eventually
 
 NAME: Final = "DEMO"
@@ -62,9 +65,13 @@ class Cluster:
         return done.stdout
 
     def ask(self, *words: str, on: Node) -> Any:
-        """The answer of a command as data; None when the node does not answer."""
-        done = on.cluster("--output", "json", *words)
-        return json.loads(done.stdout) if done.returncode == 0 else None
+        """The answer of a command as data; None when the node does not answer.
+
+        The same program, but within this process: polling with new processes would keep the machine busy.
+        """
+        with io.StringIO() as answer, redirect_stdout(answer), redirect_stderr(io.StringIO()):
+            status = execute(words, json=True, socket_path=str(on.socket))
+            return json.loads(answer.getvalue()) if status == 0 else None
 
     def node_states(self, on: Node) -> dict[str, str]:
         """``cluster node``: each node's state, as that node sees it; empty when it does not answer."""
