@@ -102,6 +102,9 @@ is_set_up() {
 
 set_up() { # Make .venv and the extension, or bring them up to date.
     local missing
+    if [[ -n ${CLUSSVC_PYTHON:-} ]] && ! is_python "$CLUSSVC_PYTHON"; then
+        fail "CLUSSVC_PYTHON=$CLUSSVC_PYTHON is not a Python 3.11 or newer that runs; unset it or name another"
+    fi
     mapfile -t missing < <(missing_tools; is_set_up || missing_for_building)
     need_packages "${missing[@]}"
     is_set_up && return
