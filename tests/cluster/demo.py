@@ -95,6 +95,9 @@ def tell(story: Story, lab: Lab, arguments: argparse.Namespace) -> None:
         story.command(f"cluster {words}")
         story.show(cluster.command(words))
     story.say(f"The client asked {len(attempts)} times and was answered {answered} times.")
+    cluster.check_worker()
+    counted = len(cluster.worker_file.read_text().splitlines())
+    story.say(f"The application counted to {counted} across the nodes; no number is missing, none was counted twice.")
     story.say(f"The outage that the client saw: {statistics.median(outages_s):.2f} s.", "bold")
 
 
