@@ -146,7 +146,9 @@ def choose_target(
     if not free:
         what += f"; every such node hosts a group that {group.name} keeps apart from"
     passed = ranked[: ranked.index(node)] if len(able) > 1 or node in group.preferred_owners else list(reasons)
-    said = [reasons[other] for other in passed if other in reasons and other != group.owner]
+    # Why the group leaves its owner, or does not get where it was to go, is told by whoever asked.
+    known = (group.owner, group.move.to if group.move is not None else None)
+    said = [reasons[other] for other in passed if other in reasons and other not in known]
     return Choice(node=node, because="; ".join((what, *said)), rejected=tuple(reasons.items()))
 
 

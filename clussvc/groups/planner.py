@@ -144,13 +144,15 @@ def _anew(draft: _Draft, group: Group) -> Choice:
 
 def _why(draft: _Draft, group: Group) -> str:
     """Why the group needs an owner. What is told elsewhere at length, such as a node's death, is only named."""
-    if group.move is not None:
-        lost = group.move.to is not None
-        return _lost_target(draft, group, group.move) if lost else group.move.because
+    if group.move is not None and group.move.to is not None:
+        return _lost_target(draft, group, group.move)
     owner = draft.config.nodes.get(group.owner) if group.owner is not None else None
+    if owner is not None and not owner.up and group.released_cause is MoveCause.NODE_STOPPING:
+        return f"{owner.name} was stopped"
+    if group.move is not None:
+        return group.move.because
     if owner is not None and not owner.up:
-        stopped = group.released_cause is MoveCause.NODE_STOPPING
-        return f"{owner.name} was stopped" if stopped else f"{owner.name} went down"
+        return f"{owner.name} went down"
     return group.released_because or group.released_cause.value
 
 
