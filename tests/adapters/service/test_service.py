@@ -307,7 +307,7 @@ def test_unknown_names_and_bad_values_change_nothing(one: Machine) -> None:
         (("group", "SQL", "/prop", "FailoverThreshold=many"), "FailoverThreshold"),
         (("group", "SQL", "/prop", "NoSuchThing=1"), "NoSuchThing"),
         (("res", "app", "/adddep:app"), "app"),
-        (("res", "app", "/priv", "CommandLine="), "CommandLine"),
+        (("res", "app", "/priv", "Nonsense=1"), "Nonsense"),
         (("group", "SQL", "/delete"), "app"),
         (("group", "SQL", "/create"), "SQL"),
         (("group", "/frobnicate"), "frobnicate"),
