@@ -121,7 +121,7 @@ def choose_target(
     exclude: frozenset[NodeId] = frozenset(),
 ) -> Choice:
     """Choose the next owner; ``exclude`` names nodes that are not wanted although they could."""
-    needed = list(resources)
+    needed = [resource for resource in resources if resource.possible_owners is not None]
     reasons: dict[NodeId, str] = {}
     able: set[NodeId] = set()
     for node in sorted(config.nodes.keys() - exclude):
