@@ -372,6 +372,7 @@ class Node(Runtime):
             **{f"heartbeats_{name}": count for name, count in self._heartbeats.statistics().items()},
             **{f"streams_{name}": count for name, count in streams.counts.items()},
             "streams_connected_to": ",".join(map(str, streams.connected)),
+            **{f"streams_trouble_node_{node}": why for node, why in streams.troubles.items()},
             "inbox_heartbeats_dropped": self._inbox.heartbeats_dropped,
             "log_applied_index": self._raft.applied_index,
             "default_monitor": str(self._monitors[DEFAULT_MONITOR].pid) if DEFAULT_MONITOR in self._monitors else "",

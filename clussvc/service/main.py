@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +21,10 @@ from clussvc.service.settings_file import (
     NodeFile,
     read_node_file,
 )
+
+
+BROKEN_INVARIANT = 70
+"""Exit code of a service that ended itself (EX_SOFTWARE of sysexits)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
 
     file = read_node_file(options.config)
     birth = read_birth(file)
+    threading.excepthook = _die_with_thread
     with service_lock(file):
         events = configure(
             file.data / "service.log", level=options.loglevel, fields={"cluster": file.cluster, "node": file.node}
@@ -89,6 +97,19 @@ def _run(options: argparse.Namespace) -> int:
         finally:
             events.close()
     return 0
+
+
+def _die_with_thread(ended: threading.ExceptHookArgs) -> None:
+    """A thread of the service died of an exception: the process must not live on without it.
+
+    Half a service (no heartbeats, or no streams) would look alive to itself. The others take over from a dead one.
+    """
+    import structlog
+
+    name = ended.thread.name if ended.thread else "a thread"
+    trace = "".join(traceback.format_exception(ended.exc_type, ended.exc_value, ended.exc_traceback))
+    structlog.get_logger().critical("service.dies", because=f"{name} ended with an exception", exception=trace)
+    os._exit(BROKEN_INVARIANT)
 
 
 def _node_file(options: argparse.Namespace, *, cluster: str, cluster_id: str, node_id: int) -> NodeFile:

@@ -318,3 +318,19 @@ def test_unknown_names_and_bad_values_change_nothing(one: Machine) -> None:
 
     assert one.ask("events")["cursor"] == index
     assert app_state(one) == "Online"
+
+
+def test_a_service_does_not_outlive_one_of_its_threads() -> None:
+    """A broken invariant in an adapter's thread ends the process with the code for it, and is logged."""
+    program = (
+        "import threading, time\n"
+        "from clussvc.service.main import _die_with_thread\n"
+        "threading.excepthook = _die_with_thread\n"
+        "threading.Thread(target=lambda: [][0], name='streams').start()\n"
+        "time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+    assert done.returncode == 70
+    assert "streams ended" in done.stdout + done.stderr
+    assert "IndexError" in done.stdout + done.stderr
