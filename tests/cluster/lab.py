@@ -165,7 +165,8 @@ class Node:
 
     def crash(self) -> None:
         """Pull the cable and end every process at once, as a power failure does."""
-        assert self.holder is not None, f"{self.name} was never switched on"
+        self._assert_up()
+        assert self.holder is not None
         self._lab.switch_ip(f"link set {self.port} down")
         self.holder.end()
         self._forget_services()
@@ -174,23 +175,30 @@ class Node:
 
     def cut(self) -> None:
         """Pull the cable: the machine sees its link go down."""
+        self._assert_up()
         self._lab.switch_ip(f"link set {self.port} down")
 
     def mute(self) -> None:
         """The switch forwards nothing from or to the machine any more, which sees no change."""
+        self._assert_up()
         self._lab.on_switch("bridge", "link", "set", "dev", self.port, "state", "0")
 
     def heal(self) -> None:
         """Undo ``cut`` or ``mute``."""
+        self._assert_up()
         self._lab.switch_ip(f"link set {self.port} up")
         self._lab.on_switch("bridge", "link", "set", "dev", self.port, "state", "3")
 
     def enter(self, *words: str) -> list[str]:
         """The words that run a command on the machine."""
-        assert self.holder is not None and self.up, f"{self.name} is off"
+        self._assert_up()
+        assert self.holder is not None
         # nsenter(1) waits outside and stops itself with its child; stopped, it would outlive a lab that was killed.
         bound = ("setpriv", "--pdeathsig", "KILL", "--")
         return [*bound, "nsenter", "-t", str(self.holder.pid), "-n", "-p", "-m", "-u", "-i", "--", *words]
+
+    def _assert_up(self) -> None:
+        assert self.up, f"{self.name} is switched off"
 
     def run(self, *words: str, timeout_s: float = COMMAND_LIMIT_S) -> subprocess.CompletedProcess[str]:
         """Run a command on the machine to its end."""
