@@ -22,7 +22,6 @@ from clussvc.service.settings_file import (
     read_node_file,
 )
 
-
 BROKEN_INVARIANT = 70
 """Exit code of a service that ended itself (EX_SOFTWARE of sysexits)."""
 
@@ -93,6 +92,10 @@ def _run(options: argparse.Namespace) -> int:
             except ClusterError as error:
                 log.critical("service.refused", because=error.message, code=error.code)
                 raise
+            except Exception:
+                # The loop's own thread met a broken invariant. What could be ended in order has been ended.
+                log.critical("service.dies", because="the loop ended with an exception", exc_info=True)
+                return BROKEN_INVARIANT
             log.info("service.stopped", because=why)
         finally:
             events.close()
