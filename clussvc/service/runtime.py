@@ -28,6 +28,9 @@ from clussvc.model.view import LiveView
 from clussvc.node import NodeCore
 from clussvc.ports import ConfigStore
 
+BROKEN_INVARIANT = 70
+"""Exit code of a service that ended itself (EX_SOFTWARE of sysexits)."""
+
 INBOX_MAX = 20_000
 """Events waiting for the core. Heartbeats beyond a tenth of it are dropped, since newer ones follow; anything else that
 does not fit means that the core has stopped working, and the process ends (its peers recover)."""
@@ -228,7 +231,7 @@ class Runtime:
     def die(self, why: str) -> None:
         """End the process at once: its state cannot be trusted any more. Its monitors terminate its resources."""
         log.critical("service.dies", because=why)
-        os._exit(70)
+        os._exit(BROKEN_INVARIANT)
 
     # --- what administration sees -----------------------------------------------------------------------------------
 
