@@ -392,8 +392,11 @@ class StreamTransport:
                     await writer.drain()
                 continue
             waker = self._loop.create_task(peer.wake.wait())
-            await asyncio.wait({waker, closed}, return_when=asyncio.FIRST_COMPLETED)
-            waker.cancel()
+            try:
+                await asyncio.wait({waker, closed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # A peer that is removed cancels this here; its waker must not be left waiting for ever.
+                waker.cancel()
 
     def _take(self, peer: _Peer) -> bytes:
         """The next frames in the queue, up to WRITE_BYTES but at least one; when there is none, ask to be woken."""
