@@ -109,7 +109,7 @@ def _in_place(draft: _Draft, group: Group) -> Choice | None:
     assert group.owner is not None
     name = draft.config.node_name(group.owner)
     because = f"{name} had it before and can take it again"
-    if group.move is not None and group.move.cause is MoveCause.FAILBACK:
+    if group.move is not None and group.move.cause is MoveCause.FAILBACK and group.move.to is not None:
         because = f"{_lost_target(draft, group, group.move)}; it returns to {name}"
     return Choice(node=group.owner, because=because)
 

@@ -38,9 +38,11 @@ from clussvc.global_update.update import (
     OnlineGroup,
     PauseNode,
     Proposal,
+    RemoveNode,
     RemovePossibleOwner,
     RequestFailover,
     ResumeNode,
+    SetVoter,
     StopNode,
     Update,
 )
@@ -199,6 +201,10 @@ def happen(world: World, event: str) -> None:
             world.now_ms += int(hours) * HOUR_MS
         case [name, "dies"]:
             down(world, name, stopped=False)
+        case [name, "is", "evicted"]:
+            evicted = world.node(name)
+            world.do(SetVoter(node=evicted, voter=False, voters_version=config.voters_version))
+            world.do(RemoveNode(node=evicted))
         case [name, "has", "stopped"]:
             down(world, name, stopped=True)
         case [name, "returns"]:
@@ -240,7 +246,13 @@ def happen(world: World, event: str) -> None:
 def down(world: World, name: str, *, stopped: bool) -> None:
     node = world.config.nodes[world.node(name)]
     world.do(
-        NodeDown(node=node.id, incarnation=node.incarnation, voters_version=0, because="it is silent", stopped=stopped)
+        NodeDown(
+            node=node.id,
+            incarnation=node.incarnation,
+            voters_version=world.config.voters_version,
+            because="it is silent",
+            stopped=stopped,
+        )
     )
 
 

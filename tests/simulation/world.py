@@ -242,7 +242,6 @@ class World:
                 continue
             node.boots += 1
             node.applied = node.stored[0] if node.stored else 0
-            node.monitor.lease_until_ms = -1
             node.inbox.clear()
             node.frozen = False
             node.core = NodeCore(
