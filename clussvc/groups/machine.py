@@ -4,7 +4,7 @@
 anybody. Every call of :meth:`GroupMachine.step` looks at the whole group and says what can be done now: a resource
 comes online as soon as all its providers are online, goes offline as soon as all its dependents are stopped, so
 independent branches proceed in parallel. There is no stored plan that could become wrong; after any event the next step
-is computed anew.
+is computed anew. When a resource is lost, everything above it is stopped from the top down before it starts again.
 
 When the group is to leave this node (a move was decided, the node is stopping), everything is stopped and the group is
 *released*. Once released, this machine never starts anything again (rule R1): the same node may own the group again
@@ -100,13 +100,15 @@ class GroupMachine:
         self._meet(resources, now_ms, step)
         reason = _REASONS[group.move.cause] if group.move else StateChangeReason.UNKNOWN
         wanted = self._wanted(group, resources)
+        unsupported = self._unsupported(resources)
         dependents = _dependents(resources)
         for resource in resources:
             if not ready(resource.id):
                 continue
             local = self.locals[resource.id]
             if resource.id in wanted:
-                self._towards_online(resource, local, step, dependents, reason)
+                supported = resource.id not in unsupported
+                self._towards_online(resource, local, step, dependents, reason, supported=supported)
             else:
                 self._towards_offline(resource, local, step, dependents, reason)
         self._sweep_deleted(resources, step, ready)
@@ -155,6 +157,20 @@ class GroupMachine:
                 return wanted
             wanted -= lacking
 
+    def _unsupported(self, resources: Sequence[Resource]) -> set[ResourceId]:
+        """The resources below which something is not online, however far below: they cannot run, or not go on."""
+        missing = {resource.id for resource in resources if self.locals[resource.id].state is not ResourceState.ONLINE}
+        found: set[ResourceId] = set()
+        while True:
+            more = {
+                resource.id
+                for resource in resources
+                if resource.id not in found and any(p in missing or p in found for p in resource.depends_on)
+            }
+            if not more:
+                return found
+            found |= more
+
     def _towards_online(
         self,
         resource: Resource,
@@ -162,14 +178,16 @@ class GroupMachine:
         step: Step,
         dependents: dict[ResourceId, list[ResourceId]],
         reason: StateChangeReason,
+        *,
+        supported: bool,
     ) -> None:
-        providers = [self.locals[provider] for provider in resource.depends_on]
-        provided = all(provider.state is ResourceState.ONLINE for provider in providers)
-        if local.state is ResourceState.OFFLINE and provided:
-            local.begin_online(self.epoch)
-            step.commands.append(BringOnline(resource=resource.id, epoch=self.epoch, reason=reason))
-        elif local.state is ResourceState.FAILED or not provided:
-            # It failed itself, or one of its providers did: it has to stop before it can start again.
+        if local.state is ResourceState.OFFLINE:
+            # What stood on it when it was lost has to be stopped before it starts again.
+            if supported and self._free(resource, dependents):
+                local.begin_online(self.epoch)
+                step.commands.append(BringOnline(resource=resource.id, epoch=self.epoch, reason=reason))
+        elif local.state is ResourceState.FAILED or not supported:
+            # It failed itself, or something below it did: it has to stop before it can start again.
             self._terminate(resource, local, step, dependents, StateChangeReason.FAILOVER)
 
     def _towards_offline(
