@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.formation import GROUP, WEB_SERVER, WORKER, Cluster
-from tests.cluster.lab import eventually
+from tests.cluster.lab import PREFIX, VIP, eventually
 
 
 @pytest.mark.parametrize("program", [WEB_SERVER, WORKER])
@@ -25,6 +25,19 @@ def test_a_process_that_dies_is_restarted_in_place(cluster: Cluster, program: Pa
     eventually(lambda: cluster.process(first, program) not in (None, before), "the process runs again")
     cluster.wait_group(first.name, on=cluster.lab[2])
     assert "Online" in cluster.command("res", on=cluster.lab[2])
+
+
+def test_an_address_that_somebody_removes_comes_back(cluster: Cluster) -> None:
+    """What stands on it is stopped first, all the way up, and started again after it."""
+    first = cluster.lab[1]
+    server, worker = cluster.process(first, WEB_SERVER), cluster.process(first, WORKER)
+    done = first.run("ip", "address", "delete", f"{VIP}/{PREFIX}", "dev", "eth0")
+    assert done.returncode == 0, done.stderr
+
+    eventually(lambda: VIP in first.addresses(), "the address is there again")
+    eventually(lambda: cluster.process(first, WORKER) not in (None, worker), "the application runs again")
+    assert cluster.process(first, WEB_SERVER) != server
+    cluster.wait_group(first.name, on=cluster.lab[2])
 
 
 def test_a_monitor_that_dies_is_replaced(cluster: Cluster) -> None:
