@@ -2,7 +2,7 @@
 
 Only what an IP Address needs: list links and IPv4 addresses, add and delete an address, hear of changes. Spoken
 directly over a netlink socket, since a failover waits for the first call and the usual library takes a third of a
-second and 20 MB to load.
+second and several megabytes to load (docs/decisions/0007).
 """
 
 from __future__ import annotations
