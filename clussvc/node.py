@@ -58,6 +58,7 @@ from clussvc.events import (
 )
 from clussvc.global_update.update import (
     Batch,
+    ConfirmNodeDown,
     FoundCluster,
     NodeDown,
     Proposal,
@@ -364,7 +365,10 @@ class NodeCore:
 
     def _command_arrived(self, event: CommandArrived) -> None:
         why = self._why_not_acting()
-        if why:
+        heard = self._confirmed_but_heard(event.update)
+        if heard is not None:
+            self._out.append(Reply(request=event.request, refusal=heard))
+        elif why:
             self._out.append(Reply(request=event.request, refusal=reports.no_quorum(self._name, why)))
         elif len(self._commands) >= COMMANDS_MAX:
             refusal = reports.limit_reached("changes under way on this node", COMMANDS_MAX)
@@ -373,6 +377,15 @@ class NodeCore:
             proposal = Proposal(request=event.request, proposer=self._node, at_ms=self._wall_ms, update=event.update)
             self._commands[event.request] = _Command(proposal=proposal, deadline_ms=self._now_ms + COMMAND_TIMEOUT_MS)
             self._out.append(Propose(proposal=proposal, timeout_ms=COMMAND_TIMEOUT_MS))
+
+    def _confirmed_but_heard(self, update: Update) -> Report | None:
+        """Nobody can confirm that a node is down while it is heard: its groups would run twice."""
+        if not isinstance(update, ConfirmNodeDown) or self._config is None:
+            return None
+        silent_ms = 0 if update.node == self._node else self._table.silent_ms(update.node, self._now_ms)
+        if silent_ms is None or silent_ms > self._timing.lease_ms:
+            return None
+        return reports.node_is_up(self._config.node_name(update.node), "it cannot be confirmed to be down")
 
     def _why_not_acting(self) -> str:
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
@@ -596,7 +609,7 @@ class NodeCore:
                 node=self._node,
                 incarnation=self._incarnation,
                 voters_version=self._config.voters_version,
-                because=f"{self._name} was stopped",
+                because="it handed its groups over",
                 stopped=True,
             ),
         )

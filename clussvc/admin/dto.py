@@ -53,6 +53,8 @@ def notes_of(view: LiveView, config: Config) -> list[str]:
     if view.phase is NodePhase.MEMBER and view.holds_quorum:
         return []
     why = f" ({view.note})" if view.note else ""
+    if view.holds_quorum:
+        return [f"Node {config.node_name(view.node)} is {view.phase.value}{why}."]
     return [
         f"Node {config.node_name(view.node)} does not take part in the cluster now{why}: it is {view.phase.value} and"
         f" holds {view.votes_held} of {view.votes_needed} votes needed. What it shows may be old."

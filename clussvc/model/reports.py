@@ -214,8 +214,8 @@ def last_node(node: str) -> Report:
     return Report(
         code="last-node",
         status=5009,
-        message=f"Node {node} is the last voting node; taking it away would leave no cluster. Destroy it with"
-        " 'cluster node /forcecleanup' on that machine.",
+        message=f"Node {node} is the last voting node; taking it away would leave no cluster. To end the cluster, stop"
+        " its service there and remove its node file and its data folder.",
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -127,6 +129,7 @@ class Node(Runtime):
             "authority": str(file.keys / "ca.pem"),
         }
         heartbeat_key = _read(file.keys / "heartbeat.key")
+        server_tls, client_tls = _tls(tls)
         doorkeeper = Doorkeeper(access=self, authority=self._authority, heartbeat_key=heartbeat_key, clock=self._clock_)
 
         async def on_join(request: bytes) -> bytes:
@@ -137,8 +140,8 @@ class Node(Runtime):
             node_id=file.node_id,
             cluster_id=file.cluster_id,
             listen=listen,
-            server_tls=server_context(**tls, require_client=False),
-            client_tls=client_context(**tls),
+            server_tls=server_tls,
+            client_tls=client_tls,
             authority=self._authority.pair.certificate,
             callbacks=StreamCallbacks(
                 on_message=self._on_message,
@@ -165,16 +168,8 @@ class Node(Runtime):
             on_leader_changed=self._leader_changed,
         )
         if not birth.log_made:
-            write_birth(
-                file,
-                Birth(
-                    profile=birth.profile,
-                    members=birth.members,
-                    joining=birth.joining,
-                    found=birth.found,
-                    log_made=True,
-                ),
-            )
+            self._birth = replace(birth, log_made=True)
+            write_birth(file, self._birth)
 
     def _open_administration(self) -> None:
         file = self._file
@@ -240,10 +235,21 @@ class Node(Runtime):
         self._heartbeats.send(datagram, self._targets)
 
     def _set_peers(self, action: SetPeers) -> None:
+        self._remember_members(action)
         self._targets = tuple((address, peer.port) for peer in action.peers.values() for address in peer.addresses)
         self._streams.set_peers(
             {node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()}
         )
+
+    def _remember_members(self, action: SetPeers) -> None:
+        """Keep in birth.json whom to ask, for a start without the database; the log makes that anew."""
+        file = self._file
+        members = {file.node_id: (file.node, file.addresses, file.port)} | {
+            int(node): (peer.name, peer.addresses, peer.port) for node, peer in action.peers.items()
+        }
+        if action.peers and members != self._birth.members:
+            self._birth = replace(self._birth, members=members)
+            write_birth(file, self._birth)
 
     def _on_message(self, sender: int, kind: Kind, payload: bytes) -> None:
         if kind is Kind.RAFT:
@@ -400,8 +406,21 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise ClusterError(
             "key-missing",
-            f"cannot read {path}: {error.strerror}; restore the folder {path.parent} from a backup, or give this node"
-            " up with 'cluster node /forcecleanup' and join again",
+            f"cannot read {path}: {error.strerror}; restore the folder {path.parent} from a backup, or have this node"
+            " evicted on another one, remove its node file and data folder, and join again",
+        ) from error
+
+
+def _tls(tls: Mapping[str, str]) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    for path in tls.values():
+        _read(Path(path))
+    try:
+        return server_context(**tls, require_client=False), client_context(**tls)
+    except (ssl.SSLError, ValueError) as error:
+        raise ClusterError(
+            "key-damaged",
+            f"the certificates or keys in {Path(tls['key']).parent} cannot be used ({error}); restore the folder from a"
+            " backup, or have this node evicted on another one, remove its node file and data folder, and join again",
         ) from error
 
 

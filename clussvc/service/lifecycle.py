@@ -171,8 +171,8 @@ def _refuse_second_cluster(path: Path, data: Path, wanted: str = "") -> None:
             target = f" {wanted!r}" if wanted else ""
             raise ClusterError(
                 "already-a-node",
-                f"this machine already is a node of the cluster{name} ({sign} exists), so it cannot be taken into"
-                f" another one{target}; 'cluster node /forcecleanup' or removing {path} and {data} gives it up",
+                f"this machine already is a node of the cluster{name} ({sign} exists), so it cannot be made a node of"
+                f" a cluster{target} now; stopping its service and removing {path} and {data} gives it up",
             )
 
 
@@ -235,8 +235,8 @@ def read_birth(file: NodeFile) -> Birth:
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ClusterError(
             "birth-damaged",
-            f"{path} is missing or damaged ({error}); restore it from a backup, or give this node up with"
-            " 'cluster node /forcecleanup' and join again",
+            f"{path} is missing or damaged ({error}); restore it from a backup, or have the node evicted on another one"
+            f" ('cluster node {file.node} /evict'), remove the node file and {file.data}, and join again",
         ) from error
 
 

@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = sorted([ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "changelog.d").glob("*.md")])
 MANUAL = DOCS / "man" / "cluster.1.md"
 
-NOT_YET = {"cluster node /forcecleanup"}
+NOT_YET: set[str] = set()
 """Commands that a document names to say that they do not exist."""
 
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -25,6 +25,7 @@ from clussvc.events import (
 from clussvc.global_update.apply import apply
 from clussvc.global_update.update import (
     AssignGroup,
+    ConfirmNodeDown,
     CreateResource,
     FoundCluster,
     NodeDown,
@@ -474,6 +475,19 @@ def test_a_stop_without_membership_ends_at_once_after_terminating(bench: Bench) 
     actions = bench.confirm()
 
     assert [type(action) for action in actions if isinstance(action, StopService)] == [StopService]
+
+
+def test_nobody_can_confirm_a_node_down_that_is_heard(bench: Bench) -> None:
+    """Neither a peer that spoke a moment ago nor the node itself; a silent one may be."""
+    bench.member()
+    codes = []
+    for node in (N1, N2):
+        actions = bench.give(CommandArrived(request=RequestId(f"c{node}"), update=ConfirmNodeDown(node=node)))
+        codes += [action.refusal.code for action in actions if isinstance(action, Reply) and action.refusal]
+    assert codes == ["node-up", "node-up"]
+    unheard = ConfirmNodeDown(node=NodeId(9))
+
+    assert unheard in proposed(bench.give(CommandArrived(request=RequestId("c9"), update=unheard)))
 
 
 def test_voters_may_change_while_the_node_acts(bench: Bench) -> None:

@@ -283,6 +283,35 @@ def test_a_token_admits_its_node_once(one: Machine, machines: tuple[Machine, Mac
     assert [node["name"] for node in one.ask("node")] == ["NODE1", "NODE2"]
 
 
+def test_a_founder_without_its_database_finds_the_others(one: Machine, machines: tuple[Machine, Machine]) -> None:
+    """It was alone when it was born, and both votes are needed; it remembers whom it met since."""
+    _, two = machines
+    assert two.join(token_for(one, "NODE2")).returncode == 0
+    two.start()
+    one.wait_up("NODE1", "NODE2")
+    assert one.stop() == 0
+    for part in one.data.glob("cluster.db*"):
+        part.unlink()
+    one.start()
+    one.wait_up("NODE1", "NODE2")
+
+    assert [group["name"] for group in one.ask("group")] == ["Cluster Group", "SQL"]
+
+
+@pytest.mark.parametrize("name", ["node.key", "node.pem", "ca.key", "heartbeat.key"])
+def test_missing_and_damaged_keys_are_named(machines: tuple[Machine, Machine], name: str) -> None:
+    """With the way out; no traceback."""
+    first, _ = machines
+    assert first.create().returncode == 0
+    key = first.data / "keys" / name
+    key.rename(key.with_suffix(".away"))
+    assert str(key) in (said := first.refused())
+    assert "Traceback" not in said
+    key.write_text("rubbish")
+    if name != "heartbeat.key":
+        assert "Traceback" not in first.refused()
+
+
 def test_an_expired_token_is_refused(one: Machine, machines: tuple[Machine, Machine]) -> None:
     """The joiner says so itself; nothing is sent, nothing is written."""
     _, two = machines
