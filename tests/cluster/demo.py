@@ -106,12 +106,15 @@ def form(story: Story, cluster: Cluster, profile: str) -> None:
     lab = cluster.lab
     story.title(f"Three machines form the cluster {NAME} (timing profile {profile!r})")
     first, *others = lab.nodes
-    story.command(f"cluster {NAME} /create /ipaddr:{first.address} /node:{first.name} /profile:{profile}")
+    story.say("(The folders of each node, which these commands name as well, are left out here.)")
+    story.command(
+        f"clussvc create --cluster {NAME} --profile {profile} --node {first.name} --address {first.address} ..."
+    )
     cluster.create(profile)
     story.say(f"{first.name} ({first.address}) is a cluster of one.")
     story.command(f"cluster /addnodes:{','.join(node.name for node in others)}")
     for node, token in zip(others, cluster.tokens(), strict=True):
-        story.command(f"cluster /join:{token[:16]}... /node:{node.name} /ipaddr:{node.address}")
+        story.command(f"clussvc join {token[:16]}... --node {node.name} --address {node.address} ...")
         cluster.join(node, token)
         eventually(
             lambda name=node.name: cluster.node_states(first).get(name) == "Up",  # type: ignore[misc]
