@@ -163,7 +163,7 @@ class NodeCore:
         self._config = config
         self._voters = config.voters if config else frozenset()
         self._index = index
-        self._table = HeartbeatTable(node=node, boot=boot, timing=timing, now_ms=now_ms)
+        self._table = HeartbeatTable(node=node, boot=boot, timing=timing)
         self._now_ms = now_ms
         self._wall_ms = 0
         self._out: list[Action] = []

@@ -17,8 +17,9 @@ ends before s + lease, because the heartbeat it acknowledges was sent before s. 
 voter, so by s + lease it knows that it does not hold quorum, and by s + lease + budget <= e everything is terminated. A
 lost lease ends the incarnation, so nothing that arrives later revives it. Only the rates of the clocks enter.
 
-What the receiver's clock cannot see: a node that was restarted may have given leases in its earlier life. Its silences
-begin when the present life began, which is later.
+What the receiver's clock cannot see: a node that was restarted may have given leases in its earlier life, and a node
+that was forgotten and is met again may still hold one. So a silence never begins before this life of the reporter, nor
+before the reporter began to keep account of that node.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Hearing:
     seq: int
     """The newest sequence number heard of that boot; 0: none."""
     silent_ms: int
-    """Since then, or since this life of the reporting node began."""
+    """Since then, or since the reporting node began to keep account of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,10 @@ class _Peer:
 class HeartbeatTable:
     """All that one node knows from heartbeats. Times are this node's boot-time clock in milliseconds."""
 
-    def __init__(self, *, node: NodeId, boot: int, timing: Timing, now_ms: int) -> None:
+    def __init__(self, *, node: NodeId, boot: int, timing: Timing) -> None:
         self._node = node
         self._boot = boot
         self._timing = timing
-        self._born_ms = now_ms
         self._peers: dict[NodeId, _Peer] = {}
         self._seq = 0
         self._sent: deque[tuple[int, int]] = deque()
@@ -114,7 +114,7 @@ class HeartbeatTable:
         for peer in peers:
             known = self._peers.get(peer)
             if known is None:
-                known = self._peers[peer] = _Peer(quiet_from_ms=self._born_ms)
+                known = self._peers[peer] = _Peer(quiet_from_ms=now_ms)
             heard.append(
                 Hearing(node=peer, boot=known.boot, seq=known.seq, silent_ms=max(0, now_ms - known.quiet_from_ms))
             )
@@ -136,7 +136,7 @@ class HeartbeatTable:
         """Take in a heartbeat; False when it is older than one already heard and was ignored."""
         peer = self._peers.get(heartbeat.sender)
         if peer is None:
-            peer = self._peers[heartbeat.sender] = _Peer(quiet_from_ms=self._born_ms)
+            peer = self._peers[heartbeat.sender] = _Peer(quiet_from_ms=received_ms)
         if (heartbeat.boot, heartbeat.seq) <= (peer.boot, peer.seq):
             return False
         peer.boot, peer.seq = heartbeat.boot, heartbeat.seq
@@ -228,8 +228,8 @@ class HeartbeatTable:
                 continue
             if voter == self._node:
                 peer = self._peers.get(node)
-                grace_ms = 0 if peer and peer.ever_heard else newborn_grace_ms
-                yield (peer.quiet_from_ms if peer else self._born_ms) + grace_ms, now_ms
+                if peer is not None:
+                    yield peer.quiet_from_ms + (0 if peer.ever_heard else newborn_grace_ms), now_ms
                 continue
             reporter = self._peers.get(voter)
             if reporter and reporter.silences and node in reporter.silences:

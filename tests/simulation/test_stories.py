@@ -6,6 +6,8 @@ stopping takes come from the seed.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clussvc.global_update.update import (
@@ -275,7 +277,14 @@ def test_a_command_without_quorum_changes_nothing(world: World) -> None:
     assert len([e for e in world.entries if isinstance(e[0].update, OfflineGroup)]) == entries
 
 
-@pytest.mark.parametrize("seed", range(30))
+LESSONS = [
+    int(line.split()[0])
+    for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize("seed", [*range(30), *LESSONS])
 def test_random_faults_never_let_two_nodes_run_a_group(seed: int) -> None:
     """Partitions, crashes, freezes and lost messages for a minute; then everything settles and comes online."""
     world = World(nodes=3 + seed % 3, seed=seed)

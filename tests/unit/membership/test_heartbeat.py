@@ -14,8 +14,8 @@ N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
 VOTERS = frozenset((N1, N2, N3))
 
 
-def table(node: NodeId, *, now_ms: int = 0, boot: int = 1) -> HeartbeatTable:
-    return HeartbeatTable(node=node, boot=boot, timing=LAN, now_ms=now_ms)
+def table(node: NodeId, *, boot: int = 1) -> HeartbeatTable:
+    return HeartbeatTable(node=node, boot=boot, timing=LAN)
 
 
 def beat(sender: HeartbeatTable, now_ms: int) -> Heartbeat:
@@ -133,6 +133,7 @@ def test_a_common_silence_of_a_majority_counts() -> None:
 def test_a_report_whose_age_is_unknown_counts_for_nothing() -> None:
     """N2 acknowledges nothing of ours, so its report may have been on its way for ever."""
     one, two, three = table(N1), table(N2), table(N3)
+    beat(two, 0)
     one.hear(beat(three, 0), received_ms=1)
     one.hear(beat(two, 9_000), received_ms=9_001)
 
@@ -141,13 +142,31 @@ def test_a_report_whose_age_is_unknown_counts_for_nothing() -> None:
 
 def test_a_newborn_coordinator_gives_the_others_time_to_appear() -> None:
     """Right after a start of the whole cluster nobody has been heard yet."""
-    one, two = table(N1, now_ms=10_000), table(N2, now_ms=10_000)
+    one, two = table(N1), table(N2)
     for now_ms in range(10_000, 12_100, 100):
         two.hear(beat(one, now_ms), received_ms=now_ms + 1)
         one.hear(beat(two, now_ms + 2), received_ms=now_ms + 3)
 
     assert one.common_silence_ms(N3, VOTERS, 12_003, newborn_grace_ms=3_000) == 0
     assert one.common_silence_ms(N3, VOTERS, 12_003, newborn_grace_ms=0) > LAN.silence_ms()
+
+
+def test_a_node_that_was_forgotten_has_not_been_silent_before() -> None:
+    """Node 1 gave a lease to node 3, forgot it (a log that is replayed begins with few members), and meets it again."""
+    one, two, three = table(N1), table(N2), table(N3)
+    for now_ms in range(1_000, 2_000, 100):
+        for sender, others in ((one, (two, three)), (two, (one,)), (three, (one,))):
+            heartbeat = beat(sender, now_ms)
+            for other in others:
+                other.hear(heartbeat, received_ms=now_ms)
+    assert three.lease_until_ms(N1) == 1_800 + LAN.lease_ms
+    one.forget({})
+    for now_ms in (2_000, 2_100, 2_200):
+        two.hear(beat(one, now_ms), received_ms=now_ms)
+        one.hear(beat(two, now_ms), received_ms=now_ms)
+
+    for judge in (one, two):
+        assert judge.common_silence_ms(N3, frozenset((N1,)), 2_200, newborn_grace_ms=0) <= 200
 
 
 @given(
