@@ -390,8 +390,10 @@ class NodeCore:
     def _why_not_acting(self) -> str:
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             return ""
-        votes = f"{self._table.votes_held(self._voters, self._now_ms)} of {needed(len(self._voters))} votes needed"
-        return f"{self._note}; it has {votes}"
+        held, wanted = self._table.votes_held(self._voters, self._now_ms), needed(len(self._voters))
+        if held >= wanted:
+            return f"{self._note}; it is not admitted yet"
+        return f"{self._note}; it has {held} of {wanted} votes needed"
 
     def _stop_requested(self) -> None:
         if self._stop_wanted:

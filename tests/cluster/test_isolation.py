@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.formation import GROUP, WORKER, Cluster
-from tests.cluster.lab import eventually
+from tests.cluster.lab import VIP, eventually
 
 
 @pytest.mark.parametrize("way", ["cut", "mute"])
@@ -100,3 +100,27 @@ def test_a_machine_that_is_paused_wakes_up_into_another_world(cluster: Cluster) 
     cluster.wait_all_up()
     cluster.wait_group(first.name, on=second)
     cluster.pass_over_worker()
+
+
+def test_a_frozen_owner_does_not_keep_the_address(cluster: Cluster) -> None:
+    """All its processes stand still while its kernel goes on to answer for the address, until that runs out."""
+    first, second, _ = cluster.lab.nodes
+    first.freeze()
+    cluster.wait_group(second.name, on=second)
+    assert VIP not in first.addresses()
+
+    first.thaw()
+    eventually(lambda: not cluster.traces(first), "the machine lets go when it wakes up")
+    cluster.wait_all_up()
+    cluster.wait_group(first.name, on=second)
+    cluster.pass_over_worker()
+
+
+def test_a_service_that_dies_with_its_monitor_does_not_keep_the_address(cluster: Cluster) -> None:
+    """Nobody is left who could remove it."""
+    first, second, _ = cluster.lab.nodes
+    first.kill_monitor()
+    first.kill_service()
+    cluster.wait_group(second.name, on=second)
+
+    assert [] == cluster.traces(first)

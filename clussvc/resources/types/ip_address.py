@@ -4,6 +4,10 @@ Online asks the network whether somebody has the address, adds it, and announces
 send to this node at once. What is added is written down first, so that a later monitor can take it away. A link that
 goes down, or somebody deleting the address, is told by the kernel and is a failure in the same moment.
 
+The address has a short lifetime in the kernel, which this process extends again and again. So it goes away by itself
+when nobody is left who could remove it: a monitor that was killed together with its service, or a machine whose
+processes are frozen while its kernel still answers for the address. A node that takes over asks again until it is gone.
+
 An address of a subnet that the interface has already becomes a secondary one. The interface is told to promote
 secondary addresses, or deleting the first of several cluster addresses would silently delete the others.
 """
@@ -14,15 +18,24 @@ import contextlib
 import ipaddress
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from clussvc.model.errors import ClusterError
 from clussvc.resources.type_info import BUILTIN_TYPES, ResourceTypeInfo, check_private, prefix_length
 from clussvc.resources.types import arp, rtnetlink
 from clussvc.resources.types.base import Resource, ResourceType, text_property
 from clussvc.resources.types.rtnetlink import Address, Link
+
+LIFETIME_S: Final = 3
+"""How long the kernel keeps the address of a monitor that runs no more; whole seconds are what it counts in."""
+EXTENSION_INTERVAL_S: Final = 0.5
+"""Six extensions fit into a lifetime, so that a busy machine does not lose an address that it may have."""
+DUPLICATE_PAUSE_S: Final = 0.1
+DUPLICATE_PATIENCE_S: Final = LIFETIME_S + 2.0
+"""How long a duplicate is asked for again: the last owner's kernel removes it soon after its lifetime."""
 
 
 class IPAddress(ResourceType):
@@ -34,6 +47,7 @@ class IPAddress(ResourceType):
         super().__init__(resource)
         self._held: Address | None = None
         self._link_name = ""
+        self._extended_s = 0.0
         self._changes: socket.socket | None = None
         self._lock = threading.Lock()
         self._quiet = threading.Event()
@@ -48,6 +62,7 @@ class IPAddress(ResourceType):
         self._check_free(address, link)
         self._watch()
         self._add(Address(index=link.index, address=address, prefix=prefix), link)
+        threading.Thread(target=self._extend, name="extender", daemon=True).start()
         if link.speaks_arp:
             arp.announce(link.name, link.hardware, address)
             threading.Thread(target=self._announce_again, args=(link, address), name="announcer", daemon=True).start()
@@ -128,8 +143,10 @@ class IPAddress(ResourceType):
                     " remove it there, the cluster will add it where the group is",
                 )
         if link.speaks_arp and self.resource.properties.get("DuplicateCheck") != 0:
-            holder = arp.find_duplicate(link.name, link.hardware, address)
-            if holder is not None:
+            give_up_s = time.monotonic() + DUPLICATE_PATIENCE_S
+            while (holder := arp.find_duplicate(link.name, link.hardware, address)) is not None:
+                if time.monotonic() < give_up_s and not self._quiet.wait(DUPLICATE_PAUSE_S):
+                    continue
                 raise ClusterError(
                     "address-in-use",
                     f"{address} is used by another host on {link.name} (hardware address {holder})",
@@ -146,13 +163,30 @@ class IPAddress(ResourceType):
             self._link_name = link.name
             self._held = wanted
             try:
-                rtnetlink.add_address(wanted)
+                rtnetlink.add_address(wanted, lifetime_s=LIFETIME_S)
+                self._extended_s = time.clock_gettime(time.CLOCK_BOOTTIME)
             except OSError as error:
                 self._held = None
                 self.resource.forget()
                 raise ClusterError(
                     "address-not-added", f"{wanted.address} cannot be added to {link.name}: {error.strerror}"
                 ) from error
+
+    def _extend(self) -> None:
+        """Extend the lifetime until the address is taken away, and never after it may have run out.
+
+        A machine that was frozen must not bring an address back that another node has by now.
+        """
+        while not self._quiet.wait(EXTENSION_INTERVAL_S):
+            with self._lock:
+                held, now_s = self._held, time.clock_gettime(time.CLOCK_BOOTTIME)
+                if held is None or now_s - self._extended_s >= LIFETIME_S:
+                    return
+                # An address that somebody removed is reported by the kernel's event, not put back here.
+                with contextlib.suppress(OSError):
+                    if held in rtnetlink.addresses():
+                        rtnetlink.extend_address(held, lifetime_s=LIFETIME_S)
+                        self._extended_s = now_s
 
     def _announce_again(self, link: Link, address: ipaddress.IPv4Address) -> None:
         waited_s = 0.0

@@ -24,13 +24,15 @@ IFF_NOARP: Final = 0x80
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
-_REQUEST, _ACK, _DUMP, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
+_REQUEST, _ACK, _DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
 _IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_CACHEINFO = 1, 2, 4, 6
 _GROUP_LINK, _GROUP_IPV4_ADDRESS = 0x1, 0x10
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")
 _ADDRESS: Final = struct.Struct("=BBBBi")
+_LIFETIMES: Final = struct.Struct("=IIII")
+"""Preferred and valid lifetime in seconds, and two time stamps that only the kernel sets."""
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _RECEIVE_BYTES: Final = 1 << 17
 _ANSWER_LIMIT_S: Final = 5.0
@@ -91,9 +93,17 @@ def addresses() -> list[Address]:
     return found
 
 
-def add_address(address: Address) -> None:
-    """Raises OSError: FileExistsError when the interface has the address already."""
-    _request(_RTM_NEWADDR, _REQUEST | _ACK | _CREATE | _EXCL, _address_body(address))
+def add_address(address: Address, *, lifetime_s: int) -> None:
+    """The kernel takes it away again after ``lifetime_s`` unless :func:`extend_address` is called before.
+
+    Raises OSError: FileExistsError when the interface has the address already.
+    """
+    _request(_RTM_NEWADDR, _REQUEST | _ACK | _CREATE | _EXCL, _address_body(address) + _lifetimes(lifetime_s))
+
+
+def extend_address(address: Address, *, lifetime_s: int) -> None:
+    """Let an address live on for ``lifetime_s`` from now; one that is gone would come back. Raises OSError."""
+    _request(_RTM_NEWADDR, _REQUEST | _ACK | _REPLACE, _address_body(address) + _lifetimes(lifetime_s))
 
 
 def delete_address(address: Address) -> bool:
@@ -139,6 +149,10 @@ def _address_body(address: Address) -> bytes:
         network = ipaddress.IPv4Network((address.address, address.prefix), strict=False)
         body += _attribute(_IFA_BROADCAST, network.broadcast_address.packed)
     return body
+
+
+def _lifetimes(lifetime_s: int) -> bytes:
+    return _attribute(_IFA_CACHEINFO, _LIFETIMES.pack(lifetime_s, lifetime_s, 0, 0))
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
