@@ -206,7 +206,12 @@ class NodeCore:
         ``now_ms`` is the node's boot-time clock and must not go back; ``wall_ms`` is for people and histories only.
         """
         assert now_ms >= self._now_ms, (now_ms, self._now_ms)
+        paused_ms = now_ms - self._now_ms
         self._now_ms, self._wall_ms = now_ms, wall_ms
+        if self._release_deadline_ms is not None and paused_ms > self._timing.release_budget_ms:
+            # This process was stopped meanwhile; the monitors' answer may be waiting behind this event. They have
+            # deadmen of their own, so nothing is lost by hearing them first.
+            self._release_deadline_ms = now_ms + self._timing.release_budget_ms
         if self._phase is NodePhase.STOPPED:
             return ()
         self._check_lease()

@@ -316,9 +316,25 @@ def test_who_cannot_release_in_time_is_fenced(bench: Bench) -> None:
     bench.online()
     bench.now_ms += LAN.lease_ms + 1
     bench.give(Tick())
-    bench.now_ms += LAN.release_budget_ms + 1
+    actions: list[Action] = []
+    for _ in range(4):
+        bench.now_ms += LAN.heartbeat_interval_ms
+        actions += bench.give(Tick())
 
-    assert [type(action) for action in bench.give(Tick()) if isinstance(action, FenceSelf)] == [FenceSelf]
+    assert [type(action) for action in actions if isinstance(action, FenceSelf)] == [FenceSelf]
+
+
+def test_a_service_that_was_stopped_hears_its_monitors_before_it_fences(bench: Bench) -> None:
+    """It was frozen while everything was terminated; the answer waits behind the tick that it takes first."""
+    bench.online()
+    bench.now_ms += LAN.lease_ms + 1
+    bench.give(Tick())
+    ticket = next(c.ticket for c in commands(bench.actions) if isinstance(c, TerminateEverything))
+    bench.now_ms += 60_000
+    assert not [action for action in bench.give(Tick()) if isinstance(action, FenceSelf)]
+    bench.monitor(EverythingTerminated(ticket=ticket))
+
+    assert phase(bench) is NodePhase.ASKING
 
 
 def test_a_resource_that_cannot_be_terminated_keeps_the_node_out(bench: Bench) -> None:
