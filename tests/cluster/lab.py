@@ -41,6 +41,8 @@ VIP: Final = f"{NETWORK}.200"
 START_LIMIT_S: Final = 20.0
 """How long a holder may take to be there; it takes some ten milliseconds."""
 COMMAND_LIMIT_S: Final = 90.0
+MARK: Final = f"{os.getpid()}-{time.monotonic_ns()}"
+"""In the environment of every process that this run starts."""
 LOG_TAIL_LINES: Final = 25
 
 
@@ -73,6 +75,12 @@ class Process:
         """Whether it is ``python -m module``; its children that only were forked from it are too."""
         return module in self.words
 
+    def is_ours(self) -> bool:
+        """Whether this test run started it. The system gives numbers of namespaces again, perhaps to another run."""
+        with contextlib.suppress(OSError):
+            return f"LAB_OF={MARK}".encode() in Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0")
+        return False
+
 
 class Holder:
     """A process that keeps namespaces alive as long as its lifeline is."""
@@ -80,7 +88,11 @@ class Holder:
     def __init__(self, options: Sequence[str], program: Sequence[str], log: Path) -> None:
         with log.open("ab") as errors:
             self._unshare = subprocess.Popen(
-                ["unshare", *options, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+                ["unshare", *options, *program],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment(),
             )
         assert self._unshare.stdin is not None and self._unshare.stdout is not None
         if "--fork" not in options:
@@ -433,7 +445,7 @@ class Lab:
         for holder in self._holders:
             holder.end()
         deadline_s = time.monotonic() + START_LIMIT_S
-        while left := processes_in(frozenset(self._seen)):
+        while left := [one for one in processes_in(frozenset(self._seen)) if one.is_ours()]:
             if time.monotonic() > deadline_s:
                 raise LabError(f"left over: {left}")
             time.sleep(0.02)
@@ -460,7 +472,8 @@ class Lab:
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of the programs under test: ours, without what another cluster's shell may have set."""
-    return {**{name: value for name, value in os.environ.items() if not name.startswith("CLUSSVC_")}, **more}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CLUSSVC_")}
+    return {**kept, "LAB_OF": MARK, **more}
 
 
 def _pids() -> Iterator[int]:
