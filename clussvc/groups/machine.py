@@ -133,6 +133,9 @@ class GroupMachine:
                 local.fail_ticket = resource.fail_ticket
                 if local.state is ResourceState.ONLINE:
                     local.fail("made to fail by an administrator", resource, now_ms, terminated=False)
+            if local.stays_failed and not resource.persistent_state:
+                # Nobody wants it online any more, so its failure is settled: it ends up Offline, and stays there.
+                local.try_again()
             if local.retry_at_ms is not None:
                 if now_ms >= local.retry_at_ms:
                     local.try_again()

@@ -290,6 +290,34 @@ def test_a_failed_resource_comes_back_by_command() -> None:
     assert [] == bench.last.wishes
 
 
+def test_a_failed_resource_can_be_taken_offline() -> None:
+    """Its failure is settled then: no failover, no retry; who waits for the group to be offline is not kept waiting."""
+    bench = Bench(one("ip", restart_threshold=0, retry_period_on_failure_ms=60_000))
+    bench.step()
+    assert ["terminate ip"] == bench.fails("ip")
+    bench.change("ip", persistent_state=False)
+
+    assert [] == bench.step()
+    assert ResourceState.FAILED is bench.state("ip"), "not yet terminated"
+    assert [] == bench.offline("ip")
+    assert ResourceState.OFFLINE is bench.state("ip")
+    assert [] == bench.last.wishes
+    assert bench.last.next_ms is None
+
+
+def test_a_resource_that_stayed_failed_can_be_taken_offline() -> None:
+    """Also long after it was terminated."""
+    bench = Bench(one("ip", restart_threshold=0, restart_action=1))
+    bench.step()
+    bench.fails("ip")
+    bench.offline("ip")
+    assert ResourceState.FAILED is bench.state("ip")
+    bench.change("ip", persistent_state=False)
+
+    assert [] == bench.step()
+    assert ResourceState.OFFLINE is bench.state("ip")
+
+
 def test_a_failed_resource_is_tried_again_after_the_retry_period() -> None:
     """The machine says when; nothing happens before."""
     bench = Bench(one("ip", restart_threshold=0, restart_action=1, retry_period_on_failure_ms=60_000))
