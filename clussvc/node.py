@@ -230,9 +230,11 @@ class NodeCore:
             if until_ms > self._now_ms:
                 # The tick must come when the lease is over, not on its last millisecond.
                 times.append(until_ms + 1)
+        # A time that nobody looks at in this phase would be in the past for ever.
+        retry_ms = self._ownership.next_ms if self._phase is NodePhase.MEMBER else None
         times += [
             at_ms
-            for at_ms in (self._release_deadline_ms, self._ownership.next_ms, self._farewell_ms, self._stop_deadline_ms)
+            for at_ms in (self._release_deadline_ms, retry_ms, self._farewell_ms, self._stop_deadline_ms)
             if at_ms is not None
         ]
         times += [command.again_ms for command in self._commands.values() if command.again_ms is not None]
@@ -406,8 +408,9 @@ class NodeCore:
         self._stop_wanted = True
         if self._phase is NodePhase.MEMBER:
             self._stop_deadline_ms = self._now_ms + STOP_TIMEOUT_MS
-        else:
+        elif self._phase is NodePhase.ASKING:
             self._release("the service was asked to stop")
+        # Else what is left is being terminated already, under the deadline that it had.
 
     # --- monitors ---------------------------------------------------------------------------------------------------
 
@@ -446,9 +449,10 @@ class NodeCore:
             self._out.append(
                 FenceSelf(why=f"these resources could not be terminated: {', '.join(map(str, report.left))}")
             )
+            # They are tried again; until then nothing that the monitor ran counts as stopped (rule R1).
+            return
         if monitor.died_because and self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
-            resources = [r for r in self._all_resources() if self._ownership.monitor_of(r) == name]
-            self._ownership.monitor_died(resources, monitor.died_because, self._now_ms)
+            self._ownership.monitor_died(name, monitor.died_because, self._now_ms)
             self._report_due = True
         monitor.died_because = ""
         self._ownership.stir()
@@ -543,6 +547,7 @@ class NodeCore:
         self._attempt = 0
         self._ownership = Ownership(self._node)
         self._outstanding.clear()
+        self._stop_deadline_ms = self._farewell_ms = None
         self._release_deadline_ms = self._now_ms + self._timing.release_budget_ms
         for monitor in self._pool:
             if monitor.started:
@@ -675,10 +680,16 @@ class NodeCore:
 
     def _step_groups(self) -> None:
         wanted = self._ownership.step(self._now_ms, ready=self._monitor_ready)
+        for moved in wanted.moved:
+            home = self._pool.get(self._ownership.monitor_of(moved))
+            if home is not None and moved in home.opened:
+                # The epochs of its new group count from now on; commands under them would be taken for old ones.
+                self._open(home, moved)
         for command in wanted.commands:
             monitor = self._pool.want(self._ownership.monitor_of(command.resource), self._now_ms)
             if isinstance(command, BringOnline):
                 self._open(monitor, command.resource)
+                self._close_unknown(monitor)
             self._out.append(CommandMonitor(monitor=monitor.name, command=command))
         if wanted.commands:
             self._report_due = True
@@ -710,6 +721,8 @@ class NodeCore:
         if monitor.opened.get(resource) != spec:
             monitor.opened[resource] = spec
             self._out.append(CommandMonitor(monitor=monitor.name, command=OpenResource(spec=spec)))
+
+    def _close_unknown(self, monitor: MonitorState) -> None:
         for gone in [known for known in monitor.opened if not self._ownership.known(known)]:
             del monitor.opened[gone]
             self._out.append(CommandMonitor(monitor=monitor.name, command=CloseResource(resource=gone)))
@@ -783,9 +796,6 @@ class NodeCore:
         self._outstanding[key] = (request, self._now_ms + PROPOSAL_TIMEOUT_MS)
         proposal = Proposal(request=request, proposer=self._node, at_ms=self._wall_ms, update=update)
         self._out.append(Propose(proposal=proposal, timeout_ms=PROPOSAL_TIMEOUT_MS))
-
-    def _all_resources(self) -> list[ResourceId]:
-        return list(self._config.resources) if self._config else []
 
     @property
     def _name(self) -> str:

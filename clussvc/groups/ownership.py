@@ -6,7 +6,7 @@ is a member. What the sequencers want is turned into commands for monitors and u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from clussvc.global_update.update import GroupReleased, ReportStates, RequestFailover, ResourceStatus
@@ -41,6 +41,8 @@ class Wanted:
     commands: list[BringOnline | TakeOffline | TerminateResource] = field(default_factory=list)
     failovers: list[RequestFailover] = field(default_factory=list)
     releases: list[GroupReleased] = field(default_factory=list)
+    moved: list[ResourceId] = field(default_factory=list)
+    """Resources that were put into another group; their monitors have to learn of it before any command."""
 
 
 class Ownership:
@@ -55,6 +57,8 @@ class Ownership:
         self._next_ms: dict[GroupId, int] = {}
         self._seen: dict[GroupId, tuple[Group, list[Resource]]] = {}
         self._orphans: list[TerminateResource] = []
+        self._orphan_homes: dict[ResourceId, str] = {}
+        self._moved: list[ResourceId] = []
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -84,11 +88,10 @@ class Ownership:
         machine = self._machines.pop(group)
         self._seen.pop(group, None)
         self._next_ms.pop(group, None)
-        self._orphans += [
-            TerminateResource(resource=resource, epoch=local.epoch)
-            for resource, local in machine.locals.items()
-            if not local.stopped
-        ]
+        for resource, local in machine.locals.items():
+            if not local.stopped:
+                self._orphans.append(TerminateResource(resource=resource, epoch=local.epoch))
+                self._orphan_homes[resource] = local.monitor
 
     def _note_changes(self, group: Group) -> None:
         resources = self._by_group.get(group.id, [])
@@ -114,6 +117,7 @@ class Ownership:
                 target = self._machines.get(resource.group)
                 if target is not None:
                     target.locals[resource_id] = machine.locals.pop(resource_id)
+                    self._moved.append(resource_id)
                     self._stirred |= {machine.group, target.group}
 
     def take_report(self, report: ResourceReported, now_ms: int) -> None:
@@ -138,13 +142,17 @@ class Ownership:
             local.state, local.detail, local.dirty = ResourceState.FAILED, refused.why, True
         self._stirred.add(machine.group)
 
-    def monitor_died(self, resources: Iterable[ResourceId], why: str, now_ms: int) -> None:
-        """These resources' monitor died and its successor has cleaned up."""
-        for resource_id in resources:
-            machine = self._machine_of(resource_id)
-            resource = self._config.resources.get(resource_id) if self._config else None
-            if machine is not None and resource is not None:
-                machine.monitor_died(resource, why, now_ms)
+    def monitor_died(self, monitor: str, why: str, now_ms: int) -> None:
+        """This monitor died and its successor has cleaned up, also what was deleted while it still stopped."""
+        for machine in self._machines.values():
+            for resource_id, local in list(machine.locals.items()):
+                if local.monitor != monitor or local.stopped:
+                    continue
+                resource = self._config.resources.get(resource_id) if self._config else None
+                if resource is None:
+                    del machine.locals[resource_id]
+                else:
+                    machine.monitor_died(resource, why, now_ms)
                 self._stirred.add(machine.group)
 
     def stir(self) -> None:
@@ -160,6 +168,7 @@ class Ownership:
         if config is None:
             return wanted
         wanted.commands, self._orphans = list(self._orphans), []
+        wanted.moved, self._moved = self._moved, []
         due = self._stirred | {group for group, at_ms in self._next_ms.items() if now_ms >= at_ms}
         self._stirred = set()
         for group_id in sorted(due):
@@ -167,6 +176,9 @@ class Ownership:
             if machine is None or group is None:
                 continue
             step = machine.step(group, self._by_group.get(group_id, []), now_ms, ready=ready)
+            for command in step.commands:
+                if isinstance(command, BringOnline):
+                    machine.locals[command.resource].monitor = self._configured_monitor(command.resource)
             wanted.commands += step.commands
             if step.next_ms is not None:
                 self._next_ms[group_id] = step.next_ms
@@ -256,7 +268,16 @@ class Ownership:
         )
 
     def monitor_of(self, resource_id: ResourceId) -> str:
-        """The name of the monitor that a resource belongs to."""
+        """The name of the monitor that takes commands for a resource.
+
+        As long as anything of it may run, that is the one in which it was started, whatever became of the resource.
+        """
+        machine = self._machine_of(resource_id)
+        if machine is not None and not machine.locals[resource_id].stopped:
+            return machine.locals[resource_id].monitor
+        return self._orphan_homes.get(resource_id) or self._configured_monitor(resource_id)
+
+    def _configured_monitor(self, resource_id: ResourceId) -> str:
         resource = self._config.resources.get(resource_id) if self._config else None
         return resource_id if resource is not None and resource.separate_monitor else DEFAULT_MONITOR
 

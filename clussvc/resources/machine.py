@@ -40,6 +40,8 @@ class LocalResource:
     """The epoch under which the last command was given; reports of another one are old."""
     online_ticket: int
     fail_ticket: int
+    monitor: str = ""
+    """The name of the monitor in which it was started last."""
     state: ResourceState = ResourceState.OFFLINE
     detail: str = ""
     dirty: bool = False

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from clussvc.global_update.update import (
+    CreateResource,
+    DeleteResource,
     EvictNode,
     MoveGroup,
+    MoveResource,
     OfflineGroup,
+    OnlineResource,
     PauseNode,
     SetGroupProperties,
     SetPreferredOwners,
@@ -275,6 +279,107 @@ def test_a_command_without_quorum_changes_nothing(world: World) -> None:
     assert refusal is not None
     assert refusal.code == "no-quorum"
     assert len([e for e in world.entries if isinstance(e[0].update, OfflineGroup)]) == entries
+
+
+def test_a_deleted_resource_ends_in_the_monitor_in_which_it_runs(world: World) -> None:
+    """Deleted while it runs in a monitor of its own; afterwards nothing is left and the group can still move."""
+    group = sql(world)
+    alone = ResourceId("alone")
+    create = CreateResource(
+        resource=alone,
+        name="alone",
+        type="Generic Application",
+        group=group,
+        separate_monitor=True,
+        private={"CommandLine": "true"},
+    )
+    assert world.do(create) is None
+    assert world.do(OnlineResource(resource=alone)) is None
+    world.run_until(lambda: world.online_on(group) == "n1")
+    assert world.do(DeleteResource(resource=alone)) is None
+    world.run_until(lambda: alone not in world.node("n1").running, limit_ms=5_000)
+    move = MoveGroup(group=group, to=NodeId(2), cause=MoveCause.ADMIN, because="for the story")
+    assert world.do(move) is None
+    world.run_until(lambda: world.online_on(group) == "n2", limit_ms=5_000)
+
+
+def test_a_resource_deleted_while_its_monitor_dies_holds_nobody_up(world: World) -> None:
+    """The monitor dies before it has answered for a resource that is in the configuration no more."""
+    group = sql(world)
+    world.stop_ms = (400, 500)
+    assert world.do(DeleteResource(resource=ResourceId("sql-app"))) is None
+    world.run_for(50)
+    world.kill_monitor("n1")
+    world.run_until(lambda: world.online_on(group) == "n1", limit_ms=5_000)
+    world.run_for(1_000)
+    move = MoveGroup(group=group, to=NodeId(2), cause=MoveCause.ADMIN, because="for the story")
+    assert world.do(move) is None
+    world.run_until(lambda: world.online_on(group) == "n2", limit_ms=5_000)
+
+
+def test_a_resource_moved_to_a_group_with_a_lower_epoch_can_be_stopped(world: World) -> None:
+    """Its monitor knows the higher epoch of the old group; it must not refuse the commands of the new one."""
+    group = sql(world)
+    for to in (2, 1):
+        move = MoveGroup(group=group, to=NodeId(to), cause=MoveCause.ADMIN, because="for the story")
+        assert world.do(move) is None
+        world.run_until(lambda to=to: world.online_on(group) == f"n{to}")  # type: ignore[misc]
+    web = world.make_group("web", {"page": []}, on="n1")
+    world.run_until(lambda: world.online_on(web) == "n1")
+    assert world.config.groups[web].epoch < world.config.groups[group].epoch
+    assert world.do(MoveResource(resource=ResourceId("sql-app"), group=web)) is None
+    assert world.do(OfflineGroup(group=web)) is None
+    world.run_until(lambda: not world.running_on(web), limit_ms=5_000)
+
+
+@pytest.mark.parametrize("after_ms", [1, 15, 50, 100, 200])
+def test_a_stop_while_the_monitors_start_ends_the_service_quietly(after_ms: int) -> None:
+    """Nothing was started yet, so there is no reason to stop the whole machine."""
+    world = World(nodes=3)
+    world.monitor_start_ms = 900
+    world.start()
+    world.run_for(after_ms)
+    world.stop_service("n1")
+    world.run_until(lambda: world.node("n1").core is None, limit_ms=10_000)
+
+    assert world.fenced == []
+
+
+def test_a_stop_does_not_prolong_the_time_for_releasing(world: World) -> None:
+    """The monitor hangs when quorum is lost; asking the service to stop meanwhile must not put off the fence."""
+    sql(world)
+    node = world.node("n1")
+    node.monitors[""].hangs = True
+    world.partition({"n1"}, {"n2", "n3"})
+    core = node.core
+    assert core is not None
+    world.run_until(lambda: core.phase is NodePhase.RELEASING)
+    lost_ms = world.now_ms
+    world.run_for(200)
+    world.stop_service("n1")
+    world.run_for(150)
+
+    assert [name for name, _ in world.fenced] == [NodeId(1)]
+    assert world.now_ms - lost_ms < 400
+
+
+def test_a_node_that_cannot_release_does_not_spin() -> None:
+    """Asked to stop, then quorum lost, then a monitor that never answers: ticks stay as rare as heartbeats."""
+    world = World(nodes=3)
+    world.start()
+    world.settle()
+    sql(world)
+    node = world.node("n1")
+    world.stop_ms = (100_000, 100_001)
+    world.stop_service("n1")
+    world.run_for(1_000)
+    node.monitors[""].hangs = True
+    world.partition({"n1"}, {"n2", "n3"})
+    core = node.core
+    assert core is not None
+    for _ in range(70):
+        world.run_for(1_000)
+        assert core.deadline_ms + 1_000 > world.clock_of(node)
 
 
 LESSONS = [

@@ -61,9 +61,11 @@ from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import (
     BringOnline,
     CloseResource,
+    CommandRefused,
     DeadmanFired,
     EverythingTerminated,
     LeaseExtended,
+    MonitorDied,
     MonitorStarted,
     OpenResource,
     ResourceReported,
@@ -87,13 +89,18 @@ class Violation(AssertionError):
 
 @dataclass
 class SimMonitor:
-    """The far end of a node: what runs, under which lease, and how long things take."""
+    """One resource monitor: what runs, under which lease, and how long things take."""
 
     running: dict[ResourceId, int] = field(default_factory=dict)
     """What runs, with the epoch it was started under."""
     lease_until_ms: int = -1
     busy: dict[ResourceId, int] = field(default_factory=dict)
     """The number of the transition under way."""
+    opened: dict[ResourceId, GroupId] = field(default_factory=dict)
+    epochs: dict[GroupId, int] = field(default_factory=dict)
+    """The newest epoch seen of each group; commands of older ones are refused."""
+    hangs: bool = False
+    """It answers TerminateEverything no more; it still terminates at the end of its lease."""
 
 
 @dataclass
@@ -109,12 +116,22 @@ class SimNode:
     generation: int = 0
     """Raised by every crash; what was under way for an earlier one never arrives."""
     frozen: bool = False
-    monitor: SimMonitor = field(default_factory=SimMonitor)
+    monitors: dict[str, SimMonitor] = field(default_factory=dict)
     applied: int = 0
     stored: tuple[int, Config] | None = None
     inbox: list[Event] = field(default_factory=list)
     ticks: int = 0
     """How many ticks were scheduled; only the newest one counts."""
+
+    @property
+    def running(self) -> dict[ResourceId, int]:
+        """All that runs on the machine, in whatever monitor, with its epoch."""
+        return {resource: epoch for monitor in self.monitors.values() for resource, epoch in monitor.running.items()}
+
+    @property
+    def busy(self) -> set[ResourceId]:
+        """Everything with a transition under way."""
+        return {resource for monitor in self.monitors.values() for resource in monitor.busy}
 
 
 class World:
@@ -132,6 +149,7 @@ class World:
         self.one_way: set[tuple[NodeId, NodeId]] = set()
         self.loss = 0.0
         self.fails: dict[ResourceId, set[NodeId]] = {}
+        self.monitor_start_ms = 20
         self.start_ms = (5, 60)
         self.stop_ms = (5, 40)
         self.replies: dict[RequestId, Report | None] = {}
@@ -267,7 +285,7 @@ class World:
         for node in self._select(names):
             node.core = None
             node.generation += 1
-            node.monitor = SimMonitor()
+            node.monitors = {}
             if self.leader == node.id:
                 self._lose_leader()
 
@@ -342,7 +360,12 @@ class World:
             case CommandMonitor():
                 self._command(node, action)
             case StartMonitor():
-                self._later_for(node, 20, MonitorSaid(monitor=action.monitor, report=MonitorStarted(pid=1)))
+                monitor = node.monitors.setdefault(action.monitor, SimMonitor())
+                monitor.opened.clear()
+                monitor.epochs.clear()
+                self._later_for(
+                    node, self.monitor_start_ms, MonitorSaid(monitor=action.monitor, report=MonitorStarted(pid=1))
+                )
             case Reply():
                 self.replies[action.request] = action.refusal
             case FenceSelf():
@@ -351,7 +374,10 @@ class World:
                 self.notes.append(f"{self.now_ms:>7} n{node.id} {action.record.message}")
             case StopService():
                 self.crash(f"n{node.id}")
-            case SetPeers() | AddLogMember() | RemoveLogMember() | StopMonitor():
+            case StopMonitor():
+                stopped = node.monitors.pop(action.monitor)
+                assert not stopped.running, "a monitor was stopped that still runs something"
+            case SetPeers() | AddLogMember() | RemoveLogMember():
                 pass
 
     def _later_for(self, node: SimNode, delay_ms: float, event: Event) -> None:
@@ -500,29 +526,54 @@ class World:
     # --- monitors ---------------------------------------------------------------------------------------------------
 
     def _command(self, node: SimNode, action: CommandMonitor) -> None:
-        monitor, command = node.monitor, action.command
+        monitor, command = node.monitors.get(action.monitor), action.command
+        if monitor is None:
+            return
         match command:
-            case OpenResource() | CloseResource():
-                pass
+            case OpenResource():
+                monitor.opened[command.spec.resource] = command.spec.group
+            case CloseResource():
+                monitor.opened.pop(command.resource, None)
             case LeaseExtended():
                 monitor.lease_until_ms = command.until_ms
-                self._arm_deadman(node, command.until_ms)
+                self._arm_deadman(node, action.monitor, command.until_ms)
             case TerminateEverything():
                 self._terminate_everything(node, action.monitor, command)
-            case BringOnline():
-                self._bring_online(node, action.monitor, command)
-            case TakeOffline() | TerminateResource():
-                self._stop_resource(node, action.monitor, command)
+            case BringOnline() | TakeOffline() | TerminateResource():
+                self._change(node, monitor, action.monitor, command)
 
-    def _arm_deadman(self, node: SimNode, until_ms: int) -> None:
-        monitor = node.monitor
+    def _change(
+        self, node: SimNode, monitor: SimMonitor, name: str, command: BringOnline | TakeOffline | TerminateResource
+    ) -> None:
+        group = monitor.opened.get(command.resource)
+        if group is None or command.epoch < monitor.epochs.get(group, 0):
+            refused = CommandRefused(resource=command.resource, epoch=command.epoch, why="not open, or an old epoch")
+            self._later_for(node, 0.2, MonitorSaid(monitor=name, report=refused))
+            return
+        monitor.epochs[group] = command.epoch
+        if isinstance(command, BringOnline):
+            self._bring_online(node, name, command)
+        else:
+            self._stop_resource(node, name, command)
+
+    def kill_monitor(self, node_name: str, monitor: str = "") -> None:
+        """A monitor process dies; what it started runs on until its successor has cleaned up."""
+        node = self.node(node_name)
+        old = node.monitors.get(monitor)
+        if node.core is None or old is None:
+            return
+        node.monitors[monitor] = SimMonitor(running=old.running, lease_until_ms=old.lease_until_ms)
+        self._later_for(node, 0.5, MonitorSaid(monitor=monitor, report=MonitorDied(why="it was killed")))
+
+    def _arm_deadman(self, node: SimNode, name: str, until_ms: int) -> None:
+        monitor = node.monitors[name]
 
         def fire() -> None:
-            if node.monitor is not monitor or monitor.lease_until_ms != until_ms:
+            if node.monitors.get(name) is not monitor or monitor.lease_until_ms != until_ms:
                 return
             if monitor.running or monitor.busy:
                 self._stop_all(monitor)
-                self._later_for(node, 1, MonitorSaid(monitor="", report=DeadmanFired(lease_ended_ms=until_ms)))
+                self._later_for(node, 1, MonitorSaid(monitor=name, report=DeadmanFired(lease_ended_ms=until_ms)))
 
         self.later(max(0, until_ms - self.clock_of(node)) + 1, fire)
 
@@ -531,10 +582,12 @@ class World:
         monitor.busy.clear()
 
     def _terminate_everything(self, node: SimNode, name: str, command: TerminateEverything) -> None:
-        monitor, generation = node.monitor, node.generation
+        monitor, generation = node.monitors[name], node.generation
+        if monitor.hangs:
+            return
 
         def done() -> None:
-            if node.monitor is not monitor:
+            if node.monitors.get(name) is not monitor:
                 return
             self._stop_all(monitor)
             if node.generation == generation:
@@ -543,13 +596,13 @@ class World:
         self.later(self.random.uniform(1, 50), done)
 
     def _bring_online(self, node: SimNode, name: str, command: BringOnline) -> None:
-        monitor = node.monitor
+        monitor = node.monitors[name]
         number = monitor.busy[command.resource] = next(self._order)
         # From now on something of it may run.
         monitor.running[command.resource] = command.epoch
 
         def done() -> None:
-            if node.monitor is not monitor or monitor.busy.get(command.resource) != number:
+            if node.monitors.get(name) is not monitor or monitor.busy.get(command.resource) != number:
                 return
             del monitor.busy[command.resource]
             failed = node.id in self.fails.get(command.resource, set())
@@ -562,11 +615,11 @@ class World:
         self.later(self.random.uniform(*self.start_ms), done)
 
     def _stop_resource(self, node: SimNode, name: str, command: TakeOffline | TerminateResource) -> None:
-        monitor = node.monitor
+        monitor = node.monitors[name]
         number = monitor.busy[command.resource] = next(self._order)
 
         def done() -> None:
-            if node.monitor is not monitor or monitor.busy.get(command.resource) != number:
+            if node.monitors.get(name) is not monitor or monitor.busy.get(command.resource) != number:
                 return
             del monitor.busy[command.resource]
             monitor.running.pop(command.resource, None)
@@ -579,12 +632,14 @@ class World:
         """The running resource dies by itself."""
         resource = self.resource(name)
         for node in self.nodes.values():
-            epoch = node.monitor.running.get(resource)
-            if epoch is not None and resource not in node.monitor.busy:
+            for name, monitor in node.monitors.items():
+                epoch = monitor.running.get(resource)
+                if epoch is None or resource in monitor.busy:
+                    continue
                 report = ResourceReported(
                     resource=resource, epoch=epoch, state=ResourceState.FAILED, detail="its process ended"
                 )
-                self._later_for(node, 0.2, MonitorSaid(monitor="", report=report))
+                self._later_for(node, 0.2, MonitorSaid(monitor=name, report=report))
 
     # --- administrators ---------------------------------------------------------------------------------------------
 
@@ -654,13 +709,13 @@ class World:
     def running_on(self, group: GroupId) -> set[str]:
         """The nodes on which anything of the group may run."""
         resources = {r.id for r in self.config.resources_of(group)}
-        return {f"n{node.id}" for node in self.nodes.values() if resources & node.monitor.running.keys()}
+        return {f"n{node.id}" for node in self.nodes.values() if resources & node.running.keys()}
 
     def online_on(self, group: GroupId) -> str | None:
         """The node on which every wanted resource of the group runs and nothing is under way; None if there is none."""
         wanted = {r.id for r in self.config.resources_of(group) if r.persistent_state}
         for node in self.nodes.values():
-            settled = wanted <= node.monitor.running.keys() and not wanted & node.monitor.busy.keys()
+            settled = wanted <= node.running.keys() and not wanted & node.busy
             if wanted and settled and all(self.config.resources[r].state is ResourceState.ONLINE for r in wanted):
                 return f"n{node.id}"
         return None
@@ -670,7 +725,7 @@ class World:
         lines = [f"at {self.now_ms} ms, leader {self.leader}"]
         for node in self.nodes.values():
             phase = node.core.phase.value if node.core else "off"
-            lines.append(f"  n{node.id}: {phase}, applied {node.applied}, runs {sorted(node.monitor.running)}")
+            lines.append(f"  n{node.id}: {phase}, applied {node.applied}, runs {sorted(node.running)}")
         for group in self.config.groups.values():
             lines.append(
                 f"  {group.name}: owner {group.owner} epoch {group.epoch} released {group.released} move {group.move}"
@@ -683,14 +738,13 @@ class World:
         """The promises, after every event."""
         owners: dict[GroupId, NodeId] = {}
         for node in self.nodes.values():
-            for resource_id in node.monitor.running:
+            for resource_id in node.running:
                 resource = self.config.resources.get(resource_id)
                 if resource is None:
                     continue
                 other = owners.setdefault(resource.group, node.id)
                 if other != node.id:
                     raise Violation(f"group {resource.group} runs on n{other} and n{node.id}; {self.describe()}")
-            if node.monitor.running and node.monitor.lease_until_ms + 5 < self.clock_of(node) - (
-                self.timing.release_budget_ms
-            ):
+            late_ms = self.clock_of(node) - self.timing.release_budget_ms
+            if any(m.running and m.lease_until_ms + 5 < late_ms for m in node.monitors.values()):
                 raise Violation(f"n{node.id} runs resources long after its lease ended; {self.describe()}")
