@@ -48,6 +48,7 @@ class Session:
     say: Callable[[str], None] = print
     """Shows a progress line; nothing is said when the output is for programs."""
     _client: ClusterClient | None = field(default=None)
+    _remarks: list[str] = field(default_factory=list)
 
     @property
     def client(self) -> ClusterClient:
@@ -69,10 +70,15 @@ class Session:
         if not self.json:
             self.say(line)
 
+    def remark(self, sentence: str) -> None:
+        """Add what a table has no column for; programs find it in the data."""
+        if not self.json:
+            self._remarks.append(sentence)
+
     @property
     def notes(self) -> list[str]:
-        """Remarks that came with the answers."""
-        return self._client.notes if self._client else []
+        """Remarks: those that came with the answers, and those of the command. They go beside the screen."""
+        return [*(self._client.notes if self._client else ()), *self._remarks]
 
     def close(self) -> None:
         """End the connection."""

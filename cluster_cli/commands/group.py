@@ -103,7 +103,7 @@ def _transition(invocation: Invocation, session: Session, name: str) -> Screen:
     def look() -> tuple[Progress, str]:
         group = common.single(session.call("Group", "status", name))
         progress = _offline_progress(group) if action.name == "offline" else _settled_progress(group)
-        return progress, _sentence(group)
+        return progress, _failures(session, group) if group["failed"] else _sentence(group)
 
     return common.settled(session, look, lambda: _table(session, name), limit_s)
 
@@ -123,9 +123,14 @@ def _settled_progress(group: Mapping[str, Any]) -> Progress:
     return Progress.PENDING
 
 
+def _failures(session: Session, group: Mapping[str, Any]) -> str:
+    """What failed in the group, and why."""
+    why = {one["name"]: one["detail"] for one in session.call("Resource", "status")}
+    failed = [f"{name} ({why[name]})" if why.get(name) else name for name in group["failed"]]
+    return f"In group '{group['name']}' on {group['node']} failed: {', '.join(failed)}."
+
+
 def _sentence(group: Mapping[str, Any]) -> str:
-    if group["failed"]:
-        return f"In group '{group['name']}' on {group['node']} failed: {', '.join(group['failed'])}."
     if group["moving"]:
         target = f" to {group['moving_to']}" if group["moving_to"] else ""
         return f"Group '{group['name']}' is still moving{target} ({group['because'] or 'waiting for its owner'})."

@@ -65,6 +65,9 @@ def run(invocation: Invocation, session: Session) -> Screen:
 def status(session: Session, name: str | None, node: str | None) -> Screen:
     """The status table."""
     screen = _table(session, name, node)
+    for one in screen.data:
+        if one["state"] == "Failed" and one["detail"]:
+            session.remark(f"Resource '{one['name']}' failed on {one['node']}: {one['detail']}.")
     whom = f"resource '{screen.data[0]['name']}'" if name and screen.data else "all available resources"
     where = f" on node '{node}'" if node else ""
     return Screen(text=render.titled(f"Listing status for {whom}{where}:", [screen.text]), data=screen.data)
