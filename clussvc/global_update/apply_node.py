@@ -39,6 +39,8 @@ def node_up(config: Config, update: NodeUp) -> Result:
         up=True,
         joining=False,
         stopping=False,
+        # A wish to evict was for a node that is down; one that came back first stays until it is wished again.
+        evicting=False,
         incarnation=node.incarnation + 1,
         boot=update.boot,
         attempt=update.attempt,

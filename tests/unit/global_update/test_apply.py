@@ -17,6 +17,7 @@ from clussvc.global_update.update import (
     DeleteGroup,
     DeleteResource,
     DenyFailover,
+    EvictNode,
     FailResource,
     GroupReleased,
     MoveGroup,
@@ -283,6 +284,17 @@ def test_eviction_leaves_no_trace(world: World) -> None:
     assert move.to is None
     assert 4 == world.config.next_node_id
     assert [("node.evicted", 1011)] == events(world)
+
+
+def test_a_node_that_comes_back_is_not_evicted_by_an_old_wish(world: World) -> None:
+    """The wish was for a node that is down; admission ends it."""
+    world.do(ConfirmNodeDown(node=N2), EvictNode(node=N2))
+    assert world.config is not None
+    node = world.config.nodes[N2]
+    assert node.evicting
+    world.do(NodeUp(node=N2, incarnation=node.incarnation, boot=node.boot + 1, attempt=1))
+
+    assert not world.config.nodes[N2].evicting
 
 
 def test_reports_tell_transitions(world: World) -> None:
