@@ -68,6 +68,7 @@ from clussvc.global_update.update import (
     Update,
 )
 from clussvc.groups.coordinator import coordinate
+from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.ownership import Ownership
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.model import reports
@@ -181,7 +182,8 @@ class NodeCore:
         for resource in config.resources.values() if config else ():
             if resource.separate_monitor:
                 self._pool.want(resource.id, now_ms)
-        self._ownership = Ownership(node)
+        self._failures = FailureLog()
+        self._ownership = Ownership(node, self._failures)
         self._report_due = False
 
         self._leader: NodeId | None = None
@@ -318,9 +320,12 @@ class NodeCore:
             return
         self._index = event.index
         self._follow(event.config)
-        for request in list(self._commands):
-            if request in event.config.recent:
-                self._settle(request, event.config.recent[request])
+        known = event.config.recent
+        for request in [request for request in self._commands if request in known]:
+            self._settle(request, known[request])
+        under_way = self._failures.request
+        if under_way is not None and under_way in known:
+            self._failures.settled(under_way, told=known[under_way] is None)
         self._outstanding.clear()
 
     def _follow(self, config: Config) -> None:
@@ -342,6 +347,7 @@ class NodeCore:
 
     def _settle(self, request: RequestId, refusal: Report | None) -> None:
         """A proposal of this node came back through the log."""
+        self._failures.settled(request, told=refusal is None)
         for key, (waiting, _) in list(self._outstanding.items()):
             if waiting == request:
                 del self._outstanding[key]
@@ -534,7 +540,7 @@ class NodeCore:
         assert self._pool.clean
         self._phase, self._incarnation, self._attempt = NodePhase.MEMBER, incarnation, 0
         self._note = ""
-        self._ownership = Ownership(self._node)
+        self._ownership = Ownership(self._node, self._failures)
         self._ownership.follow(self._config)
         self._report_due = True
         self._say("node.admitted", f"{self._name} is a member of the cluster as incarnation {incarnation}.", 1062)
@@ -545,7 +551,7 @@ class NodeCore:
         self._phase = NodePhase.RELEASING
         self._note = f"it terminated its resources because {why}"
         self._attempt = 0
-        self._ownership = Ownership(self._node)
+        self._ownership = Ownership(self._node, self._failures)
         self._outstanding.clear()
         self._stop_deadline_ms = self._farewell_ms = None
         self._release_deadline_ms = self._now_ms + self._timing.release_budget_ms
@@ -731,9 +737,12 @@ class NodeCore:
         if not self._report_due or "report" in self._outstanding:
             return
         self._report_due = False
-        report = self._ownership.report(self._incarnation)
-        if report is not None:
-            self._propose("report", report)
+        report = self._ownership.report(self._incarnation, self._now_ms)
+        if report is None:
+            return
+        request = self._propose("report", report, request=self._failures.request if report.failures else None)
+        if report.failures:
+            self._failures.proposed(request)
 
     def _send_heartbeat(self) -> None:
         if self._now_ms < self._next_heartbeat_ms:
@@ -787,15 +796,17 @@ class NodeCore:
 
     # --- small helpers ----------------------------------------------------------------------------------------------
 
-    def _propose(self, key: str, update: Update, *, request: RequestId | None = None) -> None:
-        """Propose for the service itself; ``key`` names the purpose, of which one proposal at a time is under way."""
+    def _propose(self, key: str, update: Update, *, request: RequestId | None = None) -> RequestId:
+        """Propose for the service itself; ``key`` names the purpose, of which one proposal at a time is under way.
+        The answer is the id of the one that is."""
         if key in self._outstanding:
-            return
+            return self._outstanding[key][0]
         self._counter += 1
         request = request or RequestId(f"n{self._node}-{self._boot}-{self._counter}")
         self._outstanding[key] = (request, self._now_ms + PROPOSAL_TIMEOUT_MS)
         proposal = Proposal(request=request, proposer=self._node, at_ms=self._wall_ms, update=update)
         self._out.append(Propose(proposal=proposal, timeout_ms=PROPOSAL_TIMEOUT_MS))
+        return request
 
     @property
     def _name(self) -> str:

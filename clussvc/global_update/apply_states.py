@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from clussvc.global_update.outcome import Done, Result, find_node, note, with_resources
-from clussvc.global_update.update import ReportStates
+from clussvc.global_update.update import ReportStates, ResourceFailure
 from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import GroupId
 from clussvc.model.records import Record
 from clussvc.model.reports import Report, Severity, stale
 from clussvc.model.states import GroupState, ResourceState
 from clussvc.resources.aggregate import group_state
+
+LATE_MS = 1_000
+"""A failure that is told later than this is told with its age."""
 
 _GROUP_EVENTS = {
     GroupState.ONLINE: ("group.online", 1201, Severity.INFORMATION, "is online"),
@@ -29,7 +32,7 @@ def report_states(config: Config, update: ReportStates) -> Result:
     if not node.up or node.incarnation != update.incarnation:
         return stale(f"incarnation {update.incarnation} of {node.name} is not up any more")
     changed: dict[str, Resource] = {}
-    records: list[Record] = []
+    records = [record for failure in update.failures for record in _failure_record(config, failure, node.name)]
     for line in update.lines:
         known = changed.get(line.resource) or config.resources.get(line.resource)
         if known is None or config.groups[known.group].owned != node.id:
@@ -41,28 +44,38 @@ def report_states(config: Config, update: ReportStates) -> Result:
         if known.state is not seen.state:
             records += _resource_records(seen, node.name)
     if not changed:
-        return Done(config=config)
+        return Done(config=config, records=tuple(records))
     reported = with_resources(config, changed.values())
     affected = list(dict.fromkeys(resource.group for resource in changed.values()))
     records += _group_records(config, reported, affected, node.name)
     return Done(config=reported, records=tuple(records))
 
 
+def _failure_record(config: Config, failure: ResourceFailure, node: str) -> tuple[Record, ...]:
+    """A failure is told once, whether or not the resource was seen in the state Failed."""
+    resource = config.resources.get(failure.resource)
+    if resource is None:
+        return ()
+    detail = (failure.detail or "its monitor gave no reason").rstrip(".")
+    often = "failed" if failure.count == 1 else f"failed {failure.count} times"
+    last = "" if failure.count == 1 else "the last time "
+    late = f"{failure.ago_ms / 1000:.0f} s before this was told" if failure.ago_ms >= LATE_MS else ""
+    return note(
+        "resource.failed",
+        f"Resource {resource.name} {often} on {node}: {last}{detail}.",
+        kind="resource",
+        thing=resource.name,
+        because="; ".join(part for part in (detail, failure.because, late) if part),
+        event_id=1069,
+        severity=Severity.ERROR,
+        node=node,
+    )
+
+
 def _resource_records(resource: Resource, node: str) -> tuple[Record, ...]:
-    """Transitions that somebody may ask for later; the pending states in between are not."""
+    """Transitions that somebody may ask for later; the pending states in between are not, and failures are told by
+    themselves."""
     name = resource.name
-    if resource.state is ResourceState.FAILED:
-        because = resource.detail or "its monitor gave no reason"
-        return note(
-            "resource.failed",
-            f"Resource {name} failed on {node}: {because}.",
-            kind="resource",
-            thing=name,
-            because=because,
-            event_id=1069,
-            severity=Severity.ERROR,
-            node=node,
-        )
     if resource.state in (ResourceState.ONLINE, ResourceState.OFFLINE):
         word = resource.state.value.lower()
         because = resource.detail or f"{node} reported it"

@@ -376,12 +376,30 @@ class ResourceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceFailure:
+    """Failures of one resource that have not been told yet; a restart may have mended them meanwhile."""
+
+    resource: ResourceId
+    detail: str
+    """What failed, in the newest of them."""
+    because: str = ""
+    """What the restart policy made of it."""
+    count: int = 1
+    ago_ms: int = 0
+    """How long before the proposal the newest of them happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportStates:
-    """The owner's observations, in batches. Lines about groups that the node no longer owns are ignored."""
+    """The owner's observations, in batches. Lines about groups that the node no longer owns are ignored.
+
+    ``failures`` are for the history alone, and are told even if the group has left the node since.
+    """
 
     node: NodeId
     incarnation: int
     lines: tuple[ResourceStatus, ...]
+    failures: tuple[ResourceFailure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

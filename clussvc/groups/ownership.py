@@ -6,10 +6,11 @@ is a member. What the sequencers want is turned into commands for monitors and u
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from clussvc.global_update.update import GroupReleased, ReportStates, RequestFailover, ResourceStatus
+from clussvc.global_update.update import GroupReleased, ReportStates, RequestFailover, ResourceFailure, ResourceStatus
+from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.machine import GroupMachine
 from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import GroupId, NodeId, ResourceId
@@ -28,8 +29,8 @@ from clussvc.resources.restart_policy import count_recent
 from clussvc.resources.type_info import find_type
 
 LINES_PER_REPORT_MAX = 250
-"""State changes in one log entry; the rest follows in the next one. With the longest details it stays below the limit
-of an entry."""
+"""State changes and failures in one log entry; the rest follows in the next one. With the longest details it stays
+below the limit of an entry."""
 
 LooksReady = Callable[[ResourceId], bool]
 
@@ -46,10 +47,11 @@ class Wanted:
 
 
 class Ownership:
-    """All groups that one member owns. Made anew for every incarnation."""
+    """All groups that one member owns. Made anew for every incarnation; ``failures`` outlives it."""
 
-    def __init__(self, node: NodeId) -> None:
+    def __init__(self, node: NodeId, failures: FailureLog) -> None:
         self._node = node
+        self._failures = failures
         self._machines: dict[GroupId, GroupMachine] = {}
         self._by_group: dict[GroupId, list[Resource]] = {}
         self._config: Config | None = None
@@ -125,6 +127,7 @@ class Ownership:
         machine = self._machine_of(report.resource)
         if machine is not None and self._config is not None:
             machine.take_report(report, self._config.resources.get(report.resource), now_ms)
+            self._note_failures(machine, (report.resource,))
             self._stirred.add(machine.group)
 
     def take_refusal(self, refused: CommandRefused, now_ms: int) -> None:
@@ -140,6 +143,7 @@ class Ownership:
             local.fail(refused.why, resource, now_ms, terminated=False)
         elif local.state is ResourceState.OFFLINE_PENDING and not local.terminating:
             local.state, local.detail, local.dirty = ResourceState.FAILED, refused.why, True
+        self._note_failures(machine, (refused.resource,))
         self._stirred.add(machine.group)
 
     def monitor_died(self, monitor: str, why: str, now_ms: int) -> None:
@@ -154,6 +158,17 @@ class Ownership:
                 else:
                     machine.monitor_died(resource, why, now_ms)
                 self._stirred.add(machine.group)
+            self._note_failures(machine, machine.locals)
+
+    def _note_failures(self, machine: GroupMachine, resources: Iterable[ResourceId]) -> None:
+        """Put new failures where they are kept until the history has them."""
+        for resource in resources:
+            local = machine.locals.get(resource)
+            for failure in local.untold if local else ():
+                told = ResourceFailure(resource=resource, detail=failure.detail, because=failure.because)
+                self._failures.add(told, failure.at_ms)
+            if local:
+                local.untold.clear()
 
     def stir(self) -> None:
         """Look at every group at the next step (a monitor became ready)."""
@@ -176,6 +191,7 @@ class Ownership:
             if machine is None or group is None:
                 continue
             step = machine.step(group, self._by_group.get(group_id, []), now_ms, ready=ready)
+            self._note_failures(machine, machine.locals)
             for command in step.commands:
                 if isinstance(command, BringOnline):
                     machine.locals[command.resource].monitor = self._configured_monitor(command.resource)
@@ -206,12 +222,19 @@ class Ownership:
         because = group.move.because if group.move else "nothing of it runs any more"
         return GroupReleased(group=group.id, epoch=group.epoch, node=self._node, because=because)
 
-    def report(self, incarnation: int) -> ReportStates | None:
-        """How the states of the owned resources differ from what the log says; None if they do not."""
+    def report(self, incarnation: int, now_ms: int) -> ReportStates | None:
+        """How the states of the owned resources differ from what the log says, and what failed; None if nothing."""
         config = self._config
         if config is None:
             return None
-        lines = []
+        failures = self._failures.batch(now_ms)
+        lines = self._changed_states(config, LINES_PER_REPORT_MAX - len(failures))
+        if not lines and not failures:
+            return None
+        return ReportStates(node=self._node, incarnation=incarnation, lines=tuple(lines), failures=failures)
+
+    def _changed_states(self, config: Config, limit: int) -> list[ResourceStatus]:
+        lines: list[ResourceStatus] = []
         for machine in self._machines.values():
             if machine.released:
                 continue
@@ -222,9 +245,9 @@ class Ownership:
                 detail = local.detail if local.state is ResourceState.FAILED else ""
                 if (known.state, known.detail) != (local.state, detail):
                     lines.append(ResourceStatus(resource=resource_id, state=local.state, detail=detail))
-                    if len(lines) >= LINES_PER_REPORT_MAX:
-                        return ReportStates(node=self._node, incarnation=incarnation, lines=tuple(lines))
-        return ReportStates(node=self._node, incarnation=incarnation, lines=tuple(lines)) if lines else None
+                    if len(lines) >= limit:
+                        return lines
+        return lines
 
     @property
     def next_ms(self) -> int | None:

@@ -32,6 +32,15 @@ DETAIL_LENGTH_MAX = 300
 """Characters of a failure's text that are kept; it travels through the log."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One failure: what failed, what the restart policy made of it, and when, on this node's clock."""
+
+    detail: str
+    because: str
+    at_ms: int
+
+
 @dataclass(slots=True)
 class LocalResource:
     """The owner's knowledge of one resource; lives as long as the ownership epoch."""
@@ -53,6 +62,8 @@ class LocalResource:
     """Why the group should fail over; empty once the coordinator knows, or if it should not."""
     retry_at_ms: int | None = None
     last_failure: str = ""
+    untold: list[Failure] = field(default_factory=list)
+    """Failures that the owner has not fetched yet; it does so after every input."""
     restarts_ms: list[int] = field(default_factory=list)
 
     @property
@@ -115,6 +126,7 @@ class LocalResource:
             restarts_ms=self.restarts_ms,
             now_ms=now_ms,
         )
+        self.untold.append(Failure(detail=detail, because=decision.because, at_ms=now_ms))
         if decision.verdict is Verdict.RESTART:
             self.restarts_ms = [t for t in self.restarts_ms if now_ms - t < resource.restart_period_ms] + [now_ms]
         else:

@@ -69,6 +69,7 @@ class Bench:
         self.seq = 0
         self.actions: list[Action] = []
         self.replies: list[Reply] = []
+        self.reporting: list[tuple[RequestId, ReportStates]] = []
         self.config = self.three_nodes()
         self.core = NodeCore(node=N1, boot=5, timing=LAN, peers={}, index=0, config=self.config, now_ms=self.now_ms)
 
@@ -101,6 +102,7 @@ class Bench:
     def give(self, event: Event) -> list[Action]:
         self.actions = list(self.core.handle(event, now_ms=self.now_ms, wall_ms=WALL_MS + self.now_ms))
         self.replies += [action for action in self.actions if isinstance(action, Reply)]
+        self.reporting += reports(self.actions)
         return self.actions
 
     def commit(self, update: Update, *, request: RequestId | None = None) -> list[Action]:
@@ -187,6 +189,12 @@ class Bench:
         epoch = self.config.groups[GROUP].epoch
         return self.commit(AssignGroup(group=GROUP, epoch=epoch, to=N1, because="test"))
 
+    def settle_reports(self) -> None:
+        """The log takes what is reported until there is nothing more to report."""
+        while self.reporting:
+            request, report = self.reporting.pop(0)
+            self.commit(report, request=request)
+
     def online(self) -> None:
         self.owner()
         epoch = self.config.groups[GROUP].epoch
@@ -205,6 +213,14 @@ def phase(bench: Bench) -> NodePhase:
 
 def commands(actions: list[Action]) -> list[object]:
     return [action.command for action in actions if isinstance(action, CommandMonitor)]
+
+
+def reports(actions: list[Action]) -> list[tuple[RequestId, ReportStates]]:
+    return [
+        (action.proposal.request, action.proposal.update)
+        for action in actions
+        if isinstance(action, Propose) and isinstance(action.proposal.update, ReportStates)
+    ]
 
 
 def proposed(actions: list[Action]) -> list[Update]:
@@ -413,6 +429,58 @@ def test_states_are_reported_once_and_again_when_the_report_got_lost(bench: Benc
     again = [u for u in proposed(bench.give(Tick())) if isinstance(u, ReportStates)]
 
     assert [line.state for line in again[0].lines] == [ResourceState.ONLINE]
+
+
+def test_a_failure_is_told_though_a_restart_mended_it_before_the_report(bench: Bench) -> None:
+    """A report is under way while the resource fails and comes back: no state tells of it, the history must."""
+    bench.owner()
+    waiting, report = reports(bench.actions)[0]
+    epoch = bench.config.groups[GROUP].epoch
+    bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.ONLINE))
+    for count in range(2):
+        failed = ResourceReported(resource=APP, epoch=epoch, state=ResourceState.FAILED, detail=f"{count} died")
+        bench.monitor(failed)
+        bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.OFFLINE))
+        bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.ONLINE))
+    _, told = reports(bench.commit(report, request=waiting))[0]
+
+    assert [(line.state, line.detail) for line in told.lines] == [(ResourceState.ONLINE, "")]
+    assert [(f.resource, f.count, f.detail) for f in told.failures] == [(APP, 2, "1 died")]
+    assert "restarted in place" in told.failures[0].because
+
+
+def test_a_failure_is_told_once_however_often_it_is_proposed(bench: Bench) -> None:
+    """The same failures travel under the same request until the log has answered; then they are forgotten."""
+    bench.online()
+    bench.settle_reports()
+    epoch = bench.config.groups[GROUP].epoch
+    actions = bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.FAILED, detail="died"))
+    first, report = reports(actions)[0]
+    bench.give(ProposalFailed(request=first, fate=ProposalFate.UNKNOWN, detail="cut off"))
+    bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.FAILED, detail="again"))
+    bench.now_ms += 150
+    second, repeated = reports(bench.give(Tick()))[0]
+
+    assert (second, [f.detail for f in repeated.failures]) == (first, ["died"])
+    assert [f.ago_ms for f in repeated.failures] == [150]
+    assert [f for _, again in reports(bench.commit(report, request=first)) for f in again.failures] == []
+
+
+def test_a_failure_that_the_log_refused_is_told_under_the_next_incarnation(bench: Bench) -> None:
+    """The report came too late for its incarnation; what failed, failed."""
+    bench.online()
+    bench.settle_reports()
+    epoch = bench.config.groups[GROUP].epoch
+    actions = bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.FAILED, detail="died"))
+    request, report = reports(actions)[0]
+    bench.commit(NodeDown(node=N1, incarnation=1, voters_version=bench.config.voters_version, because="x"))
+    bench.confirm()
+    bench.commit(report, request=request)
+    bench.lease()
+    again = reports(bench.up(attempt=2))
+
+    assert phase(bench) is NodePhase.MEMBER
+    assert [(r != request, u.incarnation, [f.detail for f in u.failures]) for r, u in again] == [(True, 2, ["died"])]
 
 
 def test_a_command_without_quorum_is_refused_at_once(bench: Bench) -> None:

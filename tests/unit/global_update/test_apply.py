@@ -36,6 +36,7 @@ from clussvc.global_update.update import (
     Rename,
     ReportStates,
     RequestFailover,
+    ResourceFailure,
     ResourceStatus,
     ResumeNode,
     SetClusterProperties,
@@ -315,6 +316,19 @@ def test_reports_tell_transitions(world: World) -> None:
     world.do(ReportStates(node=N2, incarnation=1, lines=(ResourceStatus(resource=APP, state=ON),)))
     assert OFF is world.resource(APP).state
     assert () == world.records
+
+
+def test_a_failure_is_told_though_no_state_shows_it(world: World) -> None:
+    """A quick restart left the state as it was; the group may even have left, or the resource been deleted."""
+    world.report(APP, ON)
+    failure = ResourceFailure(resource=APP, detail="no answer", because="1 of 3 restarts used", count=2, ago_ms=4_100)
+    lost = ResourceFailure(resource=ResourceId("gone"), detail="x")
+    world.do(ReportStates(node=N2, incarnation=1, lines=(), failures=(failure, lost)))
+
+    assert [("resource.failed", 1069)] == events(world)
+    assert "Resource APP failed 2 times on NODE2: the last time no answer." == world.records[0].message
+    assert "no answer; 1 of 3 restarts used; 4 s before this was told" == world.records[0].because
+    assert ON is world.resource(APP).state
 
 
 def test_possible_owners(world: World) -> None:

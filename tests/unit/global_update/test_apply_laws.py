@@ -46,6 +46,7 @@ from clussvc.global_update.update import (
     Rename,
     ReportStates,
     RequestFailover,
+    ResourceFailure,
     ResourceStatus,
     ResumeNode,
     SetClusterProperties,
@@ -87,6 +88,7 @@ COMMON_NAMES = [
 COMMON = st.dictionaries(st.sampled_from(COMMON_NAMES), st.none() | VALUES, max_size=2)
 PRIVATE = st.dictionaries(st.sampled_from(["CommandLine", "commandline", "Other", ""]), st.none() | VALUES, max_size=2)
 STATUS = st.builds(ResourceStatus, resource=RESOURCES, state=st.sampled_from(ResourceState), detail=WORDS)
+FAILURE = st.builds(ResourceFailure, resource=RESOURCES, detail=WORDS, count=st.integers(1, 9), ago_ms=SMALL)
 
 LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(CreateGroup, group=GROUPS, name=NAMES, on=st.none() | NODES),
@@ -165,7 +167,13 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(GroupReleased, group=GROUPS, epoch=SMALL, node=NODES, because=WORDS),
     st.builds(RequestFailover, group=GROUPS, epoch=SMALL, resource=RESOURCES, because=WORDS, at_ms=SMALL),
     st.builds(DenyFailover, group=GROUPS, epoch=SMALL, because=WORDS, halt=st.booleans()),
-    st.builds(ReportStates, node=NODES, incarnation=SMALL, lines=st.lists(STATUS, max_size=3).map(tuple)),
+    st.builds(
+        ReportStates,
+        node=NODES,
+        incarnation=SMALL,
+        lines=st.lists(STATUS, max_size=3).map(tuple),
+        failures=st.lists(FAILURE, max_size=2).map(tuple),
+    ),
 )
 """One strategy for each update, so that none is forgotten (see test_every_update_is_drawn)."""
 

@@ -14,6 +14,7 @@ from clussvc.global_update.update import (
     NodeUp,
     Proposal,
     ReportStates,
+    ResourceFailure,
     ResourceStatus,
     SetVoter,
     Update,
@@ -88,11 +89,18 @@ class World:
         return self.do(AssignGroup(group=group, epoch=self.group(group).epoch, to=to, because="a test"))
 
     def report(self, resource: ResourceId, state: ResourceState, detail: str = "") -> World:
-        """The owner of the resource reports a state."""
+        """The owner of the resource reports a state, and the failure that led to it."""
         owner = self.group(self.resource(resource).group).owner
         assert owner is not None
-        line = ResourceStatus(resource=resource, state=state, detail=detail)
-        return self.do(ReportStates(node=owner, incarnation=self.node(owner).incarnation, lines=(line,)))
+        failed = state is ResourceState.FAILED
+        return self.do(
+            ReportStates(
+                node=owner,
+                incarnation=self.node(owner).incarnation,
+                lines=(ResourceStatus(resource=resource, state=state, detail=detail),),
+                failures=(ResourceFailure(resource=resource, detail=detail),) if failed else (),
+            )
+        )
 
 
 def join(world: World, name: str) -> World:
