@@ -196,7 +196,7 @@ def test_a_resource_that_starts_nowhere_does_not_wander_for_ever(world: World) -
     """FailoverThreshold ends it: the group stops moving and says why."""
     group = world.make_group("bad", {"app": []})
     assert world.do(SetGroupProperties(group=group, common={"FailoverThreshold": 2})) is None
-    world.fails[ResourceId("bad-app")] = set(world.nodes)
+    world.behaviour.fails[ResourceId("bad-app")] = set(world.nodes)
     assert world.do(SetResourceProperties(resource=ResourceId("bad-app"), common={"RestartThreshold": 1})) is None
     world.fail_resource("bad app")
     world.run_until(lambda: world.config.groups[group].halted, limit_ms=120_000)
@@ -306,7 +306,7 @@ def test_a_deleted_resource_ends_in_the_monitor_in_which_it_runs(world: World) -
 def test_a_resource_deleted_while_its_monitor_dies_holds_nobody_up(world: World) -> None:
     """The monitor dies before it has answered for a resource that is in the configuration no more."""
     group = sql(world)
-    world.stop_ms = (400, 500)
+    world.behaviour.stop_ms = (400, 500)
     assert world.do(DeleteResource(resource=ResourceId("sql-app"))) is None
     world.run_for(50)
     world.kill_monitor("n1")
@@ -370,7 +370,7 @@ def test_a_node_that_cannot_release_does_not_spin() -> None:
     world.settle()
     sql(world)
     node = world.node("n1")
-    world.stop_ms = (100_000, 100_001)
+    world.behaviour.stop_ms = (100_000, 100_001)
     world.stop_service("n1")
     world.run_for(1_000)
     node.monitors[""].hangs = True
@@ -394,15 +394,15 @@ def test_random_faults_never_let_two_nodes_run_a_group(seed: int) -> None:
     """Partitions, crashes, freezes and lost messages for a minute; then everything settles and comes online."""
     world = World(nodes=3 + seed % 3, seed=seed)
     for node in world.nodes.values():
-        node.clock_rate_ppm = world.random.randint(-400, 400)
+        node.clock.run_at(world.random.randint(-400, 400))
     world.start()
     world.settle()
     groups = [world.make_group(f"g{n}", {"a": [], "b": ["a"]}) for n in range(4)]
-    world.loss = world.random.choice([0.0, 0.0, 0.05, 0.2])
+    world.network.loss = world.random.choice([0.0, 0.0, 0.05, 0.2])
     for _ in range(25):
         inject(world)
         world.run_for(world.random.randrange(100, 4_000))
-    world.loss = 0.0
+    world.network.loss = 0.0
     world.heal()
     for name in [f"n{n}" for n in world.nodes]:
         if world.node(name).frozen:
@@ -426,7 +426,7 @@ def inject(world: World) -> None:
             half = set(world.random.sample(sorted(others), len(others) // 2)) | {name}
             world.partition(half, {f"n{n}" for n in world.nodes} - half)
         case 2:
-            world.one_way.add((node.id, world.node(world.random.choice(sorted(others))).id))
+            world.cut_one_way(name, world.random.choice(sorted(others)))
             world.network_changed()
         case 3:
             world.crash(name)

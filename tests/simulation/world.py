@@ -1,20 +1,22 @@
-"""A whole cluster in one thread: real NodeCores, a virtual clock, and a simulated network, log and monitors.
+"""A whole cluster in one thread: real NodeCores, a virtual clock, and simulated machines, network, disks and monitors.
 
-The log here is the *ordered-log model*: one list of entries, a leader that is some node of a connected majority, and
-followers that learn entries after a delay while they can reach the leader. It keeps what consensus promises (one order,
-nothing acknowledged is lost) and leaves out how. The real library runs in the tests of ``global_update/raft``.
+Everything random comes from one seed, and nothing else comes from outside, so a story can be told again exactly. The
+log is the real library behind our guard and journal (``log="raft"``) or the ordered-log model (``log="ordered"``).
 
-After every event the checkers look for two nodes on which something of the same group runs at once, and for anything
-that runs where it must not.
+After every event the referee looks whether a promise was broken; see :mod:`tests.simulation.referee`.
 """
 
 from __future__ import annotations
 
-import heapq
+import hashlib
 import itertools
+import os
 import random
+import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 from clussvc.actions import (
     Action,
@@ -35,16 +37,14 @@ from clussvc.actions import (
 from clussvc.events import (
     CommandArrived,
     Committed,
+    ConfigInstalled,
     Event,
     HeartbeatHeard,
-    LeadershipChanged,
     MonitorSaid,
-    ProposalFailed,
-    ProposalFate,
     StopRequested,
     Tick,
 )
-from clussvc.global_update.apply import apply
+from clussvc.global_update.raft.replicator import RaftSettings
 from clussvc.global_update.update import (
     AddDependency,
     AddJoinToken,
@@ -57,597 +57,635 @@ from clussvc.global_update.update import (
     Update,
 )
 from clussvc.model.config import Config
+from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
-from clussvc.model.monitoring import (
-    BringOnline,
-    CloseResource,
-    CommandRefused,
-    DeadmanFired,
-    EverythingTerminated,
-    LeaseExtended,
-    MonitorDied,
-    MonitorStarted,
-    OpenResource,
-    ResourceReported,
-    TakeOffline,
-    TerminateEverything,
-    TerminateResource,
-)
+from clussvc.model.monitoring import MonitorDied, MonitorReport, MonitorStarted
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import NodeCore
-from clussvc.quorum.majority import is_majority
+from tests.simulation.disk import Disk
+from tests.simulation.log import LogModel
+from tests.simulation.machine import DATAGRAMS_WAITING_MAX, Datagram, Machine
+from tests.simulation.monitors import Behaviour, MonitorEnvironment, SimMonitor
+from tests.simulation.network import Network
+from tests.simulation.ordered_log import OrderedLog
+from tests.simulation.raft_log import RaftLog
+from tests.simulation.referee import Referee
+from tests.simulation.scheduler import WALL_START_MS, MachineClock, Scheduler
+from tests.simulation.words import in_words
 
 SECRET_SHA256 = "0" * 64
-WALL_START_MS = 1_800_000_000_000
+LOOK_MS = 20
+"""How often the referee looks for what time alone can break."""
+WORDS_KEPT = 400
 
 
-class Violation(AssertionError):
-    """A promise was broken."""
+def new_resource(group_name: str, name: str, group: GroupId) -> CreateResource:
+    """The update that makes a simulated resource."""
+    return CreateResource(
+        resource=ResourceId(f"{group_name}-{name}"),
+        name=f"{group_name} {name}",
+        type="Generic Application",
+        group=group,
+        private={"CommandLine": "true"},
+    )
 
 
-@dataclass
-class SimMonitor:
-    """One resource monitor: what runs, under which lease, and how long things take."""
-
-    running: dict[ResourceId, int] = field(default_factory=dict)
-    """What runs, with the epoch it was started under."""
-    lease_until_ms: int = -1
-    busy: dict[ResourceId, int] = field(default_factory=dict)
-    """The number of the transition under way."""
-    opened: dict[ResourceId, GroupId] = field(default_factory=dict)
-    epochs: dict[GroupId, int] = field(default_factory=dict)
-    """The newest epoch seen of each group; commands of older ones are refused."""
-    hangs: bool = False
-    """It answers TerminateEverything no more; it still terminates at the end of its lease."""
-
-
-@dataclass
-class SimNode:
-    """One machine."""
-
-    id: NodeId
-    address: str
-    clock_offset_ms: int
-    clock_rate_ppm: int = 0
-    boots: int = 0
-    core: NodeCore | None = None
-    generation: int = 0
-    """Raised by every crash; what was under way for an earlier one never arrives."""
-    frozen: bool = False
-    monitors: dict[str, SimMonitor] = field(default_factory=dict)
-    applied: int = 0
-    stored: tuple[int, Config] | None = None
-    inbox: list[Event] = field(default_factory=list)
-    ticks: int = 0
-    """How many ticks were scheduled; only the newest one counts."""
-
-    @property
-    def running(self) -> dict[ResourceId, int]:
-        """All that runs on the machine, in whatever monitor, with its epoch."""
-        return {resource: epoch for monitor in self.monitors.values() for resource, epoch in monitor.running.items()}
-
-    @property
-    def busy(self) -> set[ResourceId]:
-        """Everything with a transition under way."""
-        return {resource for monitor in self.monitors.values() for resource in monitor.busy}
+def _memory_folder() -> str | None:
+    """Where files cost least; the default of the system if there is no such place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class World:
     """The simulated cluster. Everything random comes from ``seed``."""
 
-    def __init__(self, *, nodes: int, seed: int = 0, timing: Timing = LAN) -> None:
+    def __init__(
+        self,
+        *,
+        nodes: int,
+        seed: int = 0,
+        timing: Timing = LAN,
+        log: str = "ordered",
+        compaction_entries: int = 200,
+        fencing: bool = False,
+    ) -> None:
         self.random = random.Random(seed)
+        self.scheduler = Scheduler()
         self.timing = timing
-        self.now_us = 0
-        self._queue: list[tuple[int, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self.entries: list[tuple[Proposal, Config, Report | None, tuple[object, ...]]] = []
-        self.leader: NodeId | None = None
-        self.cut: set[frozenset[NodeId]] = set()
-        self.one_way: set[tuple[NodeId, NodeId]] = set()
-        self.loss = 0.0
-        self.fails: dict[ResourceId, set[NodeId]] = {}
-        self.monitor_start_ms = 20
-        self.start_ms = (5, 60)
-        self.stop_ms = (5, 40)
+        self.fencing = fencing
+        """Whether a node that fences itself really goes off."""
+        self.network = Network(
+            self.scheduler,
+            self.random,
+            deliver=self._deliver,
+            changed=self._link_changed,
+            alive=lambda node: self.nodes[node].alive,
+        )
+        self.behaviour = Behaviour()
+        self.monitor_start_ms = 20.0
         self.replies: dict[RequestId, Report | None] = {}
         self.fenced: list[tuple[NodeId, str]] = []
-        self.notes: list[str] = []
         self._requests = itertools.count(1)
-        self.nodes = {
-            NodeId(n): SimNode(
-                id=NodeId(n), address=f"10.0.0.{n}", clock_offset_ms=self.random.randrange(1_000, 9_000_000)
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._told: deque[tuple[int, NodeId | None, object]] = deque(maxlen=WORDS_KEPT)
+        self.events = 0
+        # Only the real log has files (its snapshots); they are removed by :meth:`close`.
+        self._folder = (
+            tempfile.TemporaryDirectory(prefix="clussvc-simulation-", dir=_memory_folder()) if log == "raft" else None
+        )
+        self.nodes: dict[NodeId, Machine] = {}
+        for n in range(1, nodes + 1):
+            self._add_machine(NodeId(n))
+        self.referee = Referee(self.nodes.values, lambda: self.scheduler.now_us, lambda: self.timing)
+        self.log: LogModel
+        if log == "raft":
+            settings = RaftSettings(
+                heartbeat_ms=timing.raft_heartbeat_ms,
+                election_timeout_ms=timing.raft_election_ms,
+                compaction_entries=compaction_entries,
             )
-            for n in range(1, nodes + 1)
-        }
-        self._found()
-        self._election_at_us: int | None = None
+            self.log = RaftLog(self, settings)
+        else:
+            self.log = OrderedLog(self)
+            self._found_directly(self.log)
+        self.scheduler.later(LOOK_MS, self._look)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the files of the story."""
+        for machine in self.nodes.values():
+            self.log.stop(machine)
+        if self._folder is not None:
+            self._folder.cleanup()
 
     # --- building ---------------------------------------------------------------------------------------------------
 
-    def _found(self) -> None:
-        self._append_directly(
-            FoundCluster(
-                name="SIM",
-                timing_profile=self.timing.profile,
-                node_name="n1",
-                addresses=("10.0.0.1",),
-                port=3343,
-                admin_port=0,
-                utc_offset_min=0,
-                group=GroupId("cluster-group"),
-            )
+    def _add_machine(self, node: NodeId) -> Machine:
+        machine = self.nodes[node] = Machine(
+            id=node,
+            address=f"10.0.{node // 250}.{node % 250}",
+            clock=MachineClock(self.scheduler, offset_ms=self.random.randrange(1_000, 9_000_000)),
+            disk=Disk(
+                Path(self._folder.name if self._folder else ".") / f"n{node}",
+                self.random,
+                lambda: self.scheduler.now_us,
+            ),
         )
-        for node in list(self.nodes.values())[1:]:
-            token = f"t{node.id}"
-            self._append_directly(
-                AddJoinToken(
-                    token=token, secret_sha256=SECRET_SHA256, expires_ms=WALL_START_MS + 10**9, at_ms=WALL_START_MS
-                )
-            )
-            self._append_directly(
-                AdmitNode(
-                    token=token,
-                    secret_sha256=SECRET_SHA256,
-                    node_name=f"n{node.id}",
-                    addresses=(node.address,),
-                    port=3343,
-                    admin_port=0,
-                    at_ms=WALL_START_MS,
-                )
-            )
+        return machine
 
-    def _append_directly(self, update: Update) -> None:
-        proposal = Proposal(
-            request=RequestId(f"setup-{len(self.entries)}"), proposer=NodeId(1), at_ms=WALL_START_MS, update=update
+    def _found_directly(self, log: OrderedLog) -> None:
+        for number, update in enumerate(self._founding()):
+            proposal = Proposal(
+                request=RequestId(f"setup-{number}"), proposer=NodeId(1), at_ms=WALL_START_MS, update=update
+            )
+            refusal = log.append(proposal)
+            assert refusal is None, refusal
+
+    def _founding(self) -> Iterable[Update]:
+        yield self._found_cluster()
+        for machine in list(self.nodes.values())[1:]:
+            token = f"t{machine.id}"
+            yield self._token(token)
+            yield self._admission(token, machine.name, machine.address)
+
+    def _found_cluster(self) -> FoundCluster:
+        return FoundCluster(
+            name="SIM",
+            timing_profile=self.timing.profile,
+            node_name="n1",
+            addresses=("10.0.0.1",),
+            port=3343,
+            admin_port=0,
+            utc_offset_min=0,
+            group=GroupId("cluster-group"),
         )
-        refusal = self._append(proposal)
-        assert refusal is None, refusal
 
-    def _append(self, proposal: Proposal) -> Report | None:
-        before = self.entries[-1][1] if self.entries else None
-        applied = apply(before, proposal)
-        self.entries.append((proposal, applied.config, applied.refusal, applied.records))
-        return applied.refusal
+    @staticmethod
+    def _token(token: str) -> AddJoinToken:
+        return AddJoinToken(
+            token=token, secret_sha256=SECRET_SHA256, expires_ms=WALL_START_MS + 10**10, at_ms=WALL_START_MS
+        )
+
+    @staticmethod
+    def _admission(token: str, name: str, address: str) -> AdmitNode:
+        return AdmitNode(
+            token=token,
+            secret_sha256=SECRET_SHA256,
+            node_name=name,
+            addresses=(address,),
+            port=3343,
+            admin_port=0,
+            at_ms=WALL_START_MS,
+        )
+
+    def form(self, *, limit_ms: int = 60_000) -> None:
+        """Start all machines and have all of them be members with a vote, by the commands an administrator gives."""
+        if isinstance(self.log, RaftLog):
+            self._start(self.nodes[NodeId(1)])
+            self.run_until(lambda: "n1" in self.members(), limit_ms=limit_ms)
+            for update in list(self._founding())[1:]:
+                assert self.do(update, on="n1") is None
+        self.start()
+        self.settle(limit_ms=limit_ms)
+        self.run_until(lambda: self.config.voters == frozenset(self.nodes), limit_ms=limit_ms)
+
+    @property
+    def entries(self) -> list[tuple[Proposal, Config | None, Report | None]]:
+        """Every entry that was committed, with the configuration after it."""
+        return self.log.entries
 
     @property
     def config(self) -> Config:
         """The newest committed configuration."""
-        return self.entries[-1][1]
+        config = self.log.entries[-1][1]
+        assert config is not None
+        return config
+
+    @property
+    def leader(self) -> NodeId | None:
+        """Who leads the log."""
+        return self.log.leader()
 
     # --- time -------------------------------------------------------------------------------------------------------
 
     @property
     def now_ms(self) -> int:
         """Milliseconds since the world began."""
-        return self.now_us // 1000
+        return self.scheduler.now_ms
 
-    def clock_of(self, node: SimNode) -> int:
-        """What the node's own clock shows."""
-        return node.clock_offset_ms + self.now_us * (1_000_000 + node.clock_rate_ppm) // 1_000_000_000
-
-    def later(self, delay_ms: float, action: Callable[[], None]) -> None:
-        """Do something after a delay."""
-        heapq.heappush(self._queue, (self.now_us + int(delay_ms * 1000), next(self._order), action))
+    @staticmethod
+    def clock_of(machine: Machine) -> int:
+        """What the machine's own clock shows."""
+        return machine.clock.now_ms
 
     def run_for(self, ms: int) -> None:
         """Let the world go on for a while."""
-        end_us = self.now_us + ms * 1000
-        while self._queue and self._queue[0][0] <= end_us:
-            self.now_us, _, action = heapq.heappop(self._queue)
-            action()
-            self.check()
-        self.now_us = end_us
+        end_us = self.scheduler.now_us + ms * 1000
+        while self.scheduler.step(until_us=end_us):
+            self.events += 1
 
     def run_until(self, condition: Callable[[], bool], *, limit_ms: int = 60_000) -> None:
         """Let the world go on until something holds; fails after ``limit_ms`` of cluster time."""
-        end_us = self.now_us + limit_ms * 1000
+        end_us = self.scheduler.now_us + limit_ms * 1000
         while not condition():
-            if not self._queue or self._queue[0][0] > end_us:
+            if not self.scheduler.step(until_us=end_us):
                 raise AssertionError(f"not reached within {limit_ms} ms; {self.describe()}")
-            self.now_us, _, action = heapq.heappop(self._queue)
-            action()
-            self.check()
+            self.events += 1
 
-    # --- nodes ------------------------------------------------------------------------------------------------------
+    def _look(self) -> None:
+        self.referee.look()
+        self.scheduler.later(LOOK_MS, self._look)
+
+    # --- the trace --------------------------------------------------------------------------------------------------
+
+    def tell(self, node: NodeId | None, what: object) -> None:
+        """Add something to the trace; it is put into words only when somebody wants to read it."""
+        self._told.append((self.scheduler.now_us, node, what))
+        self._hash.update(b"%d %d %s\n" % (self.scheduler.now_us, node or 0, type(what).__name__.encode()))
+
+    @property
+    def trace_hash(self) -> str:
+        """A fingerprint of everything that has happened; equal for equal seeds."""
+        return self._hash.hexdigest()
+
+    def last_words(self, count: int = 60) -> list[str]:
+        """The newest events in words."""
+        lines = [
+            f"{now_us / 1000:>12.3f} ms  {f'n{node}' if node else '':<4} {text}"
+            for now_us, node, what in self._told
+            if (text := in_words(what))
+        ]
+        return lines[-count:]
+
+    # --- services ---------------------------------------------------------------------------------------------------
 
     def start(self, *names: str) -> None:
-        """Start these nodes (all if none is named)."""
-        for node in self._select(names):
-            if node.core is not None:
-                continue
-            node.boots += 1
-            node.applied = node.stored[0] if node.stored else 0
-            node.inbox.clear()
-            node.frozen = False
-            node.core = NodeCore(
-                node=node.id,
-                boot=node.boots,
-                timing=self.timing,
-                peers={
-                    other.id: PeerAddress(name=f"n{other.id}", addresses=(other.address,), port=3343)
-                    for other in self.nodes.values()
-                    if other is not node
-                },
-                index=node.stored[0] if node.stored else 0,
-                config=node.stored[1] if node.stored else None,
-                now_ms=self.clock_of(node),
-            )
-            self._give(node, Tick())
-            self._tell_leadership(node)
-            self._schedule_catch_up(node)
-        self._consider_election()
+        """Start the service on these machines (on all that are not wiped if none is named)."""
+        for machine in self._select(names):
+            if not machine.alive and not machine.wiped and not machine.suspended:
+                self._start(machine)
+
+    def _start(self, machine: Machine) -> None:
+        machine.boots += 1
+        machine.inbox.clear()
+        machine.frozen = False
+        machine.stalled_until_us = -1
+        self.tell(machine.id, f"the service starts, boot {machine.boots}")
+        index, config = machine.stored[-1] if machine.stored else (0, None)
+        machine.core = NodeCore(
+            node=machine.id,
+            boot=machine.boots,
+            timing=config.timing if config else self.timing,
+            peers=self._peers_of(machine, config),
+            index=index,
+            config=config,
+            now_ms=machine.clock.now_ms,
+            found=(RequestId("found"), self._found_cluster())
+            if isinstance(self.log, RaftLog) and machine.id == 1 and config is None
+            else None,
+        )
+        known = self.log.entries[-1][1] if self.log.entries else None
+        members = frozenset(known.nodes if known is not None else ()) | {machine.id}
+        try:
+            self.log.boot(machine, members=members, joining=machine.id != 1)
+        except (ClusterError, OSError) as error:
+            self.tell(machine.id, f"the log cannot be opened: {error}")
+            self.service_died(machine, machine.generation, str(error))
+            return
+        for other in self.nodes.values():
+            if other is not machine and other.alive:
+                self.network.connect_soon(machine.id, other.id)
+        self._give(machine, Tick())
+
+    def _peers_of(self, machine: Machine, config: Config | None) -> dict[NodeId, PeerAddress]:
+        known = config.nodes if config is not None else self.nodes
+        return {
+            node: PeerAddress(name=f"n{node}", addresses=(self.nodes[node].address,), port=3343)
+            for node in known
+            if node != machine.id
+        }
+
+    def service_died(self, machine: Machine, generation: int, why: str) -> None:
+        """The service process has ended by itself."""
+        if machine.generation == generation and machine.alive:
+            self.tell(machine.id, f"the service ends: {why}")
+            self._end_service(machine)
+
+    def _end_service(self, machine: Machine, *, silently: bool = False) -> None:
+        assert machine.core is not None
+        machine.read = machine.core.config
+        machine.core = None
+        machine.generation += 1
+        machine.frozen = False
+        machine.inbox.clear()
+        lost = self.random.randrange(4)
+        if silently and lost and len(machine.stored) > lost:
+            del machine.stored[-lost:]
+        self.log.stop(machine)
+        self.network.break_streams(machine.id, self.nodes, silently=silently)
+        if not silently:
+            for monitor in machine.monitors.values():
+                if self.random.random() < 0.5:
+                    monitor.end_with_service()
 
     def crash(self, *names: str) -> None:
-        """Power off: everything on the node ends at once."""
-        for node in self._select(names):
-            node.core = None
-            node.generation += 1
-            node.monitors = {}
-            if self.leader == node.id:
-                self._lose_leader()
+        """Power off: everything on the machine ends at once, and what was not synced is lost."""
+        for machine in self._select(names):
+            self.tell(machine.id, "the power goes off")
+            machine.suspended = machine.unreliable = False
+            machine.resumed_until_us = -1
+            machine.power += 1
+            machine.monitors = {}
+            if machine.alive:
+                self._end_service(machine, silently=True)
+            machine.disk.lose_power()
 
     def crash_service(self, name: str) -> None:
-        """Only the service process dies; the monitor lives on until its deadman."""
-        node = self.node(name)
-        node.core = None
-        node.generation += 1
-        if self.leader == node.id:
-            self._lose_leader()
+        """Only the service process dies; its monitors notice at once, or at the end of the lease."""
+        machine = self.node(name)
+        if machine.alive and not machine.suspended:
+            self.tell(machine.id, "the service is killed")
+            self._end_service(machine)
 
     def freeze(self, name: str) -> None:
-        """Stop the service process; its monitor goes on."""
-        self.node(name).frozen = True
-        if self.leader == self.node(name).id:
-            self._lose_leader()
+        """Stop the service process; its monitors go on."""
+        machine = self.node(name)
+        if machine.awake:
+            self.tell(machine.id, "the service is stopped by a signal")
+            machine.frozen = True
+            self.log.network_changed()
 
     def thaw(self, name: str) -> None:
         """Let the service process go on; it finds a full inbox and a later time."""
-        node = self.node(name)
-        node.frozen = False
-        waiting, node.inbox = node.inbox, []
-        for event in waiting:
-            self._give(node, event)
-        self._tell_leadership(node)
-        self._schedule_catch_up(node)
+        machine = self.node(name)
+        if machine.frozen:
+            self.tell(machine.id, "the service goes on")
+            machine.frozen = False
+            self.log.thawed(machine)
+            self._drain_soon(machine)
 
-    def node(self, name: str) -> SimNode:
-        """The node of that name (n1, n2, ...)."""
+    def suspend(self, name: str) -> None:
+        """The whole machine stands still; its clocks run on, as those of a virtual machine that is paused."""
+        machine = self.node(name)
+        if not machine.suspended:
+            self.tell(machine.id, "the machine stands still")
+            machine.suspended = True
+            for monitor in machine.monitors.values():
+                monitor.freeze()
+            self.log.network_changed()
+
+    def resume(self, name: str) -> None:
+        """The machine goes on."""
+        machine = self.node(name)
+        if not machine.suspended:
+            return
+        self.tell(machine.id, "the machine goes on")
+        machine.suspended = False
+        # What ran goes on running until the monitors' timers have fired and done their work; nobody can prevent that.
+        machine.resumed_until_us = self.scheduler.now_us + (self.timing.release_budget_ms + 50) * 1000
+        power = machine.power
+
+        def over() -> None:
+            if machine.power == power and machine.resumed_until_us <= self.scheduler.now_us:
+                machine.resumed_until_us = -1
+
+        self.scheduler.later(self.timing.release_budget_ms + 51, over)
+        for monitor in machine.monitors.values():
+            monitor.thaw()
+        if machine.alive and not machine.frozen:
+            self.log.thawed(machine)
+            self._drain_soon(machine)
+
+    def node(self, name: str) -> Machine:
+        """The machine of that name (n1, n2, ...)."""
         return self.nodes[NodeId(int(name.removeprefix("n")))]
 
-    def _select(self, names: Iterable[str]) -> list[SimNode]:
+    def _select(self, names: Iterable[str]) -> list[Machine]:
         chosen = [self.node(name) for name in names]
         return chosen or list(self.nodes.values())
 
-    def _give(self, node: SimNode, event: Event) -> None:
-        if node.core is None:
-            return
-        if node.frozen:
-            node.inbox.append(event)
-            return
-        now_ms = self.clock_of(node)
-        actions = node.core.handle(event, now_ms=now_ms, wall_ms=WALL_START_MS + self.now_ms)
-        if isinstance(event, Committed):
-            node.stored = (event.index, event.config)
-        for action in actions:
-            self._perform(node, action)
-        self._schedule_tick(node)
+    # --- events -----------------------------------------------------------------------------------------------------
 
-    def _schedule_tick(self, node: SimNode) -> None:
-        core, generation = node.core, node.generation
+    def post(self, machine: Machine, event: Event | Datagram) -> None:
+        """Put an event into the inbox of a service; its core takes it in a moment later."""
+        if machine.alive:
+            machine.inbox.append(event)
+            self._drain_soon(machine)
+
+    def post_later(self, machine: Machine, delay_ms: float, event: Event) -> None:
+        """The same after a delay, if the process then still is this one."""
+        generation = machine.generation
+
+        def arrive() -> None:
+            if machine.generation == generation:
+                self.post(machine, event)
+
+        self.scheduler.later(delay_ms, arrive)
+
+    def _drain_soon(self, machine: Machine) -> None:
+        if machine.draining or not machine.inbox:
+            return
+        machine.draining = True
+        generation = machine.generation
+
+        def drain() -> None:
+            machine.draining = False
+            if not machine.awake or machine.generation != generation:
+                if machine.awake:
+                    self._drain_soon(machine)
+                return
+            if machine.stalled_until_us > self.scheduler.now_us:
+                self._drain_soon(machine)
+                return
+            while machine.inbox and machine.awake and machine.generation == generation:
+                self._handle(machine, machine.inbox.popleft())
+
+        wait_ms = max(0.0, (machine.stalled_until_us - self.scheduler.now_us) / 1000)
+        self.scheduler.later(wait_ms + 0.02 + 0.2 * self.random.random(), drain)
+
+    def _give(self, machine: Machine, event: Event | Datagram) -> None:
+        """Have the core handle this now, after what waits already."""
+        if not machine.alive:
+            return
+        if not machine.awake or machine.inbox or machine.stalled_until_us > self.scheduler.now_us:
+            machine.inbox.append(event)
+            self._drain_soon(machine)
+            return
+        self._handle(machine, event)
+
+    def _handle(self, machine: Machine, event: Event | Datagram) -> None:
+        core = machine.core
+        assert core is not None
+        self.tell(machine.id, event)
+        if isinstance(event, Datagram):
+            # The adapter stamps a datagram when it reads it.
+            heartbeat = event.heartbeat
+            self.referee.heartbeat_received(heartbeat.sender, machine.id, heartbeat.boot, event.sent_us)
+            event = HeartbeatHeard(heartbeat=heartbeat, received_ms=machine.clock.now_ms)
+        before = core.index
+        actions = core.handle(event, now_ms=machine.clock.now_ms, wall_ms=machine.clock.wall_ms)
+        if isinstance(event, Committed | ConfigInstalled) and event.index > before:
+            machine.stored = [*machine.stored[-5:], (event.index, event.config)]
+            if event.config.timing is not self.timing:
+                self.timing = event.config.timing
+        for action in actions:
+            self._perform(machine, action)
+            if machine.core is not core:
+                return
+        self._schedule_tick(machine)
+
+    def _schedule_tick(self, machine: Machine) -> None:
+        core, generation = machine.core, machine.generation
         if core is None or core.phase is NodePhase.STOPPED:
             return
-        node.ticks += 1
-        newest = node.ticks
+        machine.ticks += 1
+        newest = machine.ticks
 
         def tick() -> None:
             # A tick that was scheduled before something else happened has been replaced by a later one.
-            if node.generation == generation and node.core is core and node.ticks == newest:
-                self._give(node, Tick())
+            if machine.generation == generation and machine.ticks == newest:
+                self._give(machine, Tick())
 
-        self.later(max(0, core.deadline_ms - self.clock_of(node)) + 0.001, tick)
+        self.scheduler.later(machine.clock.until_ms(core.deadline_ms) + 0.001, tick)
 
     # --- actions ----------------------------------------------------------------------------------------------------
 
-    def _perform(self, node: SimNode, action: Action) -> None:
+    def _perform(self, machine: Machine, action: Action) -> None:
+        if not isinstance(action, SendHeartbeat):
+            self.tell(machine.id, action)
         match action:
             case SendHeartbeat():
-                self._send_heartbeat(node, action)
+                self._send_heartbeat(machine, action)
             case Propose():
-                self._propose(node, action)
+                self.referee.proposes(machine, action.proposal)
+                self.log.propose(machine, action)
             case CommandMonitor():
-                self._command(node, action)
+                monitor = machine.monitors.get(action.monitor)
+                if monitor is not None:
+                    monitor.obey(action.command)
             case StartMonitor():
-                monitor = node.monitors.setdefault(action.monitor, SimMonitor())
-                monitor.opened.clear()
-                monitor.epochs.clear()
-                self._later_for(
-                    node, self.monitor_start_ms, MonitorSaid(monitor=action.monitor, report=MonitorStarted(pid=1))
-                )
+                self._start_monitor(machine, action.monitor)
             case Reply():
+                self.referee.replied(action.request, action.refusal)
                 self.replies[action.request] = action.refusal
             case FenceSelf():
-                self.fenced.append((node.id, action.why))
-            case Note():
-                self.notes.append(f"{self.now_ms:>7} n{node.id} {action.record.message}")
+                self._fence(machine, action.why)
             case StopService():
-                self.crash(f"n{node.id}")
+                self._end_service(machine)
             case StopMonitor():
-                stopped = node.monitors.pop(action.monitor)
-                assert not stopped.running, "a monitor was stopped that still runs something"
-            case SetPeers() | AddLogMember() | RemoveLogMember():
+                stopped = machine.monitors.pop(action.monitor, None)
+                assert stopped is None or not stopped.running, "a monitor was stopped that still runs something"
+            case AddLogMember() | RemoveLogMember():
+                self.log.change_members(machine, action)
+            case SetPeers() | Note():
                 pass
 
-    def _later_for(self, node: SimNode, delay_ms: float, event: Event) -> None:
-        generation = node.generation
-
-        def arrive() -> None:
-            if node.generation == generation:
-                self._give(node, event)
-
-        self.later(delay_ms, arrive)
-
-    def connected(self, a: NodeId, b: NodeId) -> bool:
-        """Whether a message from a reaches b now."""
-        return frozenset((a, b)) not in self.cut and (a, b) not in self.one_way
-
-    def _send_heartbeat(self, node: SimNode, action: SendHeartbeat) -> None:
-        for other in self.nodes.values():
-            if other is node or not self.connected(node.id, other.id) or self.random.random() < self.loss:
-                continue
-            delay_ms = self.random.uniform(0.1, 2.0)
-            generation = other.generation
-
-            def arrive(other: SimNode = other, generation: int = generation) -> None:
-                if other.generation == generation and other.core is not None:
-                    event = HeartbeatHeard(heartbeat=action.heartbeat, received_ms=self.clock_of(other))
-                    self._give(other, event)
-
-            self.later(delay_ms, arrive)
-
-    # --- the log ----------------------------------------------------------------------------------------------------
-
-    def _propose(self, node: SimNode, action: Propose) -> None:
-        request = action.proposal.request
-        leader = self.nodes.get(self.leader) if self.leader else None
-        if leader is None or leader.frozen or not self.connected(node.id, leader.id):
-            failed = ProposalFailed(request=request, fate=ProposalFate.NOT_APPLIED, detail="no leader is known")
-            self._later_for(node, 1, failed)
+    def _fence(self, machine: Machine, why: str) -> None:
+        self.fenced.append((machine.id, why))
+        if not self.fencing:
             return
-        leading = leader
+        power = machine.power
 
-        def commit() -> None:
-            if self.leader != leading.id or not self._majority(leading.id):
-                failed = ProposalFailed(request=request, fate=ProposalFate.UNKNOWN, detail="the leader changed")
-                self._later_for(node, 1, failed)
-                return
-            self._append(action.proposal)
-            for other in self.nodes.values():
-                self._schedule_catch_up(other)
+        def off() -> None:
+            if machine.power == power:
+                self.crash(machine.name)
 
-        self.later(self.random.uniform(0.5, 3.0), commit)
-
-    def _schedule_catch_up(self, node: SimNode) -> None:
-        generation = node.generation
-
-        def catch_up() -> None:
-            if node.generation != generation or node.core is None or node.frozen:
-                return
-            if self.leader is None or not self.connected(node.id, self.leader):
-                return
-            while node.applied < len(self.entries) and node.core is not None and not node.frozen:
-                proposal, config, refusal, records = self.entries[node.applied]
-                node.applied += 1
-                self._give(
-                    node,
-                    Committed(
-                        index=node.applied,
-                        proposal=proposal,
-                        config=config,
-                        refusal=refusal,
-                        records=records,  # type: ignore[arg-type]
-                    ),
-                )
-
-        self.later(self.random.uniform(0.2, 2.0), catch_up)
-
-    def _majority(self, node: NodeId) -> bool:
-        reachable = {
-            other.id
-            for other in self.nodes.values()
-            if other.core is not None and not other.frozen
-            if other.id == node or (self.connected(node, other.id) and self.connected(other.id, node))
-        }
-        return is_majority(reachable, set(self.nodes))
-
-    def _lose_leader(self) -> None:
-        self.leader = None
-        for node in self.nodes.values():
-            self._tell_leadership(node)
-        self._consider_election()
-
-    def _consider_election(self) -> None:
-        if self.leader is None and self._election_at_us is None:
-            delay_ms = self.random.uniform(self.timing.raft_election_ms, 2 * self.timing.raft_election_ms)
-            self._election_at_us = self.now_us + int(delay_ms * 1000)
-            self.later(delay_ms, self._elect)
-
-    def _elect(self) -> None:
-        self._election_at_us = None
-        candidates = [
-            node.id
-            for node in self.nodes.values()
-            if node.core is not None and not node.frozen and self._majority(node.id)
-        ]
-        if self.leader is not None:
-            return
-        if not candidates:
-            self._consider_election()
-            return
-        self.leader = self.random.choice(candidates)
-        for node in self.nodes.values():
-            self._tell_leadership(node)
-            self._schedule_catch_up(node)
-
-    def _tell_leadership(self, node: SimNode) -> None:
-        leader = self.leader if self.leader and self.connected(node.id, self.leader) else None
-        event = LeadershipChanged(leader=leader, leads=leader == node.id, members=frozenset(self.nodes))
-        self._later_for(node, 0.1, event)
-
-    def network_changed(self) -> None:
-        """Elect anew where the leader lost its majority, let others catch up."""
-        if self.leader is not None and not self._majority(self.leader):
-            self.later(self.timing.raft_election_ms, self._leader_steps_down)
-        for node in self.nodes.values():
-            self._tell_leadership(node)
-            self._schedule_catch_up(node)
-        self._consider_election()
-
-    def _leader_steps_down(self) -> None:
-        if self.leader is not None and not self._majority(self.leader):
-            self._lose_leader()
+        self.scheduler.later(5, off)
 
     # --- the network ------------------------------------------------------------------------------------------------
 
+    def _send_heartbeat(self, machine: Machine, action: SendHeartbeat) -> None:
+        assert machine.core is not None
+        config = machine.core.config
+        sent_us = self.scheduler.now_us
+        event = Datagram(action.heartbeat, sent_us)
+        for node in config.nodes if config is not None else tuple(self.nodes):
+            if node == machine.id:
+                continue
+            other = self.nodes[node]
+
+            def arrive(other: Machine = other) -> None:
+                if not other.alive:
+                    return
+                if not other.awake and len(other.inbox) >= DATAGRAMS_WAITING_MAX:
+                    return
+                self._give(other, event)
+
+            self.network.datagram(machine.id, node, arrive)
+
+    def _deliver(self, sender: NodeId, receiver: NodeId, frame: bytes) -> None:
+        if self.nodes[receiver].alive and isinstance(self.log, RaftLog):
+            self.log.deliver(sender, receiver, frame)
+
+    def _link_changed(self, node: NodeId, other: NodeId, up: bool) -> None:
+        if isinstance(self.log, RaftLog):
+            self.log.link_changed(node, other, up)
+
     def partition(self, *sides: set[str]) -> None:
-        """Cut everything between these sides."""
+        """Cut everything between these sides, and mend everything else."""
         groups = [{self.node(name).id for name in side} for side in sides]
-        self.cut = {frozenset((a, b)) for one, other in itertools.combinations(groups, 2) for a in one for b in other}
+        self.network.cut = {
+            pair
+            for one, other in itertools.combinations(groups, 2)
+            for a in one
+            for b in other
+            for pair in ((a, b), (b, a))
+        }
+        self.network_changed()
+
+    def cut_one_way(self, sender: str, receiver: str) -> None:
+        """Nothing passes in this direction any more."""
+        self.network.cut.add((self.node(sender).id, self.node(receiver).id))
         self.network_changed()
 
     def heal(self) -> None:
         """Mend every link."""
-        self.cut.clear()
-        self.one_way.clear()
+        self.network.cut.clear()
         self.network_changed()
+
+    def network_changed(self) -> None:
+        """Links were cut or mended."""
+        self.tell(None, f"cut are {sorted(self.network.cut)}" if self.network.cut else "all links work")
+        self.network.links_changed()
+        self.log.network_changed()
 
     # --- monitors ---------------------------------------------------------------------------------------------------
 
-    def _command(self, node: SimNode, action: CommandMonitor) -> None:
-        monitor, command = node.monitors.get(action.monitor), action.command
-        if monitor is None:
+    def _start_monitor(self, machine: Machine, name: str) -> None:
+        environment = MonitorEnvironment(
+            node=machine.id,
+            clock=machine.clock,
+            scheduler=self.scheduler,
+            rng=self.random,
+            behaviour=self.behaviour,
+            starting=lambda monitor, resource, epoch: self.referee.starts(machine, resource, epoch),
+            report=lambda monitor, report: self._monitor_says(machine, monitor, report),
+        )
+        old = machine.monitors.get(name)
+        fresh = old.succeed() if old is not None else SimMonitor(name, environment)
+        machine.monitors[name] = fresh
+        power, generation = machine.power, machine.generation
+
+        def ready() -> None:
+            if machine.power == power and machine.generation == generation and not fresh.dead:
+                self.post(machine, MonitorSaid(monitor=name, report=MonitorStarted(pid=1)))
+
+        self.scheduler.later(self.monitor_start_ms, ready)
+
+    def _monitor_says(self, machine: Machine, name: str, report: MonitorReport) -> None:
+        if machine.alive:
+            self.post(machine, MonitorSaid(monitor=name, report=report))
+
+    def kill_monitor(self, node_name: str, monitor: str = "", *, leaving: bool = True) -> None:
+        """A monitor process dies; ``leaving``: what it started runs on until its successor has cleaned up."""
+        machine = self.node(node_name)
+        old = machine.monitors.get(monitor)
+        if old is None or old.dead or machine.suspended:
             return
-        match command:
-            case OpenResource():
-                monitor.opened[command.spec.resource] = command.spec.group
-            case CloseResource():
-                monitor.opened.pop(command.resource, None)
-            case LeaseExtended():
-                monitor.lease_until_ms = command.until_ms
-                self._arm_deadman(node, action.monitor, command.until_ms)
-            case TerminateEverything():
-                self._terminate_everything(node, action.monitor, command)
-            case BringOnline() | TakeOffline() | TerminateResource():
-                self._change(node, monitor, action.monitor, command)
-
-    def _change(
-        self, node: SimNode, monitor: SimMonitor, name: str, command: BringOnline | TakeOffline | TerminateResource
-    ) -> None:
-        group = monitor.opened.get(command.resource)
-        if group is None or command.epoch < monitor.epochs.get(group, 0):
-            refused = CommandRefused(resource=command.resource, epoch=command.epoch, why="not open, or an old epoch")
-            self._later_for(node, 0.2, MonitorSaid(monitor=name, report=refused))
-            return
-        monitor.epochs[group] = command.epoch
-        if isinstance(command, BringOnline):
-            self._bring_online(node, name, command)
-        else:
-            self._stop_resource(node, name, command)
-
-    def kill_monitor(self, node_name: str, monitor: str = "") -> None:
-        """A monitor process dies; what it started runs on until its successor has cleaned up."""
-        node = self.node(node_name)
-        old = node.monitors.get(monitor)
-        if node.core is None or old is None:
-            return
-        node.monitors[monitor] = SimMonitor(running=old.running, lease_until_ms=old.lease_until_ms)
-        self._later_for(node, 0.5, MonitorSaid(monitor=monitor, report=MonitorDied(why="it was killed")))
-
-    def _arm_deadman(self, node: SimNode, name: str, until_ms: int) -> None:
-        monitor = node.monitors[name]
-
-        def fire() -> None:
-            if node.monitors.get(name) is not monitor or monitor.lease_until_ms != until_ms:
-                return
-            if monitor.running or monitor.busy:
-                self._stop_all(monitor)
-                self._later_for(node, 1, MonitorSaid(monitor=name, report=DeadmanFired(lease_ended_ms=until_ms)))
-
-        self.later(max(0, until_ms - self.clock_of(node)) + 1, fire)
-
-    def _stop_all(self, monitor: SimMonitor) -> None:
-        monitor.running.clear()
-        monitor.busy.clear()
-
-    def _terminate_everything(self, node: SimNode, name: str, command: TerminateEverything) -> None:
-        monitor, generation = node.monitors[name], node.generation
-        if monitor.hangs:
-            return
-
-        def done() -> None:
-            if node.monitors.get(name) is not monitor:
-                return
-            self._stop_all(monitor)
-            if node.generation == generation:
-                self._give(node, MonitorSaid(monitor=name, report=EverythingTerminated(ticket=command.ticket)))
-
-        self.later(self.random.uniform(1, 50), done)
-
-    def _bring_online(self, node: SimNode, name: str, command: BringOnline) -> None:
-        monitor = node.monitors[name]
-        number = monitor.busy[command.resource] = next(self._order)
-        # From now on something of it may run.
-        monitor.running[command.resource] = command.epoch
-
-        def done() -> None:
-            if node.monitors.get(name) is not monitor or monitor.busy.get(command.resource) != number:
-                return
-            del monitor.busy[command.resource]
-            failed = node.id in self.fails.get(command.resource, set())
-            state = ResourceState.FAILED if failed else ResourceState.ONLINE
-            report = ResourceReported(
-                resource=command.resource, epoch=command.epoch, state=state, detail="it would not start" * failed
-            )
-            self._later_for(node, 0.2, MonitorSaid(monitor=name, report=report))
-
-        self.later(self.random.uniform(*self.start_ms), done)
-
-    def _stop_resource(self, node: SimNode, name: str, command: TakeOffline | TerminateResource) -> None:
-        monitor = node.monitors[name]
-        number = monitor.busy[command.resource] = next(self._order)
-
-        def done() -> None:
-            if node.monitors.get(name) is not monitor or monitor.busy.get(command.resource) != number:
-                return
-            del monitor.busy[command.resource]
-            monitor.running.pop(command.resource, None)
-            report = ResourceReported(resource=command.resource, epoch=command.epoch, state=ResourceState.OFFLINE)
-            self._later_for(node, 0.2, MonitorSaid(monitor=name, report=report))
-
-        self.later(self.random.uniform(*self.stop_ms), done)
+        self.tell(machine.id, f"the monitor {monitor or '(default)'} is killed")
+        old.kill(leaving=leaving and machine.alive)
+        self.post_later(machine, 0.5, MonitorSaid(monitor=monitor, report=MonitorDied(why="it was killed")))
 
     def fail_resource(self, name: str) -> None:
         """The running resource dies by itself."""
         resource = self.resource(name)
-        for node in self.nodes.values():
-            for name, monitor in node.monitors.items():
-                epoch = monitor.running.get(resource)
-                if epoch is None or resource in monitor.busy:
-                    continue
-                report = ResourceReported(
-                    resource=resource, epoch=epoch, state=ResourceState.FAILED, detail="its process ended"
-                )
-                self._later_for(node, 0.2, MonitorSaid(monitor=name, report=report))
+        for machine in self.nodes.values():
+            for monitor in machine.monitors.values():
+                monitor.fail(resource)
 
     # --- administrators ---------------------------------------------------------------------------------------------
 
-    def command(self, update: Update, *, on: str | None = None) -> RequestId:
+    def command(self, update: Update, *, on: str | None = None, request: RequestId | None = None) -> RequestId:
         """Give a command on a node (the leader if none is named); its outcome lands in ``replies``."""
-        request = RequestId(f"admin-{next(self._requests)}")
-        node = self.node(on) if on else self.nodes[self.leader or NodeId(1)]
-        self._give(node, CommandArrived(request=request, update=update))
+        request = request or RequestId(f"admin-{next(self._requests)}")
+        machine = self.node(on) if on else self.nodes[self.leader or NodeId(1)]
+        self._give(machine, CommandArrived(request=request, update=update))
         return request
 
     def do(self, update: Update, *, on: str | None = None) -> Report | None:
@@ -666,14 +704,7 @@ class World:
         where = self.node(on).id if on else None
         assert self.do(CreateGroup(group=group, name=name, on=where)) is None
         for resource in resources:
-            update = CreateResource(
-                resource=ResourceId(f"{name}-{resource}"),
-                name=f"{name} {resource}",
-                type="Generic Application",
-                group=group,
-                private={"CommandLine": "true"},
-            )
-            assert self.do(update) is None
+            assert self.do(new_resource(name, resource, group)) is None
         for resource, providers in resources.items():
             for provider in providers:
                 dependency = AddDependency(
@@ -694,57 +725,45 @@ class World:
     def members(self) -> set[str]:
         """The nodes that are members and alive."""
         return {
-            f"n{node.id}"
-            for node in self.nodes.values()
-            if node.core is not None and node.core.phase is NodePhase.MEMBER
+            machine.name
+            for machine in self.nodes.values()
+            if machine.core is not None and machine.core.phase is NodePhase.MEMBER
         }
 
     def settle(self, *, limit_ms: int = 60_000) -> None:
-        """Start everything if needed and wait until all living nodes are members."""
+        """Wait until all living nodes are members."""
         self.run_until(
-            lambda: self.members() == {f"n{n.id}" for n in self.nodes.values() if n.core is not None},
+            lambda: self.members() == {machine.name for machine in self.nodes.values() if machine.alive},
             limit_ms=limit_ms,
         )
 
     def running_on(self, group: GroupId) -> set[str]:
         """The nodes on which anything of the group may run."""
         resources = {r.id for r in self.config.resources_of(group)}
-        return {f"n{node.id}" for node in self.nodes.values() if resources & node.running.keys()}
+        return {machine.name for machine in self.nodes.values() if resources & machine.running.keys()}
 
     def online_on(self, group: GroupId) -> str | None:
         """The node on which every wanted resource of the group runs and nothing is under way; None if there is none."""
         wanted = {r.id for r in self.config.resources_of(group) if r.persistent_state}
-        for node in self.nodes.values():
-            settled = wanted <= node.running.keys() and not wanted & node.busy
+        for machine in self.nodes.values():
+            settled = wanted <= machine.running.keys() and not wanted & machine.busy
             if wanted and settled and all(self.config.resources[r].state is ResourceState.ONLINE for r in wanted):
-                return f"n{node.id}"
+                return machine.name
         return None
 
     def describe(self) -> str:
         """The world in words, for failures."""
         lines = [f"at {self.now_ms} ms, leader {self.leader}"]
-        for node in self.nodes.values():
-            phase = node.core.phase.value if node.core else "off"
-            lines.append(f"  n{node.id}: {phase}, applied {node.applied}, runs {sorted(node.running)}")
-        for group in self.config.groups.values():
-            lines.append(
-                f"  {group.name}: owner {group.owner} epoch {group.epoch} released {group.released} move {group.move}"
-            )
-        return "\n".join([*lines, *self.notes[-12:]])
-
-    # --- checkers ---------------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """The promises, after every event."""
-        owners: dict[GroupId, NodeId] = {}
-        for node in self.nodes.values():
-            for resource_id in node.running:
-                resource = self.config.resources.get(resource_id)
-                if resource is None:
-                    continue
-                other = owners.setdefault(resource.group, node.id)
-                if other != node.id:
-                    raise Violation(f"group {resource.group} runs on n{other} and n{node.id}; {self.describe()}")
-            late_ms = self.clock_of(node) - self.timing.release_budget_ms
-            if any(m.running and m.lease_until_ms + 5 < late_ms for m in node.monitors.values()):
-                raise Violation(f"n{node.id} runs resources long after its lease ended; {self.describe()}")
+        for machine in self.nodes.values():
+            phase = machine.core.phase.value if machine.core else "off"
+            index = machine.core.index if machine.core else 0
+            still = " (stands still)" if machine.frozen or machine.suspended else ""
+            lines.append(f"  {machine.name}: {phase}{still}, applied {index}, runs {sorted(machine.running)}")
+        if self.log.entries:
+            for group in self.config.groups.values():
+                states = [f"{r.id} {r.state.value}" for r in self.config.resources_of(group.id)]
+                lines.append(
+                    f"  {group.name}: owner {group.owner} epoch {group.epoch} released {group.released}"
+                    f" move {group.move} halted {group.halted}; {', '.join(states)}"
+                )
+        return "\n".join([*lines, *self.last_words(24)])

@@ -1,0 +1,110 @@
+"""One simulated machine: clocks, disk, resource monitors, and the service, which may run, stand still or be gone."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from clussvc.events import Event
+from clussvc.membership.heartbeat import Heartbeat
+from clussvc.model.config import Config
+from clussvc.model.ids import NodeId, ResourceId
+from clussvc.node import NodeCore
+from tests.simulation.disk import Disk
+from tests.simulation.monitors import SimMonitor
+from tests.simulation.scheduler import MachineClock
+
+DATAGRAMS_WAITING_MAX = 200
+"""What a socket keeps for a process that does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A heartbeat on its way into a service, and when it really was sent."""
+
+    heartbeat: Heartbeat
+    sent_us: int
+
+
+@dataclass
+class Machine:
+    """One machine. ``generation`` is raised whenever the service process ends: what an earlier one waited for never
+    arrives; ``power`` whenever the machine does."""
+
+    id: NodeId
+    address: str
+    clock: MachineClock
+    disk: Disk
+    boots: int = 0
+    generation: int = 0
+    power: int = 0
+    core: NodeCore | None = None
+    frozen: bool = False
+    """The service process is stopped by a signal."""
+    suspended: bool = False
+    """The whole machine stands still, as a virtual machine that is paused; its clock runs on."""
+    stalled_until_us: int = -1
+    """The core's thread gets no time until then; the other threads of the service do."""
+    unreliable: bool = False
+    """Both the service and a monitor stand still while the resources run on, and nothing fences the machine."""
+    resumed_until_us: int = -1
+    """It stood still as a whole and has just gone on; its monitors have until then to notice."""
+    monitors: dict[str, SimMonitor] = field(default_factory=dict)
+    inbox: deque[Event | Datagram] = field(default_factory=deque)
+    draining: bool = False
+    stored: list[tuple[int, Config]] = field(default_factory=list)
+    """What the configuration database holds, newest last; a crash may lose the newest."""
+    wiped: bool = False
+    """Its data were removed; it is no member any more."""
+    ticks: int = 0
+    """How many ticks were scheduled; only the newest one counts."""
+    read: Config | None = None
+    """What the service has read from the log, also after its end."""
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def name(self) -> str:
+        """n1, n2, ..."""
+        return f"n{self.id}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the service process exists; it may stand still."""
+        return self.core is not None
+
+    @property
+    def awake(self) -> bool:
+        """Whether the service process runs."""
+        return self.core is not None and not self.frozen and not self.suspended
+
+    # --- what the referee sees --------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config | None:
+        """What its service has read from the log."""
+        return self.core.config if self.core is not None else self.read
+
+    @property
+    def excused(self) -> bool:
+        """Whether something beyond the assumptions happened to it."""
+        return self.suspended or self.unreliable or self.resumed_until_us > 0
+
+    @property
+    def running(self) -> dict[ResourceId, int]:
+        """All that runs on the machine, in whatever monitor, with its epoch."""
+        return {resource: epoch for monitor in self.monitors.values() for resource, epoch in monitor.running.items()}
+
+    def all_running(self) -> dict[ResourceId, int]:
+        """See Watched."""
+        return self.running
+
+    def all_online(self) -> set[ResourceId]:
+        """See Watched."""
+        return {resource for monitor in self.monitors.values() for resource in monitor.online()}
+
+    @property
+    def busy(self) -> set[ResourceId]:
+        """Everything with a transition under way."""
+        return {resource for monitor in self.monitors.values() for resource in monitor.busy}

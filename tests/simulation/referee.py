@@ -1,0 +1,287 @@
+"""The referee: knows what is really so on every machine, and compares it with what was promised, after every event.
+
+It believes nobody. What runs is read from the monitors, what was heard from the network, and the rules are worked out
+anew from that, without the code that is under test:
+
+* **one owner** -- nothing of a group runs on two machines, cut-off ones included;
+* **R1** -- an epoch has one owner; a group changes hands only when it was released, and when the log says that it is
+  released, or that a node is down, nothing of it runs there any more; a start is backed by an assignment in the log;
+* **R2, R4** -- nothing runs longer than the release budget after the moment when the node can last have known a
+  majority that heard it;
+* **R3** -- who proposes that a node is down is right: a majority has truly heard nothing of it for long enough;
+* **the log** -- one entry at one index everywhere, the same state after it, acknowledged changes in it once;
+* **dependencies** -- a resource starts only above providers that are online.
+
+Faults beyond what the promise assumes *excuse* a machine: both its processes stopped while its resources run on and
+nothing fences it, or a clock that drifts beyond the budget. What is excused is told in ``docs/safety.md``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from clussvc.global_update.update import Batch, NodeDown, Proposal, Update
+from clussvc.model.config import Config
+from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.reports import Report
+from clussvc.model.settings import Timing
+from clussvc.quorum.majority import is_majority
+
+HEARD_KEPT = 200
+"""How many receptions are remembered for each pair of nodes."""
+
+SLACK_MS = 60
+"""How long ending a machine, a deadman's timer and the referee's own rounding may take beyond the budget."""
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+    def __init__(self, rule: str, what: str) -> None:
+        super().__init__(f"{rule}: {what}")
+        self.rule = rule
+        self.what = what
+
+
+class Watched(Protocol):
+    """What the referee looks at on a machine."""
+
+    id: NodeId
+
+    def all_running(self) -> dict[ResourceId, int]:
+        """All that runs now, with its epoch."""
+
+    def all_online(self) -> set[ResourceId]:
+        """All of it that is online, with no transition under way."""
+
+    @property
+    def config(self) -> Config | None:
+        """What its service has read from the log."""
+
+    @property
+    def excused(self) -> bool:
+        """Whether something beyond the assumptions happened to it."""
+
+
+@dataclass
+class _Truth:
+    """What the referee remembers of one machine. Times in microseconds of the world."""
+
+    heard_by: dict[NodeId, int] = field(default_factory=dict)
+    """When the newest heartbeat that each other node has received was sent."""
+    hears_us: dict[tuple[NodeId, int], deque[int]] = field(default_factory=dict)
+    """When each other node has received one of each boot, newest last."""
+    voters: frozenset[NodeId] = frozenset()
+    voters_since_us: int = 0
+
+
+class Referee:
+    """One for a world. ``timing`` is asked for whenever it is needed, since it can be changed."""
+
+    def __init__(
+        self,
+        machines: Callable[[], Iterable[Watched]],
+        now_us: Callable[[], int],
+        timing: Callable[[], Timing],
+    ) -> None:
+        self._machines = machines
+        self._now_us = now_us
+        self._timing = timing
+        self._truth: dict[NodeId, _Truth] = {}
+        self._owner_of: dict[tuple[GroupId, int], NodeId] = {}
+        self._groups: dict[ResourceId, GroupId] = {}
+        self._committed: dict[RequestId, int] = {}
+        self.acknowledged: dict[RequestId, int] = {}
+        self.newest = 0
+        """The newest index that any machine has applied."""
+        self.lenient_until_us = -1
+        """Until then clocks are, or were, beyond the drift that is allowed for."""
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def strict(self) -> bool:
+        """Whether the assumptions about clocks hold now."""
+        return self._now_us() > self.lenient_until_us
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def heartbeat_received(self, sender: NodeId, receiver: NodeId, boot: int, sent_us: int) -> None:
+        """A heartbeat reached the other node's service."""
+        truth = self._truth.setdefault(sender, _Truth())
+        truth.heard_by[receiver] = max(truth.heard_by.get(receiver, -1), sent_us)
+        truth.hears_us.setdefault((receiver, boot), deque(maxlen=HEARD_KEPT)).append(self._now_us())
+
+    def starts(self, machine: Watched, resource: ResourceId, epoch: int) -> None:
+        """Something begins to run."""
+        self.counts["starts"] += 1
+        config = machine.config
+        known = config.resources.get(resource) if config is not None else None
+        if config is None or known is None:
+            raise Violation("R1", f"n{machine.id} starts {resource}, of which it has read nothing in the log")
+        group = config.groups[known.group]
+        if group.owner != machine.id or group.released or group.epoch != epoch:
+            raise Violation(
+                "R1",
+                f"n{machine.id} starts {resource} under epoch {epoch}; by the log as it has read it, group {group.id}"
+                f" has epoch {group.epoch} and {'no owner' if group.released else f'the owner n{group.owner}'}",
+            )
+        if self._owner_of.get((group.id, epoch), machine.id) != machine.id:
+            raise Violation("R1", f"n{machine.id} starts {resource} under epoch {epoch}, which is another node's")
+        online = machine.all_online()
+        for provider in known.depends_on:
+            if provider not in online:
+                raise Violation("dependencies", f"n{machine.id} starts {resource} while {provider} is not online")
+        self._groups[resource] = known.group
+        for other in self._machines():
+            if other.id == machine.id or other.excused or machine.excused or not self.strict:
+                continue
+            for running in other.all_running():
+                if self._groups.get(running) == known.group:
+                    raise Violation(
+                        "one owner",
+                        f"group {known.group} runs on n{other.id} ({running}) and n{machine.id} ({resource})",
+                    )
+
+    def proposes(self, machine: Watched, proposal: Proposal) -> None:
+        """A service hands something to the log."""
+        for update in _updates(proposal):
+            if isinstance(update, NodeDown) and not update.stopped:
+                self._check_silence(machine, update)
+
+    def replied(self, request: RequestId, refusal: Report | None) -> None:
+        """An administrator was answered."""
+        if refusal is not None:
+            self.counts["unknown" if refusal.code == "outcome-unknown" else "refused"] += 1
+            return
+        self.counts["acknowledged"] += 1
+        index = self._committed.get(request)
+        if index is None:
+            raise Violation("acknowledged", f"change {request} was acknowledged and is not in the log")
+        self.acknowledged[request] = index
+
+    def committed(self, index: int, proposal: Proposal, before: Config | None, after: Config) -> None:
+        """Somebody is the first to apply this entry."""
+        self.newest = max(self.newest, index)
+        self.counts["entries"] += 1
+        if proposal.request in self._committed:
+            if before is not None and after is not before:
+                raise Violation("applied once", f"change {proposal.request} was applied again at {index}")
+            return
+        self._committed[proposal.request] = index
+        if before is None:
+            return
+        for group in after.groups.values():
+            earlier = before.groups.get(group.id)
+            if earlier is group:
+                continue
+            self._check_hand_over(group.id, before, after)
+        for node in before.nodes.values():
+            later = after.nodes.get(node.id)
+            ended = later is None or not later.up or later.incarnation != node.incarnation
+            if node.up and ended and not _confirmed(proposal, node.id):
+                self._check_nothing_runs(node.id, f"the log says that the former incarnation of n{node.id} is over")
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Everything that time alone can break; asked for again and again."""
+        if not self.strict:
+            return
+        for machine in self._machines():
+            running = machine.all_running()
+            if running and not machine.excused:
+                self._check_lease(machine, running)
+
+    def _check_lease(self, machine: Watched, running: dict[ResourceId, int]) -> None:
+        config = machine.config
+        truth = self._truth.setdefault(machine.id, _Truth())
+        now_us = self._now_us()
+        if config is not None and config.voters != truth.voters:
+            truth.voters, truth.voters_since_us = config.voters, now_us
+        if not truth.voters:
+            return
+        timing = self._timing()
+        # The most that this node can know: what the others have really received, as if every answer had arrived.
+        needed = len(truth.voters) // 2 + 1
+        sent = sorted((truth.heard_by.get(voter, -1) for voter in truth.voters if voter != machine.id), reverse=True)
+        if machine.id in truth.voters:
+            sent.insert(0, now_us)
+        last_us = max(sent[needed - 1], truth.voters_since_us)
+        allowed_ms = (timing.lease_ms + timing.release_budget_ms) * (1 + timing.drift_ppm / 1e6) + SLACK_MS
+        if now_us - last_us > allowed_ms * 1000:
+            raise Violation(
+                "R2",
+                f"n{machine.id} still runs {', '.join(sorted(running))} {(now_us - last_us) // 1000} ms after"
+                " a majority last heard it",
+            )
+
+    def _check_silence(self, machine: Watched, update: NodeDown) -> None:
+        config = machine.config
+        victim = config.nodes.get(update.node) if config is not None else None
+        if config is None or victim is None or not self.strict or victim.incarnation != update.incarnation:
+            return
+        if config.voters_version != update.voters_version:
+            return
+        timing = config.timing
+        least_us = int((timing.lease_ms + timing.release_budget_ms) * 1000 * (1 - timing.drift_ppm / 1e6)) - 2_000
+        heard = self._truth.setdefault(update.node, _Truth()).hears_us
+        times = {voter: heard.get((voter, victim.boot), ()) for voter in config.voters if voter != update.node}
+        # A silence may have ended meanwhile, so every moment after which one can have begun is tried.
+        for start_us in sorted({0, *(time_us for known in times.values() for time_us in known)}):
+            end_us = start_us + least_us
+            quiet = {
+                voter for voter, known in times.items() if not any(start_us < time_us <= end_us for time_us in known)
+            }
+            if end_us <= self._now_us() and is_majority(quiet, set(config.voters)):
+                return
+        raise Violation(
+            "R3",
+            f"n{machine.id} declares n{update.node} down, although no majority of {sorted(config.voters)} has heard"
+            f" nothing of it for {least_us // 1000} ms at the same time",
+        )
+
+    def _check_hand_over(self, group_id: GroupId, before: Config, after: Config) -> None:
+        earlier, group = before.groups.get(group_id), after.groups[group_id]
+        if group.owner is not None and not group.released:
+            first = self._owner_of.setdefault((group_id, group.epoch), group.owner)
+            if first != group.owner:
+                raise Violation("R1", f"epoch {group.epoch} of group {group_id} belongs to n{first} and n{group.owner}")
+        if earlier is None:
+            return
+        if group.epoch < earlier.epoch:
+            raise Violation("R1", f"the epoch of group {group_id} went back from {earlier.epoch} to {group.epoch}")
+        changed_hands = group.owner != earlier.owner or group.epoch != earlier.epoch
+        if changed_hands and not earlier.released and earlier.owner is not None:
+            owner = before.nodes.get(earlier.owner)
+            later = after.nodes.get(earlier.owner)
+            over = owner is None or later is None or not later.up or later.incarnation != owner.incarnation
+            if not over:
+                raise Violation("R1", f"group {group_id} was assigned anew before n{earlier.owner} had released it")
+        if group.released and not earlier.released and earlier.owner is not None:
+            self._check_nothing_runs(earlier.owner, f"the log says that n{earlier.owner} released {group_id}", group_id)
+
+    def _check_nothing_runs(self, node: NodeId, why: str, group: GroupId | None = None) -> None:
+        if not self.strict:
+            return
+        for machine in self._machines():
+            if machine.id != node or machine.excused:
+                continue
+            left = [r for r in machine.all_running() if group is None or self._groups.get(r) == group]
+            if left:
+                raise Violation("R1", f"{why}, but {', '.join(sorted(left))} still runs there")
+
+
+def _updates(proposal: Proposal) -> tuple[Update, ...]:
+    update = proposal.update
+    return update.updates if isinstance(update, Batch) else (update,)
+
+
+def _confirmed(proposal: Proposal, node: NodeId) -> bool:
+    """Whether an administrator vouched for the death; nobody can check such a word."""
+    return any(
+        getattr(update, "node", None) == node and type(update).__name__ == "ConfirmNodeDown"
+        for update in _updates(proposal)
+    )
