@@ -653,8 +653,9 @@ class NodeCore:
         self._advance_stop()
         if self._phase is NodePhase.STOPPED:
             return
-        if self._phase is NodePhase.MEMBER:
+        if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._feed_monitors()
+        if self._phase is NodePhase.MEMBER:
             self._step_groups()
             self._send_report()
         self._send_heartbeat()
@@ -676,11 +677,16 @@ class NodeCore:
                 self._out.append(Propose(proposal=command.proposal, timeout_ms=remaining_ms))
 
     def _feed_monitors(self) -> None:
-        """Move the deadman's deadline along with the lease; every small step would be noise."""
+        """Move the deadman's deadline along with the lease; every small step would be noise.
+
+        A node that stops in order holds its quorum while its monitors terminate what is left. Their deadmen would end
+        the stop as if the lease were lost, within the short release budget, so they are fed on.
+        """
         until_ms = self._quorum_until_ms()
         step_ms = self._timing.heartbeat_interval_ms // 2
+        stopping = self._phase is NodePhase.STOPPING
         for monitor in self._pool:
-            if monitor.ready and until_ms >= monitor.fed_until_ms + max(1, step_ms):
+            if (monitor.ready or (stopping and monitor.started)) and until_ms >= monitor.fed_until_ms + max(1, step_ms):
                 monitor.fed_until_ms = until_ms
                 self._out.append(CommandMonitor(monitor=monitor.name, command=LeaseExtended(until_ms=until_ms)))
 

@@ -34,6 +34,7 @@ from clussvc.global_update.update import (
     Proposal,
     ReportStates,
     SetVoter,
+    StopNode,
     Update,
 )
 from clussvc.membership.heartbeat import Hearing, Heartbeat
@@ -52,7 +53,7 @@ from clussvc.model.monitoring import (
 )
 from clussvc.model.settings import LAN
 from clussvc.model.states import NodePhase, ResourceState
-from clussvc.node import NodeCore
+from clussvc.node import TERMINATE_TIMEOUT_MS, NodeCore
 
 N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
 GROUP, APP = GroupId("cluster-group"), ResourceId("app")
@@ -559,6 +560,55 @@ def test_a_stop_without_membership_ends_at_once_after_terminating(bench: Bench) 
     actions = bench.confirm()
 
     assert [type(action) for action in actions if isinstance(action, StopService)] == [StopService]
+
+
+def stopping(bench: Bench) -> None:
+    """A member whose groups have left, and whose monitor is to terminate what is left."""
+    bench.member()
+    bench.give(StopRequested())
+    bench.commit(StopNode(node=N1))
+    assert phase(bench) is NodePhase.STOPPING
+
+
+def test_an_orderly_stop_has_its_own_time_and_feeds_the_deadmen_meanwhile(bench: Bench) -> None:
+    """Many leases long the monitor terminates; as long as quorum is held nothing but the stop's time-out counts."""
+    stopping(bench)
+    ticket = next(c.ticket for c in commands(bench.actions) if isinstance(c, TerminateEverything))
+    began_ms, fed_ms = bench.now_ms, 0
+    while bench.now_ms < began_ms + TERMINATE_TIMEOUT_MS - LAN.lease_ms:
+        fed_ms = max([fed_ms, *(c.until_ms for c in commands(bench.lease()) if isinstance(c, LeaseExtended))])
+        assert fed_ms > bench.now_ms + LAN.lease_ms // 2
+    assert phase(bench) is NodePhase.STOPPING
+    bench.monitor(EverythingTerminated(ticket=ticket))
+
+    assert [u.stopped for u in proposed(bench.actions) if isinstance(u, NodeDown)] == [True]
+
+
+def test_an_orderly_stop_that_loses_quorum_releases_within_the_budget(bench: Bench) -> None:
+    """Nobody may be kept waiting longer than R2 promises."""
+    stopping(bench)
+    bench.now_ms += LAN.lease_ms + 1
+    bench.give(Tick())
+
+    assert phase(bench) is NodePhase.RELEASING
+    actions: list[Action] = []
+    for _ in range(4):
+        bench.now_ms += LAN.heartbeat_interval_ms
+        actions += bench.give(Tick())
+    assert [type(action) for action in actions if isinstance(action, FenceSelf)] == [FenceSelf]
+
+
+def test_an_orderly_stop_that_cannot_terminate_is_fenced(bench: Bench) -> None:
+    """After its own time-out, not before."""
+    stopping(bench)
+    began_ms = bench.now_ms
+    while bench.now_ms < began_ms + TERMINATE_TIMEOUT_MS - LAN.heartbeat_interval_ms:
+        bench.lease()
+        assert phase(bench) is NodePhase.STOPPING
+    bench.now_ms = began_ms + TERMINATE_TIMEOUT_MS
+
+    ends = [action for action in bench.give(Tick()) if isinstance(action, FenceSelf | StopService)]
+    assert [type(action) for action in ends] == [FenceSelf, StopService]
 
 
 def test_nobody_can_confirm_a_node_down_that_is_heard(bench: Bench) -> None:
