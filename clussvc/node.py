@@ -41,6 +41,7 @@ from clussvc.actions import (
     SendHeartbeat,
     SetPeers,
     StartMonitor,
+    StopMonitor,
     StopService,
 )
 from clussvc.events import (
@@ -72,7 +73,7 @@ from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.ownership import Ownership
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.model import reports
-from clussvc.model.config import Config
+from clussvc.model.config import Config, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import (
     BringOnline,
@@ -179,6 +180,8 @@ class NodeCore:
         self._next_heartbeat_ms = now_ms
         self._pool = MonitorPool()
         self._pool.want(DEFAULT_MONITOR, now_ms)
+        self._monitored: Mapping[ResourceId, Resource] | None = None
+        self._separate: frozenset[str] = frozenset()
         for resource in config.resources.values() if config else ():
             if resource.separate_monitor:
                 self._pool.want(resource.id, now_ms)
@@ -218,6 +221,7 @@ class NodeCore:
             return ()
         self._check_lease()
         self._take(event)
+        self._mind_monitors()
         self._check_membership()
         self._advance()
         out, self._out = self._out, []
@@ -420,6 +424,20 @@ class NodeCore:
 
     # --- monitors ---------------------------------------------------------------------------------------------------
 
+    def _mind_monitors(self) -> None:
+        """End the separate monitors that nobody needs any more, when nothing runs in them."""
+        if self._config is None or self._phase is NodePhase.STOPPING:
+            return
+        if self._config.resources is not self._monitored:
+            self._monitored = self._config.resources
+            self._separate = frozenset(each.id for each in self._monitored.values() if each.separate_monitor)
+        idle = [m.name for m in self._pool if m.ready and m.name not in self._separate | {DEFAULT_MONITOR}]
+        used = self._ownership.monitors_in_use() if idle else set()
+        for name in idle:
+            if name not in used:
+                self._pool.drop(name)
+                self._out.append(StopMonitor(monitor=name))
+
     def _monitor_said(self, event: MonitorSaid) -> None:
         report = event.report
         match report:
@@ -464,6 +482,9 @@ class NodeCore:
         self._ownership.stir()
 
     def _monitor_died(self, name: str, report: MonitorDied) -> None:
+        if self._pool.get(name) is None:
+            # It was to end anyway.
+            return
         culprit = ""
         if report.culprit and self._config and report.culprit in self._config.resources:
             culprit = f" while {self._config.resources[report.culprit].name!r} was running an entry point"

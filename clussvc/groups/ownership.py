@@ -124,6 +124,8 @@ class Ownership:
 
     def take_report(self, report: ResourceReported, now_ms: int) -> None:
         """A monitor reported on a resource."""
+        if report.state is ResourceState.OFFLINE or report.terminated:
+            self._orphan_homes.pop(report.resource, None)
         machine = self._machine_of(report.resource)
         if machine is not None and self._config is not None:
             machine.take_report(report, self._config.resources.get(report.resource), now_ms)
@@ -148,6 +150,7 @@ class Ownership:
 
     def monitor_died(self, monitor: str, why: str, now_ms: int) -> None:
         """This monitor died and its successor has cleaned up, also what was deleted while it still stopped."""
+        self._orphan_homes = {orphan: home for orphan, home in self._orphan_homes.items() if home != monitor}
         for machine in self._machines.values():
             for resource_id, local in list(machine.locals.items()):
                 if local.monitor != monitor or local.stopped:
@@ -299,6 +302,16 @@ class Ownership:
         if machine is not None and not machine.locals[resource_id].stopped:
             return machine.locals[resource_id].monitor
         return self._orphan_homes.get(resource_id) or self._configured_monitor(resource_id)
+
+    def monitors_in_use(self) -> set[str]:
+        """The names of the monitors in which something may run."""
+        started = {
+            local.monitor
+            for machine in self._machines.values()
+            for local in machine.locals.values()
+            if not local.stopped
+        }
+        return started | set(self._orphan_homes.values())
 
     def _configured_monitor(self, resource_id: ResourceId) -> str:
         resource = self._config.resources.get(resource_id) if self._config else None

@@ -43,7 +43,7 @@ from clussvc.global_update.update import AddJoinToken
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId
-from clussvc.model.monitoring import MonitorDied, MonitorReport
+from clussvc.model.monitoring import MonitorReport
 from clussvc.model.reports import Report
 from clussvc.model.settings import find_profile
 from clussvc.node import NodeCore
@@ -51,6 +51,7 @@ from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
 from clussvc.service.joining import Doorkeeper
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
+from clussvc.service.monitor_hosts import MonitorHosts
 from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
@@ -98,7 +99,7 @@ class Node(Runtime):
             cluster_id=file.cluster_id,
             pair=KeyPair(certificate=_read(file.keys / "ca.pem"), key=_read(file.keys / "ca.key")),
         )
-        self._monitors: dict[str, MonitorHost] = {}
+        self._monitors = MonitorHosts(self._make_monitor, self._said, stop_ms=MONITOR_STOP_MS)
         self._targets: tuple[tuple[str, int], ...] = ()
         self._open_network()
         self._open_log(RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms))
@@ -204,8 +205,7 @@ class Node(Runtime):
 
     def _close(self) -> None:
         self._admin.stop()
-        for monitor in self._monitors.values():
-            monitor.stop(MONITOR_STOP_MS)
+        self._monitors.close()
         self._raft.stop()
         self._streams.stop()
         self._heartbeats.stop()
@@ -294,31 +294,24 @@ class Node(Runtime):
 
     # --- monitors ---------------------------------------------------------------------------------------------------
 
-    def _start_monitor(self, action: StartMonitor) -> None:
-        name = action.monitor
-        if name not in self._monitors:
-            self._monitors[name] = MonitorHost(
-                (sys.executable, "-m", "clussvc.service.monitor_main"),
-                self._file.run / (name or "default"),
-                lambda report: self._inbox.put(MonitorSaid(monitor=name, report=report)),
-            )
-        try:
-            self._monitors[name].start()
-        except ClusterError as error:
-            self._said(name, MonitorDied(why=error.message))
+    def _make_monitor(self, name: str) -> MonitorHost:
+        return MonitorHost(
+            (sys.executable, "-m", "clussvc.service.monitor_main"),
+            self._file.run / (name or "default"),
+            lambda report: self._said(name, report),
+        )
 
     def _said(self, name: str, report: MonitorReport) -> None:
         self._inbox.put(MonitorSaid(monitor=name, report=report))
 
+    def _start_monitor(self, action: StartMonitor) -> None:
+        self._monitors.start(action.monitor)
+
     def _stop_monitor(self, action: StopMonitor) -> None:
-        host = self._monitors.pop(action.monitor, None)
-        if host is not None:
-            host.stop(MONITOR_STOP_MS)
+        self._monitors.stop(action.monitor)
 
     def _command_monitor(self, action: CommandMonitor) -> None:
-        host = self._monitors.get(action.monitor)
-        if host is not None:
-            host.send(action.command)
+        self._monitors.send(action.monitor, action.command)
 
     # --- the rest ---------------------------------------------------------------------------------------------------
 
@@ -381,7 +374,7 @@ class Node(Runtime):
             **{f"streams_trouble_node_{node}": why for node, why in streams.troubles.items()},
             "inbox_heartbeats_dropped": self._inbox.heartbeats_dropped,
             "log_applied_index": self._raft.applied_index,
-            "default_monitor": str(self._monitors[DEFAULT_MONITOR].pid) if DEFAULT_MONITOR in self._monitors else "",
+            "default_monitor": str(self._monitors.pid(DEFAULT_MONITOR) or ""),
         }
 
 

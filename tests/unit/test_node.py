@@ -9,7 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from clussvc.actions import Action, CommandMonitor, FenceSelf, Propose, Reply, SendHeartbeat, StartMonitor, StopService
+from clussvc.actions import (
+    Action,
+    CommandMonitor,
+    FenceSelf,
+    Note,
+    Propose,
+    Reply,
+    SendHeartbeat,
+    StartMonitor,
+    StopMonitor,
+    StopService,
+)
 from clussvc.events import (
     CommandArrived,
     Committed,
@@ -27,10 +38,12 @@ from clussvc.global_update.update import (
     AssignGroup,
     ConfirmNodeDown,
     CreateResource,
+    DeleteResource,
     FoundCluster,
     NodeDown,
     NodeUp,
     OnlineResource,
+    PauseNode,
     Proposal,
     ReportStates,
     SetVoter,
@@ -50,13 +63,14 @@ from clussvc.model.monitoring import (
     OpenResource,
     ResourceReported,
     TerminateEverything,
+    TerminateResource,
 )
 from clussvc.model.settings import LAN
 from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import TERMINATE_TIMEOUT_MS, NodeCore
 
 N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
-GROUP, APP = GroupId("cluster-group"), ResourceId("app")
+GROUP, APP, OWN = GroupId("cluster-group"), ResourceId("app"), ResourceId("own")
 WALL_MS = 1_800_000_000_000
 
 
@@ -124,22 +138,22 @@ class Bench:
             )
         )
 
-    def monitor(self, report: object) -> list[Action]:
-        return self.give(MonitorSaid(monitor="", report=report))  # type: ignore[arg-type]
+    def monitor(self, report: object, *, name: str = "") -> list[Action]:
+        return self.give(MonitorSaid(monitor=name, report=report))  # type: ignore[arg-type]
 
-    def clean(self) -> None:
+    def clean(self, *, name: str = "") -> None:
         """The monitor starts and confirms that nothing is left."""
         self.give(Tick())
-        self.monitor(MonitorStarted(pid=9))
-        self.confirm()
+        self.monitor(MonitorStarted(pid=9), name=name)
+        self.confirm(name=name)
 
-    def confirm(self) -> list[Action]:
+    def confirm(self, *, name: str = "") -> list[Action]:
         ticket = next(
             action.command.ticket
             for action in reversed(self.actions)
             if isinstance(action, CommandMonitor) and isinstance(action.command, TerminateEverything)
         )
-        return self.monitor(EverythingTerminated(ticket=ticket))
+        return self.monitor(EverythingTerminated(ticket=ticket), name=name)
 
     def lease(self) -> list[Action]:
         """Both peers acknowledge what was sent last."""
@@ -482,6 +496,65 @@ def test_a_failure_that_the_log_refused_is_told_under_the_next_incarnation(bench
 
     assert phase(bench) is NodePhase.MEMBER
     assert [(r != request, u.incarnation, [f.detail for f in u.failures]) for r, u in again] == [(True, 2, ["died"])]
+
+
+def online_in_its_own_monitor(bench: Bench) -> None:
+    """A second resource, online in a separate monitor."""
+    bench.online()
+    own = CreateResource(
+        resource=OWN, name="own", type="Generic Application", group=GROUP, separate_monitor=True,
+        private={"CommandLine": "x"},
+    )  # fmt: skip
+    bench.commit(own)
+    bench.commit(OnlineResource(resource=OWN))
+    bench.clean(name=OWN)
+    bench.monitor(ResourceReported(resource=OWN, epoch=epoch_of(bench), state=ResourceState.ONLINE), name=OWN)
+
+
+def epoch_of(bench: Bench) -> int:
+    return bench.config.groups[GROUP].epoch
+
+
+def test_the_monitor_of_a_deleted_resource_ends_when_nothing_of_it_runs(bench: Bench) -> None:
+    """Not before it has said that the resource is gone."""
+    online_in_its_own_monitor(bench)
+    actions = bench.commit(DeleteResource(resource=OWN))
+    assert [type(c) for c in commands(actions)] == [TerminateResource]
+    assert StopMonitor(monitor=OWN) not in actions
+    gone = ResourceReported(resource=OWN, epoch=epoch_of(bench), state=ResourceState.OFFLINE)
+    bench.monitor(gone, name=OWN)
+
+    assert [a for a in [*bench.actions, *bench.give(Tick())] if isinstance(a, StopMonitor)] == [
+        StopMonitor(monitor=OWN)
+    ]
+
+
+def test_a_monitor_stays_while_its_resource_runs_though_it_is_no_longer_wanted(bench: Bench) -> None:
+    """No command switches SeparateMonitor off yet, a restored configuration may: the resource goes on where it is, and
+    starts in the other monitor the next time."""
+    online_in_its_own_monitor(bench)
+    shared = replace(bench.config.resources[OWN], separate_monitor=False)
+    bench.config = replace(bench.config, resources={**bench.config.resources, OWN: shared})
+    bench.commit(PauseNode(node=N2))
+    assert not [a for a in [*bench.actions, *bench.give(Tick())] if isinstance(a, StopMonitor)]
+    failed = ResourceReported(
+        resource=OWN, epoch=epoch_of(bench), state=ResourceState.FAILED, detail="died", terminated=True
+    )
+    actions = bench.monitor(failed, name=OWN)
+    started = [(a.monitor, type(a.command)) for a in actions if isinstance(a, CommandMonitor)]
+
+    assert ("", BringOnline) in started
+    assert StopMonitor(monitor=OWN) in [*actions, *bench.give(Tick())]
+
+
+def test_the_death_of_a_monitor_that_was_to_end_starts_no_other(bench: Bench) -> None:
+    """The news was on its way already."""
+    online_in_its_own_monitor(bench)
+    bench.commit(DeleteResource(resource=OWN))
+    bench.monitor(ResourceReported(resource=OWN, epoch=epoch_of(bench), state=ResourceState.OFFLINE), name=OWN)
+    bench.give(Tick())
+
+    assert not [a for a in bench.monitor(MonitorDied(why="x"), name=OWN) if isinstance(a, StartMonitor | Note)]
 
 
 def test_a_command_without_quorum_is_refused_at_once(bench: Bench) -> None:

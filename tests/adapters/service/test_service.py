@@ -178,20 +178,47 @@ def test_everything_is_kept_across_kill_9(one: Machine) -> None:
     assert after["cursor"] > before["cursor"]
 
 
-def test_an_orderly_stop_ends_with_success_and_leaves_nothing_running(one: Machine) -> None:
-    """The resource's process is gone, too."""
-    marker = f"CLUSSVC_RUN={one.data.resolve()}/run/".encode()
-    assert one.stop() == 0
-    left = []
+def monitor_folders(machine: Machine) -> dict[str, str]:
+    """The processes that monitors of this node are or have started: pid, and the monitor's folder."""
+    marker = f"CLUSSVC_RUN={machine.data.resolve()}/run/"
+    found: dict[str, str] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                if marker in (entry / "environ").read_bytes():
-                    left.append(entry.name)
+                environment = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
             except OSError:
                 continue
+            for word in environment:
+                if word.startswith(marker):
+                    found[entry.name] = word.removeprefix(marker)
+    return found
 
-    assert left == []
+
+def test_an_orderly_stop_ends_with_success_and_leaves_nothing_running(one: Machine) -> None:
+    """The resource's process is gone, too."""
+    assert monitor_folders(one)
+    assert one.stop() == 0
+
+    assert monitor_folders(one) == {}
+
+
+def test_the_monitor_of_a_deleted_resource_ends(one: Machine) -> None:
+    """And that of the others stays."""
+    for words in (
+        ("res", "own", "/create", "/group:SQL", "/type:Generic Application", "/separate"),
+        ("res", "own", "/priv", "CommandLine=sleep 1000"),
+        ("res", "own", "/online", "/wait:30"),
+    ):
+        done = one.cluster(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(set(monitor_folders(one).values())) == 2
+    assert one.cluster("res", "own", "/delete").returncode == 0
+    deadline = time.monotonic() + LIMIT_S
+    while set(monitor_folders(one).values()) != {"default"}:
+        assert time.monotonic() < deadline, monitor_folders(one)
+        time.sleep(0.05)
+
+    assert app_state(one) == "Online"
 
 
 def test_a_damaged_database_is_named_and_can_be_made_anew_from_the_log(one: Machine) -> None:
