@@ -98,6 +98,7 @@ from clussvc.model.states import NodePhase
 from clussvc.model.view import LiveView, PeerView
 from clussvc.quorum.majority import needed
 from clussvc.resources.monitors import DEFAULT_MONITOR, MonitorPool, MonitorState
+from clussvc.resources.property_changes import PropertyChanges
 
 PROPOSAL_TIMEOUT_MS = 3_000
 """How long the service's own proposals may take before they are made anew; all of them are safe to repeat."""
@@ -107,9 +108,6 @@ COMMAND_TIMEOUT_MS = 8_000
 
 COMMANDS_MAX = 1_000
 """Administrators' changes under way at once on one node."""
-
-OUTSTANDING_MAX = 2_000
-"""The service's own proposals under way at once."""
 
 MEMBER_CHANGE_PAUSE_MS = 500
 """Pause between attempts to let a node take part in the log; right after its start it may not be connected yet."""
@@ -198,6 +196,7 @@ class NodeCore:
 
         self._counter = 0
         self._outstanding: dict[str, tuple[RequestId, int]] = {}
+        self._properties = PropertyChanges()
         self._commands: dict[RequestId, _Command] = {}
         self._stop_wanted = False
         self._stop_deadline_ms: int | None = None
@@ -330,6 +329,8 @@ class NodeCore:
         under_way = self._failures.request
         if under_way is not None and under_way in known:
             self._failures.settled(under_way, told=known[under_way] is None)
+        for request in [request for request in self._properties.requests if request in known]:
+            self._properties_settled(request, known[request])
         self._outstanding.clear()
 
     def _follow(self, config: Config) -> None:
@@ -352,6 +353,7 @@ class NodeCore:
     def _settle(self, request: RequestId, refusal: Report | None) -> None:
         """A proposal of this node came back through the log."""
         self._failures.settled(request, told=refusal is None)
+        self._properties_settled(request, refusal)
         for key, (waiting, _) in list(self._outstanding.items()):
             if waiting == request:
                 del self._outstanding[key]
@@ -501,11 +503,29 @@ class NodeCore:
     def _property_changed(self, report: PropertyChanged) -> None:
         if self._config is None or report.resource not in self._config.resources:
             return
-        if len(self._outstanding) >= OUTSTANDING_MAX:
-            self._say("property.lost", f"Property {report.name} was not stored: too many changes at once.", 0)
-            return
-        update = SetResourceProperties(resource=report.resource, private={report.name: report.value})
-        self._propose(f"property {self._counter}", update)
+        if not self._properties.add(report):
+            owner = self._config.resources[report.resource].name
+            message = f"Property {report.name} of resource {owner} was not stored: too many changes wait already."
+            self._say("property.lost", message, 0, Severity.ERROR)
+
+    def _send_properties(self) -> None:
+        """Propose what resources have set themselves, until the log takes or refuses it."""
+        assert self._config is not None
+        for resource in self._properties.resources():
+            key = f"properties {resource}"
+            if resource not in self._config.resources:
+                self._properties.forget(resource)
+            elif key not in self._outstanding:
+                wish = self._properties.next(resource)
+                because = f"the resource itself set it on {self._name}"
+                update = SetResourceProperties(resource=resource, private={wish.name: wish.value}, because=because)
+                self._properties.proposed(wish, self._propose(key, update, request=wish.request))
+
+    def _properties_settled(self, request: RequestId, refusal: Report | None) -> None:
+        wish = self._properties.settled(request)
+        if wish is not None and refusal is not None:
+            message = f"What a resource set itself was not stored: {refusal.message}"
+            self._say("property.lost", message, 0, Severity.ERROR)
 
     def _log_resource(self, report: ResourceLogged) -> None:
         resource = self._config.resources.get(report.resource) if self._config else None
@@ -679,6 +699,7 @@ class NodeCore:
         if self._phase is NodePhase.MEMBER:
             self._step_groups()
             self._send_report()
+            self._send_properties()
         self._send_heartbeat()
         self._coordinate()
 

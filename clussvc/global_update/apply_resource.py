@@ -7,7 +7,16 @@ from dataclasses import replace
 
 from clussvc.global_update.eligibility import not_possible
 from clussvc.global_update.names import check_new_name
-from clussvc.global_update.outcome import Done, Result, find_group, find_resource, note, with_groups, with_resources
+from clussvc.global_update.outcome import (
+    ASKED,
+    Done,
+    Result,
+    find_group,
+    find_resource,
+    note,
+    with_groups,
+    with_resources,
+)
 from clussvc.global_update.readiness import check_ready
 from clussvc.global_update.update import (
     CreateResource,
@@ -132,11 +141,15 @@ def set_resource_properties(config: Config, update: SetResourceProperties) -> Re
         bad = _check_online(config, config.groups[resource.group], [changed])
         if bad is not None:
             return bad
+    if changed == resource:
+        # Scripts set what they find at every start; that is nothing to remember.
+        return Done(config=config)
     names = ", ".join((*update.common, *update.private)) or "nothing"
     message = f"Properties of resource {resource.name} were set: {names}."
+    because = update.because or ASKED
     return Done(
         config=with_resources(config, [changed]),
-        records=note("resource.properties", message, kind="resource", thing=resource.name),
+        records=note("resource.properties", message, kind="resource", thing=resource.name, because=because),
     )
 
 

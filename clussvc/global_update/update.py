@@ -111,6 +111,8 @@ class SetResourceProperties:
     resource: ResourceId
     common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
     private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    because: str = ""
+    """Who set them and why; empty: an administrator asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

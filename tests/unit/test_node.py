@@ -46,6 +46,7 @@ from clussvc.global_update.update import (
     PauseNode,
     Proposal,
     ReportStates,
+    SetResourceProperties,
     SetVoter,
     StopNode,
     Update,
@@ -61,6 +62,7 @@ from clussvc.model.monitoring import (
     MonitorDied,
     MonitorStarted,
     OpenResource,
+    PropertyChanged,
     ResourceReported,
     TerminateEverything,
     TerminateResource,
@@ -496,6 +498,57 @@ def test_a_failure_that_the_log_refused_is_told_under_the_next_incarnation(bench
 
     assert phase(bench) is NodePhase.MEMBER
     assert [(r != request, u.incarnation, [f.detail for f in u.failures]) for r, u in again] == [(True, 2, ["died"])]
+
+
+def settings(actions: list[Action]) -> list[tuple[RequestId, SetResourceProperties]]:
+    return [
+        (action.proposal.request, action.proposal.update)
+        for action in actions
+        if isinstance(action, Propose) and isinstance(action.proposal.update, SetResourceProperties)
+    ]
+
+
+def sets(name: str, value: str | int) -> PropertyChanged:
+    return PropertyChanged(resource=APP, name=name, value=value)
+
+
+def test_a_property_that_a_script_set_is_proposed_until_the_log_takes_it(bench: Bench) -> None:
+    """Through an election, unchanged and under one id; a newer value follows when that is settled."""
+    bench.online()
+    request, update = settings(bench.monitor(sets("CommandLine", "one")))[0]
+    bench.monitor(sets("COMMANDLINE", "two"))
+    bench.monitor(sets("CommandLine", "three"))
+    bench.give(ProposalFailed(request=request, fate=ProposalFate.UNKNOWN, detail="no leader"))
+    bench.now_ms += 150
+    assert settings(bench.give(Tick())) == [(request, update)]
+    follows = settings(bench.commit(update, request=request))
+
+    assert [(r != request, u.private) for r, u in follows] == [(True, {"CommandLine": "three"})]
+    assert settings(bench.commit(follows[0][1], request=follows[0][0])) == []
+    assert bench.config.resources[APP].private["CommandLine"] == "three"
+
+
+def test_a_property_that_is_refused_is_not_proposed_again(bench: Bench) -> None:
+    """It would be refused for ever; the log says so, and what was set after it has its turn."""
+    bench.online()
+    request, update = settings(bench.monitor(sets("Colour", "red")))[0]
+    bench.monitor(sets("CommandLine", "one"))
+    actions = bench.commit(update, request=request)
+
+    assert ["property.lost"] == [action.record.name for action in actions if isinstance(action, Note)]
+    assert [update.private for _, update in settings(actions)] == [{"CommandLine": "one"}]
+
+
+def test_a_property_set_while_the_node_is_no_member_is_kept(bench: Bench) -> None:
+    """Such as in a terminate after the lease was lost."""
+    bench.online()
+    bench.now_ms += LAN.lease_ms + 1
+    ticket = next(c.ticket for c in commands(bench.give(Tick())) if isinstance(c, TerminateEverything))
+    assert settings(bench.monitor(sets("CommandLine", "one"))) == []
+    bench.monitor(EverythingTerminated(ticket=ticket))
+    bench.lease()
+
+    assert [update.private for _, update in settings(bench.up(attempt=2))] == [{"CommandLine": "one"}]
 
 
 def online_in_its_own_monitor(bench: Bench) -> None:

@@ -331,6 +331,18 @@ def test_a_failure_is_told_though_no_state_shows_it(world: World) -> None:
     assert ON is world.resource(APP).state
 
 
+def test_what_sets_the_same_value_is_nothing_to_remember(world: World) -> None:
+    """A script sets its properties at every start; the first time tells that it did, and nobody else."""
+    update = SetResourceProperties(
+        resource=APP, private={"CommandLine": "x"}, because="the resource itself set it on NODE1"
+    )
+    world.do(update)
+    assert [("resource.properties", update.because)] == [(each.name, each.because) for each in world.records]
+    world.do(update)
+
+    assert () == world.records
+
+
 def test_possible_owners(world: World) -> None:
     """From all nodes to a list and back; a resource in use drives its group away."""
     world.do(RemovePossibleOwner(resource=APP, node=N1))
