@@ -611,7 +611,9 @@ class NodeCore:
                 self._release_deadline_ms = None
             elif self._now_ms > self._release_deadline_ms:
                 self._release_deadline_ms = None
-                self._out.append(FenceSelf(why="resources were not terminated within the release budget"))
+                # A monitor that is still starting has nothing yet, however long the machine takes for it.
+                if self._pool.may_run:
+                    self._out.append(FenceSelf(why="resources were not terminated within the release budget"))
         if self._phase in (NodePhase.STARTING, NodePhase.RELEASING) and self._pool.clean:
             if self._stop_wanted:
                 self._finish("everything is terminated")
@@ -651,7 +653,8 @@ class NodeCore:
         if self._phase is NodePhase.STOPPING and self._pool.clean:
             self._say_farewell()
         elif self._phase is NodePhase.STOPPING and self._now_ms >= (self._stop_deadline_ms or 0):
-            self._out.append(FenceSelf(why="resources were not terminated while the service stopped"))
+            if self._pool.may_run:
+                self._out.append(FenceSelf(why="resources were not terminated while the service stopped"))
             self._finish("not everything could be terminated")
 
     def _say_farewell(self) -> None:
@@ -744,6 +747,7 @@ class NodeCore:
             if isinstance(command, BringOnline):
                 self._open(monitor, command.resource)
                 self._close_unknown(monitor)
+            monitor.may_run = True
             self._out.append(CommandMonitor(monitor=monitor.name, command=command))
         if wanted.commands:
             self._report_due = True
@@ -774,6 +778,7 @@ class NodeCore:
         assert spec is not None
         if monitor.opened.get(resource) != spec:
             monitor.opened[resource] = spec
+            monitor.may_run = True
             self._out.append(CommandMonitor(monitor=monitor.name, command=OpenResource(spec=spec)))
 
     def _close_unknown(self, monitor: MonitorState) -> None:

@@ -41,6 +41,9 @@ class MonitorState:
     died_because: str = ""
     """Set while what this monitor ran has to be treated as failed once the next one has cleaned up."""
     left: tuple[ResourceId, ...] = ()
+    may_run: bool = False
+    """Something was given to this monitor, or to one before it that died, and nobody has confirmed since that nothing
+    of it is left. A monitor that never took a command has nothing that could make a fence necessary."""
 
     @property
     def ready(self) -> bool:
@@ -114,9 +117,15 @@ class MonitorPool:
             return False
         monitor.owes = None
         monitor.left = answer.left
+        monitor.may_run = bool(answer.left)
         if answer.left:
             monitor.ask_again_ms = now_ms + ASK_AGAIN_MS
         return True
+
+    @property
+    def may_run(self) -> bool:
+        """Something that monitors of this node started may still run; see MonitorState."""
+        return any(monitor.may_run for monitor in self)
 
     @property
     def clean(self) -> bool:

@@ -40,6 +40,7 @@ from clussvc.global_update.update import (
     CreateResource,
     DeleteResource,
     FoundCluster,
+    GroupReleased,
     NodeDown,
     NodeUp,
     OnlineResource,
@@ -355,6 +356,55 @@ def test_who_cannot_release_in_time_is_fenced(bench: Bench) -> None:
         actions += bench.give(Tick())
 
     assert [type(action) for action in actions if isinstance(action, FenceSelf)] == [FenceSelf]
+
+
+def silent(bench: Bench) -> list[Action]:
+    """The lease ends, and no monitor says anything for longer than the release budget."""
+    bench.now_ms += LAN.lease_ms + 1
+    actions = bench.give(Tick())
+    assert phase(bench) is NodePhase.RELEASING
+    for _ in range(5):
+        bench.now_ms += LAN.heartbeat_interval_ms
+        actions += bench.give(Tick())
+    return actions
+
+
+def fences(actions: list[Action]) -> int:
+    return sum(isinstance(action, FenceSelf) for action in actions)
+
+
+def test_a_monitor_that_is_still_starting_is_no_reason_to_fence(bench: Bench) -> None:
+    """A separate monitor that was never ready has nothing, and the other one has answered."""
+    bench.online()
+    bench.commit(CreateResource(resource=OWN, name="own", type="Generic Script", group=GROUP, separate_monitor=True))
+    bench.now_ms += LAN.lease_ms + 1
+    bench.give(Tick())
+    bench.confirm()
+    actions: list[Action] = []
+    for _ in range(10):
+        bench.now_ms += LAN.heartbeat_interval_ms
+        actions += bench.give(Tick())
+
+    assert fences(actions) == 0
+    assert phase(bench) is NodePhase.RELEASING
+    bench.clean(name=OWN)
+    assert phase(bench) is NodePhase.ASKING
+
+
+def test_what_a_dead_monitor_left_is_a_reason_to_fence(bench: Bench) -> None:
+    """Its successor has not cleaned up yet when the budget is over."""
+    bench.online()
+    bench.monitor(MonitorDied(why="signal 9"))
+
+    assert fences(silent(bench)) == 1
+
+
+def test_a_monitor_that_died_with_nothing_in_it_is_no_reason_to_fence(bench: Bench) -> None:
+    """The one before it was cleaned up after, and this one took no command since."""
+    bench.member()
+    bench.monitor(MonitorDied(why="signal 9"))
+
+    assert fences(silent(bench)) == 0
 
 
 def test_a_service_that_was_stopped_hears_its_monitors_before_it_fences(bench: Bench) -> None:
@@ -690,9 +740,10 @@ def test_a_stop_without_membership_ends_at_once_after_terminating(bench: Bench) 
 
 def stopping(bench: Bench) -> None:
     """A member whose groups have left, and whose monitor is to terminate what is left."""
-    bench.member()
+    bench.online()
     bench.give(StopRequested())
     bench.commit(StopNode(node=N1))
+    bench.commit(GroupReleased(group=GROUP, epoch=epoch_of(bench), node=N1, because="test"))
     assert phase(bench) is NodePhase.STOPPING
 
 
