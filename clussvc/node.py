@@ -180,12 +180,10 @@ class NodeCore:
         self._pool.want(DEFAULT_MONITOR, now_ms)
         self._monitored: Mapping[ResourceId, Resource] | None = None
         self._separate: frozenset[str] = frozenset()
-        for resource in config.resources.values() if config else ():
-            if resource.separate_monitor:
-                self._pool.want(resource.id, now_ms)
         self._failures = FailureLog()
         self._ownership = Ownership(node, self._failures)
         self._report_due = False
+        self._mind_monitors()
 
         self._leader: NodeId | None = None
         self._leads = False
@@ -427,12 +425,19 @@ class NodeCore:
     # --- monitors ---------------------------------------------------------------------------------------------------
 
     def _mind_monitors(self) -> None:
-        """End the separate monitors that nobody needs any more, when nothing runs in them."""
+        """Have a separate monitor ready for each resource that asks for one, before it is needed; end those that nobody
+        needs any more, when nothing runs in them.
+
+        A node that is not a member yet learns here of monitors whose predecessors, in an earlier life of the service,
+        may have left something; it is not clean before they have started.
+        """
         if self._config is None or self._phase is NodePhase.STOPPING:
             return
         if self._config.resources is not self._monitored:
             self._monitored = self._config.resources
             self._separate = frozenset(each.id for each in self._monitored.values() if each.separate_monitor)
+            for name in sorted(self._separate):
+                self._pool.want(name, self._now_ms)
         idle = [m.name for m in self._pool if m.ready and m.name not in self._separate | {DEFAULT_MONITOR}]
         used = self._ownership.monitors_in_use() if idle else set()
         for name in idle:
@@ -444,7 +449,7 @@ class NodeCore:
         report = event.report
         match report:
             case MonitorStarted():
-                monitor = self._pool.began(event.monitor)
+                monitor = self._pool.began(event.monitor, self._now_ms)
                 self._send_terminate_everything(monitor, "a new monitor cleans up after the one before it")
             case EverythingTerminated():
                 self._everything_terminated(event.monitor, report)
@@ -570,7 +575,7 @@ class NodeCore:
             if self._phase is NodePhase.MEMBER:
                 self._release("this node was evicted")
             return
-        if self._phase is NodePhase.ASKING and self._attempt:
+        if self._phase is NodePhase.ASKING and self._attempt and self._pool.clean:
             if known.up and (known.boot, known.attempt) == (self._boot, self._attempt):
                 self._enter_membership(known.incarnation)
         elif self._phase is NodePhase.MEMBER and (not known.up or known.incarnation != self._incarnation):
@@ -621,7 +626,8 @@ class NodeCore:
             self._phase = NodePhase.ASKING
             self._note = self._note if self._incarnation else "it waits for a majority"
         if self._phase is NodePhase.ASKING and not self._pool.clean:
-            # A monitor died; only when its successor has cleaned up can this node say again that it holds nothing.
+            # A monitor died, or the log told of one more; only when it has cleaned up can this node say again that it
+            # holds nothing.
             self._phase, self._attempt = NodePhase.STARTING, 0
         if self._phase is NodePhase.ASKING and not self._attempt:
             known = self._config.nodes.get(self._node) if self._config else None

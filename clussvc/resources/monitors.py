@@ -19,7 +19,11 @@ DEFAULT_MONITOR = ""
 
 RESTARTS_AT_ONCE_MAX = 5
 RESTART_PAUSE_MS = 1_000
-"""After so many deaths the next start waits, so that a monitor that cannot live does not occupy the machine."""
+"""After so many deaths, each soon after the start, the next start waits, so that a monitor that cannot live does not
+occupy the machine."""
+
+GOOD_LIFE_MS = 60_000
+"""A monitor that has lived so long can live: the deaths before it are forgotten."""
 
 ASK_AGAIN_MS = 1_000
 """How long to wait before resources that could not be terminated are tried again."""
@@ -31,6 +35,7 @@ class MonitorState:
 
     name: str
     started: bool = False
+    started_ms: int = 0
     owes: int | None = None
     opened: dict[ResourceId, ResourceSpec] = field(default_factory=dict)
     fed_until_ms: int = -1
@@ -82,10 +87,10 @@ class MonitorPool:
             monitor.start_at_ms = None
         return due
 
-    def began(self, name: str) -> MonitorState:
+    def began(self, name: str, now_ms: int) -> MonitorState:
         """The process is ready; it owes an answer to the question that its caller sends now."""
         monitor = self._monitors.setdefault(name, MonitorState(name=name, start_at_ms=None))
-        monitor.started = True
+        monitor.started, monitor.started_ms = True, now_ms
         monitor.opened.clear()
         monitor.fed_until_ms = -1
         self.ask(monitor)
@@ -96,6 +101,8 @@ class MonitorPool:
         monitor = self._monitors.get(name)
         if monitor is None:
             return
+        if monitor.started and now_ms - monitor.started_ms >= GOOD_LIFE_MS:
+            monitor.deaths = 0
         monitor.started = False
         monitor.owes = monitor.ask_again_ms = None
         monitor.opened.clear()

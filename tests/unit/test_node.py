@@ -24,6 +24,7 @@ from clussvc.actions import (
 from clussvc.events import (
     CommandArrived,
     Committed,
+    ConfigInstalled,
     Event,
     HeartbeatHeard,
     LeadershipChanged,
@@ -658,6 +659,43 @@ def test_the_death_of_a_monitor_that_was_to_end_starts_no_other(bench: Bench) ->
     bench.give(Tick())
 
     assert not [a for a in bench.monitor(MonitorDied(why="x"), name=OWN) if isinstance(a, StartMonitor | Note)]
+
+
+def test_the_log_tells_a_joining_node_of_separate_monitors(bench: Bench) -> None:
+    """They are started and clean up before the node asks; an answer to what it asked before comes too late."""
+    bench.clean()
+    bench.lease()
+    bench.commit(CreateResource(resource=OWN, name="own", type="Generic Script", group=GROUP, separate_monitor=True))
+    assert StartMonitor(monitor=OWN) in bench.actions
+    bench.up(attempt=1)
+    assert phase(bench) is NodePhase.STARTING
+    bench.clean(name=OWN)
+    bench.lease()
+    bench.up(attempt=2)
+
+    assert phase(bench) is NodePhase.MEMBER
+
+
+def test_a_snapshot_that_brings_an_admission_and_a_monitor_admits_nobody(bench: Bench) -> None:
+    """Both arrive in one step, and the monitor has not cleaned up yet."""
+    bench.clean()
+    bench.lease()
+    more = CreateResource(resource=OWN, name="own", type="Generic Script", group=GROUP, separate_monitor=True)
+    config = apply(bench.config, bench.proposal(more)).config
+    config = apply(config, bench.proposal(NodeUp(node=N1, incarnation=0, boot=5, attempt=1))).config
+    bench.give(ConfigInstalled(index=9, config=config))
+
+    assert config.nodes[N1].up
+    assert phase(bench) is NodePhase.STARTING
+
+
+def test_a_member_has_a_separate_monitor_ready_before_it_owns_the_resource(bench: Bench) -> None:
+    """A failover does not wait for the start of a process."""
+    bench.member()
+    bench.commit(CreateResource(resource=OWN, name="own", type="Generic Script", group=GROUP, separate_monitor=True))
+
+    assert bench.config.groups[GROUP].owned is None
+    assert StartMonitor(monitor=OWN) in bench.actions
 
 
 def test_a_command_without_quorum_is_refused_at_once(bench: Bench) -> None:
