@@ -45,10 +45,8 @@ class Machine:
     """The whole machine stands still, as a virtual machine that is paused; its clock runs on."""
     stalled_until_us: int = -1
     """The core's thread gets no time until then; the other threads of the service do."""
-    unreliable: bool = False
-    """Both the service and a monitor stand still while the resources run on, and nothing fences the machine."""
-    resumed_until_us: int = -1
-    """It stood still as a whole and has just gone on; its monitors have until then to notice."""
+    excused_until_us: int = -1
+    """Something beyond the assumptions has just ended; its monitors have until then to notice."""
     monitors: dict[str, SimMonitor] = field(default_factory=dict)
     inbox: deque[Event | Datagram] = field(default_factory=deque)
     draining: bool = False
@@ -88,8 +86,19 @@ class Machine:
 
     @property
     def excused(self) -> bool:
-        """Whether something beyond the assumptions happened to it."""
-        return self.suspended or self.unreliable or self.resumed_until_us > 0
+        """Whether something beyond the assumptions happens to it, or has just ended."""
+        return self.suspended or self.unwatched or self.excused_until_us > self.clock.world_us
+
+    @property
+    def unwatched(self) -> bool:
+        """Whether resources run while the service does not, and their monitor does not either or cannot end them.
+
+        Only a watchdog of the hardware ends that, and the simulated machines have none.
+        """
+        return not self.awake and any(
+            monitor.running and (monitor.frozen or monitor.dead or monitor.cannot_end())
+            for monitor in self.monitors.values()
+        )
 
     @property
     def running(self) -> dict[ResourceId, int]:

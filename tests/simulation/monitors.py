@@ -86,10 +86,11 @@ class SimMonitor:
         self.dead = False
         """The process is gone; what it started may run on until its successor has cleaned up."""
         self._waiting: list[MonitorCommand] = []
+        self._left = False
 
-    def succeed(self) -> SimMonitor:
+    def succeed(self, environment: MonitorEnvironment) -> SimMonitor:
         """The monitor that is started in place of this one; it finds what this one left."""
-        successor = SimMonitor(self.name, self._environment)
+        successor = SimMonitor(self.name, environment)
         successor.running = self.running
         successor.lease_until_ms = self.lease_until_ms
         if not self.dead and not self.frozen:
@@ -102,6 +103,10 @@ class SimMonitor:
     def online(self) -> set[ResourceId]:
         """What runs with nothing under way."""
         return self.running.keys() - self.busy.keys()
+
+    def cannot_end(self) -> bool:
+        """Whether something runs that cannot even be terminated, or could not when it was tried."""
+        return self._left or not self._environment.behaviour.unkillable.isdisjoint(self.running)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -201,6 +206,7 @@ class SimMonitor:
         left = tuple(sorted(self._environment.behaviour.unkillable & self.running.keys()))
         for resource in [resource for resource in self.running if resource not in left]:
             del self.running[resource]
+        self._left = bool(left)
         return left
 
     def _terminate_everything(self, command: TerminateEverything) -> None:

@@ -159,7 +159,8 @@ class RaftLog:
             if isinstance(error, Violation) or isinstance(error.__cause__, Violation):
                 raise error
             if member_of:
-                world.service_died(machine, member_of[0].generation, f"the log ended: {error}")
+                generation = member_of[0].generation
+                world.scheduler.later(0, lambda: world.service_died(machine, generation, f"the log ended: {error}"))
 
         node = RaftNode(
             node_id=machine.id,

@@ -173,6 +173,9 @@ class Referee:
         self._committed[proposal.request] = index
         if before is None:
             return
+        if after.resources is not before.resources:
+            # A resource that was moved to another group is that group's from now on, wherever it runs.
+            self._groups.update({resource.id: resource.group for resource in after.resources.values()})
         for group in after.groups.values():
             earlier = before.groups.get(group.id)
             if earlier is group:

@@ -56,6 +56,11 @@ class MachineClock:
         self.rate_ppm = rate_ppm
 
     @property
+    def world_us(self) -> int:
+        """The true time."""
+        return self._scheduler.now_us
+
+    @property
     def now_us(self) -> int:
         """What the boot-time clock shows."""
         passed_us = self._scheduler.now_us - self._since_us

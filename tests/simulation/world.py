@@ -14,7 +14,7 @@ import os
 import random
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -59,7 +59,7 @@ from clussvc.global_update.update import (
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
-from clussvc.model.monitoring import MonitorDied, MonitorReport, MonitorStarted
+from clussvc.model.monitoring import LeaseExtended, MonitorDied, MonitorReport, MonitorStarted
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import NodePhase, ResourceState
@@ -79,6 +79,8 @@ SECRET_SHA256 = "0" * 64
 LOOK_MS = 20
 """How often the referee looks for what time alone can break."""
 WORDS_KEPT = 400
+EVERY_MOMENT = (Tick, Datagram)
+"""What happens all the time is part of the trace, but nobody wants to read it."""
 
 
 def new_resource(group_name: str, name: str, group: GroupId) -> CreateResource:
@@ -109,12 +111,17 @@ class World:
         log: str = "ordered",
         compaction_entries: int = 200,
         fencing: bool = False,
+        restarts: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.scheduler = Scheduler()
         self.timing = timing
         self.fencing = fencing
-        """Whether a node that fences itself really goes off."""
+        """Whether a node that fences itself really goes off (and is switched on again)."""
+        self.restarts = restarts
+        """Whether something starts a service anew that has ended by itself, as the system's service manager does."""
+        self.keep_running = False
+        """Whether somebody starts also those services again that were stopped in order."""
         self.network = Network(
             self.scheduler,
             self.random,
@@ -127,6 +134,8 @@ class World:
         self.replies: dict[RequestId, Report | None] = {}
         self.fenced: list[tuple[NodeId, str]] = []
         self._requests = itertools.count(1)
+        self._on_reply: dict[RequestId, Callable[[Report | None], None]] = {}
+        self._joiners = itertools.count(1)
         self._hash = hashlib.blake2b(digest_size=16)
         self._told: deque[tuple[int, NodeId | None, object]] = deque(maxlen=WORDS_KEPT)
         self.events = 0
@@ -191,8 +200,8 @@ class World:
         yield self._found_cluster()
         for machine in list(self.nodes.values())[1:]:
             token = f"t{machine.id}"
-            yield self._token(token)
-            yield self._admission(token, machine.name, machine.address)
+            yield self.token(token)
+            yield self.admission(token, machine.name, machine.address)
 
     def _found_cluster(self) -> FoundCluster:
         return FoundCluster(
@@ -207,13 +216,15 @@ class World:
         )
 
     @staticmethod
-    def _token(token: str) -> AddJoinToken:
+    def token(token: str) -> AddJoinToken:
+        """The update that makes a token to join with."""
         return AddJoinToken(
             token=token, secret_sha256=SECRET_SHA256, expires_ms=WALL_START_MS + 10**10, at_ms=WALL_START_MS
         )
 
     @staticmethod
-    def _admission(token: str, name: str, address: str) -> AdmitNode:
+    def admission(token: str, name: str, address: str) -> AdmitNode:
+        """The update that admits a machine as a new node."""
         return AdmitNode(
             token=token,
             secret_sha256=SECRET_SHA256,
@@ -279,14 +290,51 @@ class World:
             self.events += 1
 
     def _look(self) -> None:
+        for machine in list(self.nodes.values()):
+            if machine.unwatched:
+                machine.excused_until_us = self.scheduler.now_us + self._noticing_us()
+            if not machine.wiped and self.log.entries and machine.id in self.config.evicted:
+                self._wipe(machine)
         self.referee.look()
         self.scheduler.later(LOOK_MS, self._look)
+
+    def _noticing_us(self) -> int:
+        """How long monitors that stood still may take to notice and to terminate everything."""
+        return (self.timing.release_budget_ms + 50) * 1000
+
+    def _wipe(self, machine: Machine) -> None:
+        """An evicted machine removes its data."""
+        self.crash(machine.name)
+        self.tell(machine.id, "it was evicted, and its data are removed")
+        machine.wiped = True
+        machine.stored = []
+        if isinstance(self.log, RaftLog):
+            self.log.erase(machine)
+
+    def join_new_machine(self, run: Callable[..., None]) -> None:
+        """A new machine asks to join; ``run`` is who gives the commands for it."""
+        name = f"joiner-{next(self._joiners)}"
+        address = f"10.1.0.{len(self.nodes)}"
+
+        def admission() -> Generator[Update, Report | None, None]:
+            if (yield self.token(f"t-{name}")) is None:
+                yield self.admission(f"t-{name}", name, address)
+
+        def admitted() -> None:
+            node = self.config.node_named(name)
+            if node is not None and node.id not in self.nodes:
+                machine = self._add_machine(node.id)
+                machine.address = address
+                self.start(machine.name)
+
+        run(admission(), then=admitted)
 
     # --- the trace --------------------------------------------------------------------------------------------------
 
     def tell(self, node: NodeId | None, what: object) -> None:
         """Add something to the trace; it is put into words only when somebody wants to read it."""
-        self._told.append((self.scheduler.now_us, node, what))
+        if type(what) not in EVERY_MOMENT:
+            self._told.append((self.scheduler.now_us, node, what))
         self._hash.update(b"%d %d %s\n" % (self.scheduler.now_us, node or 0, type(what).__name__.encode()))
 
     @property
@@ -344,7 +392,7 @@ class World:
         self._give(machine, Tick())
 
     def _peers_of(self, machine: Machine, config: Config | None) -> dict[NodeId, PeerAddress]:
-        known = config.nodes if config is not None else self.nodes
+        known = [node for node in self.nodes if config is None or node in config.nodes]
         return {
             node: PeerAddress(name=f"n{node}", addresses=(self.nodes[node].address,), port=3343)
             for node in known
@@ -355,7 +403,21 @@ class World:
         """The service process has ended by itself."""
         if machine.generation == generation and machine.alive:
             self.tell(machine.id, f"the service ends: {why}")
-            self._end_service(machine)
+            if machine.disk.writes_left is not None and machine.disk.writes_left < 0:
+                self.crash(machine.name)
+            else:
+                self._end_service(machine)
+            self._start_later(machine)
+
+    def _start_later(self, machine: Machine) -> None:
+        generation = machine.generation
+
+        def again() -> None:
+            if machine.generation == generation:
+                self.start(machine.name)
+
+        if self.restarts:
+            self.scheduler.later(200 + 1_000 * self.random.random(), again)
 
     def _end_service(self, machine: Machine, *, silently: bool = False) -> None:
         assert machine.core is not None
@@ -378,8 +440,7 @@ class World:
         """Power off: everything on the machine ends at once, and what was not synced is lost."""
         for machine in self._select(names):
             self.tell(machine.id, "the power goes off")
-            machine.suspended = machine.unreliable = False
-            machine.resumed_until_us = -1
+            machine.suspended = False
             machine.power += 1
             machine.monitors = {}
             if machine.alive:
@@ -428,19 +489,26 @@ class World:
         self.tell(machine.id, "the machine goes on")
         machine.suspended = False
         # What ran goes on running until the monitors' timers have fired and done their work; nobody can prevent that.
-        machine.resumed_until_us = self.scheduler.now_us + (self.timing.release_budget_ms + 50) * 1000
-        power = machine.power
-
-        def over() -> None:
-            if machine.power == power and machine.resumed_until_us <= self.scheduler.now_us:
-                machine.resumed_until_us = -1
-
-        self.scheduler.later(self.timing.release_budget_ms + 51, over)
+        machine.excused_until_us = self.scheduler.now_us + self._noticing_us()
         for monitor in machine.monitors.values():
             monitor.thaw()
         if machine.alive and not machine.frozen:
             self.log.thawed(machine)
             self._drain_soon(machine)
+
+    def stop_processes(self, name: str) -> None:
+        """Service and monitors are stopped by signals; what they started runs on."""
+        machine = self.node(name)
+        self.freeze(name)
+        for monitor in machine.monitors.values():
+            monitor.freeze()
+
+    def continue_processes(self, name: str) -> None:
+        """They go on."""
+        for monitor in self.node(name).monitors.values():
+            if monitor.frozen:
+                monitor.thaw()
+        self.thaw(name)
 
     def node(self, name: str) -> Machine:
         """The machine of that name (n1, n2, ...)."""
@@ -537,7 +605,9 @@ class World:
     # --- actions ----------------------------------------------------------------------------------------------------
 
     def _perform(self, machine: Machine, action: Action) -> None:
-        if not isinstance(action, SendHeartbeat):
+        if not isinstance(action, SendHeartbeat) and not (
+            isinstance(action, CommandMonitor) and isinstance(action.command, LeaseExtended)
+        ):
             self.tell(machine.id, action)
         match action:
             case SendHeartbeat():
@@ -554,10 +624,15 @@ class World:
             case Reply():
                 self.referee.replied(action.request, action.refusal)
                 self.replies[action.request] = action.refusal
+                then = self._on_reply.pop(action.request, None)
+                if then is not None:
+                    then(action.refusal)
             case FenceSelf():
                 self._fence(machine, action.why)
             case StopService():
                 self._end_service(machine)
+                if self.keep_running:
+                    self._start_later(machine)
             case StopMonitor():
                 stopped = machine.monitors.pop(action.monitor, None)
                 assert stopped is None or not stopped.running, "a monitor was stopped that still runs something"
@@ -575,6 +650,7 @@ class World:
         def off() -> None:
             if machine.power == power:
                 self.crash(machine.name)
+                self._start_later(machine)
 
         self.scheduler.later(5, off)
 
@@ -586,11 +662,10 @@ class World:
         sent_us = self.scheduler.now_us
         event = Datagram(action.heartbeat, sent_us)
         for node in config.nodes if config is not None else tuple(self.nodes):
-            if node == machine.id:
+            if node == machine.id or node not in self.nodes:
                 continue
-            other = self.nodes[node]
 
-            def arrive(other: Machine = other) -> None:
+            def arrive(other: Machine = self.nodes[node]) -> None:
                 if not other.alive:
                     return
                 if not other.awake and len(other.inbox) >= DATAGRAMS_WAITING_MAX:
@@ -638,6 +713,7 @@ class World:
     # --- monitors ---------------------------------------------------------------------------------------------------
 
     def _start_monitor(self, machine: Machine, name: str) -> None:
+        power, generation = machine.power, machine.generation
         environment = MonitorEnvironment(
             node=machine.id,
             clock=machine.clock,
@@ -645,12 +721,11 @@ class World:
             rng=self.random,
             behaviour=self.behaviour,
             starting=lambda monitor, resource, epoch: self.referee.starts(machine, resource, epoch),
-            report=lambda monitor, report: self._monitor_says(machine, monitor, report),
+            report=lambda monitor, report: self._monitor_says(machine, generation, monitor, report),
         )
         old = machine.monitors.get(name)
-        fresh = old.succeed() if old is not None else SimMonitor(name, environment)
+        fresh = old.succeed(environment) if old is not None else SimMonitor(name, environment)
         machine.monitors[name] = fresh
-        power, generation = machine.power, machine.generation
 
         def ready() -> None:
             if machine.power == power and machine.generation == generation and not fresh.dead:
@@ -658,8 +733,9 @@ class World:
 
         self.scheduler.later(self.monitor_start_ms, ready)
 
-    def _monitor_says(self, machine: Machine, name: str, report: MonitorReport) -> None:
-        if machine.alive:
+    def _monitor_says(self, machine: Machine, generation: int, name: str, report: MonitorReport) -> None:
+        """What it says to a service that is gone is lost."""
+        if machine.alive and machine.generation == generation:
             self.post(machine, MonitorSaid(monitor=name, report=report))
 
     def kill_monitor(self, node_name: str, monitor: str = "", *, leaving: bool = True) -> None:
@@ -681,9 +757,22 @@ class World:
 
     # --- administrators ---------------------------------------------------------------------------------------------
 
-    def command(self, update: Update, *, on: str | None = None, request: RequestId | None = None) -> RequestId:
+    def new_request(self) -> RequestId:
+        """A name for a request that nobody has used."""
+        return RequestId(f"admin-{next(self._requests)}")
+
+    def command(
+        self,
+        update: Update,
+        *,
+        on: str | None = None,
+        request: RequestId | None = None,
+        then: Callable[[Report | None], None] | None = None,
+    ) -> RequestId:
         """Give a command on a node (the leader if none is named); its outcome lands in ``replies``."""
-        request = request or RequestId(f"admin-{next(self._requests)}")
+        request = request or self.new_request()
+        if then is not None:
+            self._on_reply[request] = then
         machine = self.node(on) if on else self.nodes[self.leader or NodeId(1)]
         self._give(machine, CommandArrived(request=request, update=update))
         return request
@@ -758,10 +847,14 @@ class World:
             phase = machine.core.phase.value if machine.core else "off"
             index = machine.core.index if machine.core else 0
             still = " (stands still)" if machine.frozen or machine.suspended else ""
-            lines.append(f"  {machine.name}: {phase}{still}, applied {index}, runs {sorted(machine.running)}")
+            gone = " (evicted)" if machine.wiped else ""
+            lines.append(f"  {machine.name}: {phase}{still}{gone}, applied {index}, runs {sorted(machine.running)}")
         if self.log.entries:
             for group in self.config.groups.values():
-                states = [f"{r.id} {r.state.value}" for r in self.config.resources_of(group.id)]
+                states = [
+                    f"{r.id} {r.state.value}{'' if r.persistent_state else ' (not wanted)'}"
+                    for r in self.config.resources_of(group.id)
+                ]
                 lines.append(
                     f"  {group.name}: owner {group.owner} epoch {group.epoch} released {group.released}"
                     f" move {group.move} halted {group.halted}; {', '.join(states)}"

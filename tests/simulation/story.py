@@ -1,0 +1,203 @@
+"""One seed, one story: a cluster of some size, half a minute of trouble, and then it must come back by itself.
+
+The seed draws everything: the size, the log, the timings, the weather, the faults, the administrators. A story ends
+well when no rule was broken on the way, and after the faults
+
+1. every node is a member again, and every group whose resources did not fail is online, without anybody's help;
+2. after an administrator has asked for the others, they are online as well, and nothing is pending;
+3. then nothing happens any more: no new entry in the log, and the same leader.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from clussvc.model.ids import GroupId
+from clussvc.model.settings import FAST, LAN, LOOPBACK, WAN, Timing
+from clussvc.model.states import ResourceState
+from tests.simulation import administrator as admin
+from tests.simulation.faults import Step, Trouble, draw
+from tests.simulation.referee import Violation
+from tests.simulation.world import World
+
+TROUBLE_MS = 20_000
+"""How long faults begin for; with forming before and settling after, a story lasts for more than half a minute."""
+
+STORY_MS_LEAST = 30_000
+
+RECOVERY_MS = 40_000
+"""After the end of the faults everything that can be online is online within this time (``wan``: times ten)."""
+
+QUIET_MS = 2_000
+"""For so long nothing may happen at the end (``wan``: times ten)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """What a seed has drawn."""
+
+    seed: int
+    nodes: int
+    log: str
+    timing: Timing
+    compaction_entries: int
+    steps: tuple[Step, ...]
+    groups: tuple[int, ...]
+    """How many resources each group has at the beginning."""
+
+    def __str__(self) -> str:
+        return f"{self.nodes} nodes, {self.log} log, profile {self.timing.profile}, {len(self.steps)} steps"
+
+
+@dataclass(kw_only=True)
+class Ending:
+    """How a story ended. ``rule`` is empty when it ended well."""
+
+    plot: Plot
+    rule: str = ""
+    what: str = ""
+    words: list[str] = field(default_factory=list)
+    trace_hash: str = ""
+    cluster_ms: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) -> Plot:
+    """What the seed says; a size or a log may be given instead."""
+    rng = random.Random(seed)
+    drawn_nodes = rng.choices([1, 2, 3, 4, 5, 6, 7, 8, 9], [4, 8, 50, 12, 18, 3, 3, 1, 1])[0]
+    drawn_log = rng.choices(["raft", "ordered"], [11, 9])[0]
+    if drawn_log == "ordered" and rng.random() < 0.02:
+        drawn_nodes = rng.choice([16, 24, 64])
+    timing = rng.choices([LAN, LOOPBACK, FAST, WAN], [70, 12, 3, 15])[0]
+    factor = timing.lease_ms / LAN.lease_ms
+    steps = draw(rng, until_ms=TROUBLE_MS, rate_per_s=rng.choice([0.5, 1.0, 2.0, 4.0]))
+    if factor >= 2:
+        steps = [Step(at_ms=int(s.at_ms * 2), kind=s.kind, picks=s.picks, for_ms=int(s.for_ms * factor)) for s in steps]
+    return Plot(
+        seed=seed,
+        nodes=nodes or drawn_nodes,
+        log=log or drawn_log,
+        timing=timing,
+        compaction_entries=rng.choice([20, 60, 200, 5_000]),
+        steps=tuple(steps),
+        groups=tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 5))),
+    )
+
+
+def tell(plot: Plot) -> Ending:
+    """Let it happen."""
+    with World(
+        nodes=plot.nodes,
+        seed=plot.seed,
+        timing=plot.timing,
+        log=plot.log,
+        compaction_entries=plot.compaction_entries,
+        fencing=True,
+        restarts=True,
+    ) as world:
+        ending = Ending(plot=plot)
+        try:
+            _Teller(world, plot).tell()
+        except Violation as violation:
+            ending.rule, ending.what = violation.rule, violation.what
+        except AssertionError as error:
+            ending.rule, ending.what = "liveness", str(error)
+        except Exception as error:  # noqa: BLE001 (whatever a service raises ends it, which is a finding)
+            ending.rule, ending.what = "no exception", repr(error)
+        if ending.rule:
+            ending.words = [*world.describe().splitlines(), "", *world.last_words(80)]
+        ending.trace_hash = world.trace_hash
+        ending.cluster_ms = world.now_ms
+        ending.counts = dict(world.referee.counts) | {"fenced": len(world.fenced)}
+        return ending
+
+
+class _Teller:
+    """The acts of a story."""
+
+    def __init__(self, world: World, plot: Plot) -> None:
+        self._world = world
+        self._plot = plot
+        self._trouble = Trouble(world)
+        self._factor = 10 if plot.timing is WAN else 1
+
+    def tell(self) -> None:
+        """All acts."""
+        world = self._world
+        world.form(limit_ms=60_000 * self._factor)
+        for machine in world.nodes.values():
+            machine.clock.run_at(world.random.randint(-400, 400))
+        for number, size in enumerate(self._plot.groups):
+            self._trouble.administrator.run(admin.create_group(world, f"g{number}", size))
+        begin_ms = world.now_ms
+        for step in self._plot.steps:
+            world.run_for(max(0, begin_ms + step.at_ms - world.now_ms))
+            self._trouble.perform(step)
+        world.run_for(max(0, STORY_MS_LEAST - 6_000 - world.now_ms))
+        self._trouble.make_good()
+        self._come_back()
+        self._with_help()
+        self._be_quiet()
+        world.run_for(max(0, STORY_MS_LEAST - world.now_ms))
+
+    def _come_back(self) -> None:
+        world = self._world
+        world.keep_running = True
+        for machine in world.nodes.values():
+            if not machine.wiped and not machine.alive:
+                world.start(machine.name)
+        limit_ms = RECOVERY_MS * self._factor
+        world.run_until(self._everybody_is_a_member, limit_ms=limit_ms)
+        world.run_until(lambda: not self._trouble.administrator.under_way, limit_ms=4 * limit_ms)
+        world.run_until(self._everybody_is_a_member, limit_ms=limit_ms)
+        world.run_until(lambda: all(self._rests(group) for group in world.config.groups), limit_ms=limit_ms)
+
+    def _everybody_is_a_member(self) -> bool:
+        world = self._world
+        nodes = world.config.nodes
+        wanted = {machine.name for machine in world.nodes.values() if not machine.wiped and machine.id in nodes}
+        return world.members() >= wanted
+
+    def _rests(self, group_id: GroupId) -> bool:
+        """Whether the group is where it belongs, or has failed so often that somebody must look at it."""
+        config = self._world.config
+        group = config.groups[group_id]
+        resources = list(config.resources_of(group_id))
+        states = {resource.state for resource in resources}
+        if any(state.pending for state in states) or group.move is not None:
+            return False
+        if group.halted or ResourceState.FAILED in states:
+            return True
+        wanted = [resource for resource in resources if resource.persistent_state]
+        if not wanted:
+            return True
+        takers = [node for node in config.nodes.values() if node.up and not node.paused]
+        return self._world.online_on(group_id) is not None or not takers
+
+    def _with_help(self) -> None:
+        world = self._world
+        limit_ms = RECOVERY_MS * self._factor
+        self._trouble.administrator.run(admin.resume([n.id for n in world.config.nodes.values() if n.paused]))
+        self._trouble.administrator.run(admin.online(list(world.config.groups)))
+        world.run_until(lambda: not self._trouble.administrator.under_way, limit_ms=limit_ms)
+        world.run_until(
+            lambda: all(
+                world.online_on(group) is not None
+                for group in world.config.groups
+                if any(True for _ in world.config.resources_of(group))
+            ),
+            limit_ms=limit_ms,
+        )
+
+    def _be_quiet(self) -> None:
+        """Failback and reports may follow; then nothing does."""
+        world = self._world
+        quiet_ms = QUIET_MS * self._factor
+        for _ in range(20):
+            before = (len(world.entries), world.leader)
+            world.run_for(quiet_ms)
+            if (len(world.entries), world.leader) == before and world.leader is not None:
+                return
+        raise AssertionError("the log does not come to rest, or its leader changes again and again")
