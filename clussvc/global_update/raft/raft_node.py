@@ -243,7 +243,8 @@ class RaftNode:
             raise ClusterError("log-unusable", f"The replicated log in {folder} cannot be used: {error}") from error
         finally:
             self._replaying = False
-        if self._dead is None and snapshot is not None and raft.raftLastApplied != snapshot.index:
+        # A node that is alone leads, commits and applies what follows the snapshot in the same tick.
+        if self._dead is None and snapshot is not None and raft.raftLastApplied < snapshot.index:
             self._dead = ClusterError("log-unusable", f"The library did not accept the snapshot {self._snapshot_path}.")
         if self._dead is not None:
             failure = self._dead
