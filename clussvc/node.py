@@ -24,7 +24,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -72,6 +72,7 @@ from clussvc.groups.coordinator import coordinate
 from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.ownership import Ownership
 from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.membership.regroup import RESTART_GRACE_MS
 from clussvc.model import reports
 from clussvc.model.config import Config, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
@@ -124,6 +125,9 @@ STOP_TIMEOUT_MS = 60_000
 TERMINATE_TIMEOUT_MS = 10_000
 """How long terminating what is left may take while the service stops."""
 
+LEFTOVERS_TIMEOUT_MS = RESTART_GRACE_MS
+"""How long a new service may take to clean up after an earlier life of it; the others count on this (rule R4)."""
+
 FAREWELL_TIMEOUT_MS = 3_000
 """How long a stopping node waits for the others to take note; without that they find out by its silence."""
 
@@ -151,9 +155,11 @@ class NodeCore:
         config: Config | None,
         now_ms: int,
         found: tuple[RequestId, FoundCluster] | None = None,
+        leftovers: Collection[str] = (DEFAULT_MONITOR,),
     ) -> None:
         """``boot`` grows with every start of the process on this machine. ``found`` is the first update of a new
-        cluster, proposed as long as the log is empty; its request id becomes the identifier of the cluster."""
+        cluster, proposed as long as the log is empty; its request id becomes the identifier of the cluster.
+        ``leftovers`` names the monitors of an earlier life of the service that may have left something running."""
         self._found = found
         self._node = node
         self._boot = boot
@@ -173,11 +179,13 @@ class NodeCore:
         self._attempt = 0
         self._attempts = 0
         self._note = "the service is starting"
-        self._release_deadline_ms: int | None = None
+        self._release_deadline_ms: int | None = now_ms + LEFTOVERS_TIMEOUT_MS if leftovers else None
 
         self._next_heartbeat_ms = now_ms
         self._pool = MonitorPool()
         self._pool.want(DEFAULT_MONITOR, now_ms)
+        for name in leftovers:
+            self._pool.inherit(name, now_ms)
         self._monitored: Mapping[ResourceId, Resource] | None = None
         self._separate: frozenset[str] = frozenset()
         self._failures = FailureLog()
@@ -213,7 +221,8 @@ class NodeCore:
         if self._release_deadline_ms is not None and paused_ms > self._timing.release_budget_ms:
             # This process was stopped meanwhile; the monitors' answer may be waiting behind this event. They have
             # deadmen of their own, so nothing is lost by hearing them first.
-            self._release_deadline_ms = now_ms + self._timing.release_budget_ms
+            hearing_ms = now_ms + self._timing.release_budget_ms
+            self._release_deadline_ms = max(self._release_deadline_ms, hearing_ms)
         if self._phase is NodePhase.STOPPED:
             return ()
         self._check_lease()
@@ -252,6 +261,11 @@ class NodeCore:
     def index(self) -> int:
         """The log index of the configuration."""
         return self._index
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Every monitor has confirmed that nothing is left of what ran on this node."""
+        return self._pool.clean and not self._pool.may_run
 
     @property
     def phase(self) -> NodePhase:
@@ -614,11 +628,11 @@ class NodeCore:
         if self._release_deadline_ms is not None:
             if self._pool.clean:
                 self._release_deadline_ms = None
-            elif self._now_ms > self._release_deadline_ms:
+            elif self._now_ms >= self._release_deadline_ms:
                 self._release_deadline_ms = None
                 # A monitor that is still starting has nothing yet, however long the machine takes for it.
                 if self._pool.may_run:
-                    self._out.append(FenceSelf(why="resources were not terminated within the release budget"))
+                    self._out.append(FenceSelf(why=self._unreleased))
         if self._phase in (NodePhase.STARTING, NodePhase.RELEASING) and self._pool.clean:
             if self._stop_wanted:
                 self._finish("everything is terminated")
@@ -635,6 +649,12 @@ class NodeCore:
                 self._attempts += 1
                 self._attempt = self._attempts
                 self._next_heartbeat_ms = self._now_ms
+
+    @property
+    def _unreleased(self) -> str:
+        if self._phase is NodePhase.STARTING:
+            return f"what an earlier life of the service left was not terminated within {LEFTOVERS_TIMEOUT_MS} ms"
+        return "resources were not terminated within the release budget"
 
     def _advance_stop(self) -> None:
         known = self._config.nodes.get(self._node) if self._config else None

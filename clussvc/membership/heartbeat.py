@@ -69,6 +69,8 @@ class _Peer:
     quiet_from_ms: int
     ever_heard: bool = False
     boot: int = 0
+    boot_from_ms: int = 0
+    """When the first heartbeat of this boot arrived."""
     seq: int = 0
     lease_until_ms: int = -1
     last: Heartbeat | None = None
@@ -139,6 +141,8 @@ class HeartbeatTable:
             peer = self._peers[heartbeat.sender] = _Peer(quiet_from_ms=received_ms)
         if (heartbeat.boot, heartbeat.seq) <= (peer.boot, peer.seq):
             return False
+        if heartbeat.boot != peer.boot:
+            peer.boot_from_ms = received_ms
         peer.boot, peer.seq = heartbeat.boot, heartbeat.seq
         peer.ever_heard = True
         peer.quiet_from_ms = max(peer.quiet_from_ms, received_ms)
@@ -182,6 +186,11 @@ class HeartbeatTable:
         """For how long a peer has been silent here; None if it was never heard in this life."""
         peer = self._peers.get(node)
         return now_ms - peer.quiet_from_ms if peer and peer.ever_heard else None
+
+    def boot_heard_ms(self, node: NodeId, now_ms: int) -> int | None:
+        """For how long the present boot of a peer has been heard here; None if it was never heard in this life."""
+        peer = self._peers.get(node)
+        return now_ms - peer.boot_from_ms if peer and peer.ever_heard else None
 
     def lease_until_ms(self, node: NodeId) -> int:
         """When the lease from a peer ends (or ended); -1 if there never was one."""

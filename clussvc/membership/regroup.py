@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from clussvc.global_update.update import NodeDown, NodeUp, RemoveNode, SetVoter
 from clussvc.membership.heartbeat import HeartbeatTable
-from clussvc.model.config import Config
+from clussvc.model.config import Config, Node
 from clussvc.model.ids import NodeId
 from clussvc.model.states import NodePhase
 
@@ -17,8 +17,14 @@ FORMATION_GRACE_MS = 3_000
 start of the whole cluster the machines come one after the other; groups that stay where they were move least."""
 
 
+RESTART_GRACE_MS = 10_000
+"""How long a service that was started anew may take to clean up after its earlier life; a node that cannot fences
+itself then. Until lease and release budget have passed after that, its groups wait for it."""
+
+
 def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> tuple[NodeDown, ...]:
-    """The nodes that a majority of the voters has heard nothing from for long enough (rule R3)."""
+    """The nodes that a majority of the voters has heard nothing from for long enough (rule R3), and those whose service
+    was started anew and does not come to ask for admission."""
     needed_ms = config.timing.silence_ms()
     found = []
     for member in config.nodes.values():
@@ -35,7 +41,27 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
                     f" (limit {needed_ms} ms)",
                 )
             )
+        elif stuck_ms := _stuck_ms(config, table, member, now_ms):
+            found.append(
+                NodeDown(
+                    node=member.id,
+                    incarnation=member.incarnation,
+                    voters_version=config.voters_version,
+                    because=f"its service was started anew {stuck_ms} ms ago and has not asked to be admitted since;"
+                    f" see the service log of {member.name}",
+                )
+            )
     return tuple(found)
+
+
+def _stuck_ms(config: Config, table: HeartbeatTable, member: Node, now_ms: int) -> int:
+    """For how long a new service of this node has been heard without asking, once that proves that the incarnation
+    in the log is over and holds nothing (docs/decisions/0009); 0 before."""
+    heartbeat, heard_ms = table.last(member.id), table.boot_heard_ms(member.id, now_ms)
+    if heartbeat is None or heard_ms is None or heartbeat.boot <= member.boot:
+        return 0
+    waits = heartbeat.phase in (NodePhase.STARTING, NodePhase.ASKING) and heartbeat.attempt == 0
+    return heard_ms if waits and heard_ms >= RESTART_GRACE_MS + config.timing.silence_ms() else 0
 
 
 def admit(

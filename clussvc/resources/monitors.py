@@ -76,6 +76,10 @@ class MonitorPool:
             self._monitors[name] = MonitorState(name=name, start_at_ms=now_ms)
         return self._monitors[name]
 
+    def inherit(self, name: str, now_ms: int) -> None:
+        """The monitor of that name is wanted, since one of an earlier life of the service may have left something."""
+        self.want(name, now_ms).may_run = True
+
     def drop(self, name: str) -> None:
         """Forget a monitor that was stopped."""
         self._monitors.pop(name, None)

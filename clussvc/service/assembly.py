@@ -43,13 +43,14 @@ from clussvc.global_update.update import AddJoinToken
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId
-from clussvc.model.monitoring import MonitorReport
+from clussvc.model.monitoring import MonitorDied, MonitorReport
 from clussvc.model.reports import Report
 from clussvc.model.settings import find_profile
 from clussvc.node import NodeCore
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
 from clussvc.service.joining import Doorkeeper
+from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
 from clussvc.service.monitor_hosts import MonitorHosts
 from clussvc.service.replicated_state import ReplicatedState
@@ -87,6 +88,7 @@ class Node(Runtime):
             config=config,
             now_ms=self._clock_.now_ms(),
             found=(RequestId(file.cluster_id), birth.found) if birth.found else None,
+            leftovers=monitors_with_leftovers(file.run),
         )
         super().__init__(
             core=core,
@@ -201,6 +203,9 @@ class Node(Runtime):
             self.run()
         finally:
             self._close()
+        if self._core.holds_nothing:
+            for name in monitors_with_leftovers(self._file.run):
+                note_empty(self._file.run, name)
         return self.stopped_because
 
     def _close(self) -> None:
@@ -297,7 +302,7 @@ class Node(Runtime):
     def _make_monitor(self, name: str) -> MonitorHost:
         return MonitorHost(
             (sys.executable, "-m", "clussvc.service.monitor_main"),
-            self._file.run / (name or "default"),
+            monitor_folder(self._file.run, name),
             lambda report: self._said(name, report),
         )
 
@@ -305,9 +310,15 @@ class Node(Runtime):
         self._inbox.put(MonitorSaid(monitor=name, report=report))
 
     def _start_monitor(self, action: StartMonitor) -> None:
+        try:
+            note_occupied(self._file.run, action.monitor)
+        except OSError as error:
+            self._said(action.monitor, MonitorDied(why=f"its folder cannot be written: {error}"))
+            return
         self._monitors.start(action.monitor)
 
     def _stop_monitor(self, action: StopMonitor) -> None:
+        note_empty(self._file.run, action.monitor)
         self._monitors.stop(action.monitor)
 
     def _command_monitor(self, action: CommandMonitor) -> None:

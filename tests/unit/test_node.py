@@ -54,6 +54,7 @@ from clussvc.global_update.update import (
     Update,
 )
 from clussvc.membership.heartbeat import Hearing, Heartbeat
+from clussvc.membership.regroup import RESTART_GRACE_MS
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import (
@@ -406,6 +407,50 @@ def test_a_monitor_that_died_with_nothing_in_it_is_no_reason_to_fence(bench: Ben
     bench.monitor(MonitorDied(why="signal 9"))
 
     assert fences(silent(bench)) == 0
+
+
+def test_a_new_service_that_cannot_clean_up_after_its_earlier_life_is_fenced(bench: Bench) -> None:
+    """Its monitors do not start; the others count on this before they take its groups over. Nothing is known of others
+    in this run: a monitor without leftovers is no reason."""
+    began_ms = bench.now_ms
+    actions: list[Action] = []
+    while bench.now_ms < began_ms + RESTART_GRACE_MS:
+        actions += bench.give(Tick())
+        bench.now_ms += LAN.heartbeat_interval_ms
+    assert fences(actions) == 0
+    for _ in range(3):
+        actions += bench.give(Tick())
+        bench.now_ms += LAN.heartbeat_interval_ms
+
+    assert fences(actions) == 1
+
+
+def test_a_new_service_with_nothing_to_clean_up_is_not_fenced(bench: Bench) -> None:
+    """After a reboot, or an orderly stop; otherwise a broken monitor would reboot the machine for ever."""
+    bench.core = NodeCore(
+        node=N1, boot=5, timing=LAN, peers={}, index=0, config=bench.config, now_ms=bench.now_ms, leftovers=()
+    )
+    actions: list[Action] = []
+    for _ in range(200):
+        bench.now_ms += LAN.heartbeat_interval_ms
+        actions += bench.give(Tick())
+
+    assert fences(actions) == 0
+    assert phase(bench) is NodePhase.STARTING
+
+
+def test_a_monitor_of_an_earlier_life_cleans_up_and_ends_if_nobody_needs_it(bench: Bench) -> None:
+    """Its resource was deleted meanwhile, or the database was lost."""
+    bench.core = NodeCore(
+        node=N1, boot=5, timing=LAN, peers={}, index=0, config=bench.config, now_ms=bench.now_ms, leftovers=("gone",)
+    )
+    bench.clean()
+    assert phase(bench) is NodePhase.STARTING
+    bench.give(Tick())
+    bench.clean(name="gone")
+
+    assert StopMonitor(monitor="gone") in bench.actions
+    assert phase(bench) is NodePhase.ASKING
 
 
 def test_a_service_that_was_stopped_hears_its_monitors_before_it_fences(bench: Bench) -> None:

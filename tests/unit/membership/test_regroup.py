@@ -1,0 +1,122 @@
+"""When a node whose service was started anew counts as down although it is heard."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from clussvc.global_update.apply import apply
+from clussvc.global_update.update import NodeDown, NodeUp, Proposal
+from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.membership.regroup import RESTART_GRACE_MS, admit, declare_down
+from clussvc.model.config import Config, Node
+from clussvc.model.ids import ClusterId, NodeId, RequestId
+from clussvc.model.settings import LAN
+from clussvc.model.states import NodePhase
+
+N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
+LIMIT_MS = RESTART_GRACE_MS + LAN.silence_ms()
+STEP_MS = LAN.heartbeat_interval_ms
+
+
+def three_nodes() -> Config:
+    """All up, each in its first incarnation of boot 1."""
+    one = Node(id=N1, name="N", addresses=(), port=1, up=True, voter=True, incarnation=4, boot=1)
+    nodes = {node: replace(one, id=node, name=f"N{node}") for node in (N1, N2, N3)}
+    return Config(cluster=ClusterId("c"), name="C", timing=LAN, voters_version=3, nodes=nodes)
+
+
+class Hearing:
+    """N1 coordinates and hears N3 every heartbeat; N2 does so, too."""
+
+    def __init__(self) -> None:
+        self.config = three_nodes()
+        self.judge = HeartbeatTable(node=N1, boot=1, timing=LAN)
+        self.now_ms = 0
+
+    def hear(self, speaker: HeartbeatTable, phase: NodePhase, *, attempt: int = 0, for_ms: int) -> list[NodeDown]:
+        """N3 speaks so for a while; who is declared down in that time."""
+        found: list[NodeDown] = []
+        until_ms = self.now_ms + for_ms
+        while self.now_ms < until_ms:
+            self.now_ms += STEP_MS
+            beat = speaker.compose(
+                now_ms=self.now_ms, incarnation=0, phase=phase, attempt=attempt, index=0, voters_version=3, peers=(N1,)
+            )
+            self.judge.hear(beat, received_ms=self.now_ms)
+            found += declare_down(self.config, self.judge, node=N1, now_ms=self.now_ms)
+        return found
+
+
+@pytest.fixture
+def hearing() -> Hearing:
+    made = Hearing()
+    assert made.hear(speaker(1), NodePhase.MEMBER, for_ms=1_000) == []
+    return made
+
+
+def speaker(boot: int) -> HeartbeatTable:
+    return HeartbeatTable(node=N3, boot=boot, timing=LAN)
+
+
+@pytest.mark.parametrize("phase", [NodePhase.STARTING, NodePhase.ASKING])
+def test_a_new_boot_that_does_not_ask_ends_the_old_incarnation(hearing: Hearing, phase: NodePhase) -> None:
+    """After the time in which it cleans up or fences itself, and lease and release budget; not a moment earlier."""
+    new = speaker(2)
+    assert hearing.hear(new, phase, for_ms=LIMIT_MS - STEP_MS) == []
+    found = hearing.hear(new, phase, for_ms=3 * STEP_MS)
+
+    assert {(down.node, down.incarnation, down.stopped) for down in found} == {(N3, 4, False)}
+
+
+def test_each_new_boot_has_the_whole_time(hearing: Hearing) -> None:
+    """It counts its own from its own start."""
+    assert hearing.hear(speaker(2), NodePhase.STARTING, for_ms=LIMIT_MS - STEP_MS) == []
+
+    assert hearing.hear(speaker(3), NodePhase.STARTING, for_ms=LIMIT_MS - STEP_MS) == []
+
+
+def test_the_admitted_boot_is_not_judged_by_its_phase(hearing: Hearing) -> None:
+    """A node that releases and asks again under the same boot ends its incarnation itself."""
+    same = speaker(1)
+    hearing.hear(same, NodePhase.MEMBER, for_ms=STEP_MS)
+    speaking = HeartbeatTable(node=N3, boot=1, timing=LAN)
+    for _ in range(100):
+        speaking.compose(
+            now_ms=0, incarnation=0, phase=NodePhase.MEMBER, attempt=0, index=0, voters_version=3, peers=()
+        )
+
+    assert hearing.hear(speaking, NodePhase.ASKING, for_ms=2 * LIMIT_MS) == []
+
+
+def test_a_node_that_asks_is_admitted_instead(hearing: Hearing) -> None:
+    """And its groups come back in place."""
+    new = speaker(2)
+    assert hearing.hear(new, NodePhase.ASKING, attempt=1, for_ms=2 * LIMIT_MS) == []
+
+    ups = admit(hearing.config, hearing.judge, node=N1, own=None, now_ms=hearing.now_ms)
+    assert [(up.node, up.boot, up.attempt) for up in ups] == [(N3, 2, 1)]
+
+
+def test_a_death_and_a_later_admission_of_the_same_boot_come_in_order(hearing: Hearing) -> None:
+    """Whichever of the two is applied first, the other is right or is refused."""
+    new = speaker(2)
+    down = hearing.hear(new, NodePhase.STARTING, for_ms=LIMIT_MS + STEP_MS)[0]
+    hearing.hear(new, NodePhase.ASKING, attempt=1, for_ms=STEP_MS)
+    (up,) = admit(hearing.config, hearing.judge, node=N1, own=None, now_ms=hearing.now_ms)
+
+    assert outcome(hearing.config, down, up) == ([None, None], True)
+    assert outcome(hearing.config, up, down) == ([None, "stale"], True)
+
+
+def outcome(config: Config, *updates: NodeDown | NodeUp) -> tuple[list[str | None], bool]:
+    """What each update is answered with, and whether N3 is up at the end."""
+    codes: list[str | None] = []
+    config = replace(config)
+    for number, update in enumerate(updates):
+        proposal = Proposal(request=RequestId(f"r{number}"), proposer=N1, at_ms=0, update=update)
+        applied = apply(config, proposal)
+        config = applied.config
+        codes.append(applied.refusal.code if applied.refusal else None)
+    return codes, config.nodes[N3].up
