@@ -44,6 +44,9 @@ LEASE_SHARE = 0.9
 
 CHUNK_BYTES = 512 * 1024
 CHUNKS_IN_FLIGHT = 4
+CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES + 1
+"""Pieces of the longest snapshot; a transfer that announces more is not begun."""
+
 TRANSFER_IDLE_S_MAX = 30.0
 MERGED_BYTES_MAX = 1024 * 1024
 BATCH_BYTES = 1280 * 1024
@@ -427,6 +430,7 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
 
     def _receive_from_leader(self, sender: int, message: wire.Append | wire.Alive | wire.Chunk) -> None:
         if message.term < self._term:
+            self.drops["message of an older term"] += 1
             self._outbox.append((sender, wire.Newer(self._term)))
             return
         if self._role == _LEADER and message.term == self._term:
@@ -518,6 +522,9 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             # We have all of it: to load it would turn the state back.
             self._outbox.append((sender, wire.Reply(self._term, message.index + 1, True, True, message.stamp)))
             return
+        if not message.sequence < message.total <= CHUNKS_MAX:
+            self.drops["chunk out of range"] += 1
+            return
         incoming = self._incoming
         if incoming is None or (incoming.sender, incoming.transfer, incoming.term) != (
             sender,
@@ -533,7 +540,7 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
                 self.drops["chunk of an old transfer"] += 1
                 return
             incoming = self._incoming = _Incoming(sender, message.transfer, message.term, message.total)
-        if message.sequence >= incoming.total or incoming.total != message.total:
+        if incoming.total != message.total:
             self.drops["chunk out of range"] += 1
             return
         if message.sequence not in incoming.pieces:
@@ -556,6 +563,10 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             return
         if snapshot.index != message.index or snapshot.last[2] != message.index_term:
             self.drops["snapshot refused: not the announced one"] += 1
+            return
+        bytes_max = self._settings.command_bytes_max
+        if any(entry_problem(entry[0], command_bytes_max=bytes_max) for entry in (snapshot.previous, snapshot.last)):
+            self.drops["snapshot refused: an entry that must not enter the log"] += 1
             return
         self._installing = self._journal.clear_allowed = True
         try:
@@ -607,10 +618,11 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         if message.term > self._term:
             self._adopt_term(sender, message.term)
             return
-        if not message.granted or message.round != self._round or self._role == _LEADER or not self._supporters:
+        if not message.granted:
             return
         others = self.other_members
-        if sender not in others:
+        if message.round != self._round or self._role == _LEADER or not self._supporters or sender not in others:
+            self.drops["pre-vote of another round, or nobody's"] += 1
             return
         self._supporters.add(sender)
         if 2 * len(self._supporters) > len(others) + 1:
@@ -622,6 +634,7 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
 
     def _receive_vote_request(self, sender: int, message: wire.VoteRequest) -> None:
         if message.term < self._term:
+            self.drops["message of an older term"] += 1
             self._outbox.append((sender, wire.Newer(self._term)))
         elif self._is_loyal():
             self.drops["vote asked while a leader is heard"] += 1
@@ -653,6 +666,8 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         if term > self._term:
             self._deliver(sender, {"type": "request_vote", "term": term, "last_log_term": -1, "last_log_index": -1})
             self._close_all()
+        else:
+            self.drops["term that is known already"] += 1
 
     def _is_loyal(self) -> bool:
         """Whether this node keeps to a leader that lives: then it neither votes nor encourages anyone."""

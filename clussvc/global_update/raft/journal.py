@@ -295,9 +295,13 @@ class Journal:
     # Opening.
 
     def _load(self, data: bytes, expected: JournalIdentity) -> int:
-        offset = 0
+        offset = newest = 0
         while (record := _read_record(data, offset)) is not None:
-            kind, payload, _, end = record
+            kind, payload, durable, end = record
+            if not newest <= durable <= offset:
+                # A whole record is missing before it, or it is a copy of an older one.
+                raise self._damaged(f"the record at byte {offset} is not where it was written")
+            newest = durable
             try:
                 self._replay(kind, payload, expected, first=offset == 0)
             except (struct.error, msgspec.MsgspecError, ValueError) as error:
@@ -348,7 +352,9 @@ class Journal:
         place = cut + 1
         while (place := data.find(_MARKER, place)) >= 0:
             record = _read_record(data, place)
-            if record is not None and record[2] > cut:
+            # A head is enough, whether its record is whole or not: those of a torn write all say that nothing beyond
+            # its beginning was durable, and half a head says less than a whole one.
+            if _durable_by_head(data, place) > cut:
                 raise self._damaged(f"the record at byte {cut} is unreadable, and it had been written safely before")
             place = place + 1 if record is None else record[3]
 
@@ -413,6 +419,14 @@ def _read_record(data: bytes, offset: int) -> tuple[_Kind, bytes, int, int] | No
     if crc32c(payload, crc32c(_COVERED.pack(length, durable, kind))) != checksum or kind not in _KINDS:
         return None
     return _Kind(kind), payload, durable, end
+
+
+def _durable_by_head(data: bytes, offset: int) -> int:
+    """The durable offset in the head of a record, which need not be whole; 0 when there is no such head."""
+    if offset + _FRAME.size > len(data):
+        return 0
+    _, _, _, durable, kind = _FRAME.unpack_from(data, offset)
+    return int(durable) if kind in _KINDS else 0
 
 
 _KINDS = frozenset(_Kind)

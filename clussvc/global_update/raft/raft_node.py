@@ -266,6 +266,10 @@ class RaftNode:
         self._inbox.append((sender, frame))
         self._inbox_bytes += len(frame)
 
+    def count_dropped_frames(self, count: int) -> None:
+        """Count frames for which whoever drives this node had no room, among those for which there is none here."""
+        self._drops_inbox += count
+
     def step(self) -> None:
         """Do all that is due now."""
         if self._dead is not None or self._closed:

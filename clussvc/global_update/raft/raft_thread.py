@@ -67,6 +67,7 @@ class RaftThread:
         self._wake = threading.Condition()
         self._frames: deque[tuple[int, bytes]] = deque()
         self._frame_bytes = 0
+        self._frames_dropped = 0
         self._calls: deque[Callable[[], None]] = deque()
         self._stopping = False
         self._view = _View(self._node)
@@ -102,6 +103,8 @@ class RaftThread:
                 self._frames.append((sender, frame))
                 self._frame_bytes += len(frame)
                 self._wake.notify()
+            else:
+                self._frames_dropped += 1
 
     def peer_connected(self, node_id: int) -> None:
         """The network below can reach a node now."""
@@ -179,7 +182,9 @@ class RaftThread:
                 if self._stopping:
                     return
                 frames, self._frames, self._frame_bytes = self._frames, deque(), 0
+                dropped, self._frames_dropped = self._frames_dropped, 0
                 calls, self._calls = self._calls, deque()
+            self._node.count_dropped_frames(dropped)
             for call in calls:
                 call()
             for sender, frame in frames:

@@ -72,7 +72,8 @@ def decode_snapshot(data: bytes, *, cluster_id: str, source: Path | str) -> Snap
         raise ClusterError("snapshot-damaged", f"The snapshot {source} is damaged (its checksum differs). {way_out}")
     try:
         snapshot = _DECODER.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Text that is not UTF-8 is told by a UnicodeDecodeError, which is a ValueError.
         raise ClusterError("snapshot-damaged", f"The snapshot {source} cannot be read: {error}. {way_out}") from error
     if snapshot.cluster_id != cluster_id:
         raise ClusterError(

@@ -168,7 +168,8 @@ def decode(frame: bytes) -> Message:
         raise FrameError("a frame of another version")
     try:
         message = _DECODER.decode(memoryview(frame)[1:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # Text that is not UTF-8 is told by a UnicodeDecodeError, which is a ValueError.
         raise FrameError(str(error)) from error
     if isinstance(message, Append):
         _check_entries(message)
