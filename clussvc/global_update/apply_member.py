@@ -18,6 +18,7 @@ from clussvc.model.reports import (
     limit_reached,
     node_is_up,
     token_refused,
+    vote_needed,
     voters_changed,
 )
 
@@ -78,6 +79,8 @@ def set_voter(config: Config, update: SetVoter) -> Result:
         return Done(config=config)
     if not update.voter and len(config.voters) == 1:
         return last_node(node.name)
+    if not update.voter and lost_without(config, node):
+        return vote_needed(node.name, lost_without(config, node))
     changed = replace(with_node(config, replace(node, voter=update.voter)), voters_version=config.voters_version + 1)
     count = len(changed.voters)
     message = (
@@ -96,6 +99,14 @@ def set_voter(config: Config, update: SetVoter) -> Result:
     )
 
 
+def lost_without(config: Config, node: Node) -> list[str]:
+    """The voters that are down although a majority would be missing without them, if this node had no vote; none, if
+    its vote can be spared. A node that is down may still give leases to others, and its vote hold the quorum."""
+    left = [config.nodes[voter] for voter in config.voters if voter != node.id]
+    down = [voter.name for voter in left if not voter.up]
+    return sorted(down) if 2 * (len(left) - len(down)) <= len(left) else []
+
+
 def evict_node(config: Config, update: EvictNode) -> Result:
     """Note the wish. Taking the vote needs evidence that only the coordinator has; it proposes the rest."""
     node = find_node(config, update.node)
@@ -107,6 +118,8 @@ def evict_node(config: Config, update: EvictNode) -> Result:
         return node_is_up(node.name, "it cannot be evicted")
     if node.evicting:
         return Done(config=config)
+    if node.voter and lost_without(config, node):
+        return vote_needed(node.name, lost_without(config, node))
     message = f"Node {node.name} is to be evicted from cluster {config.name}."
     return Done(
         config=with_node(config, replace(node, evicting=True)),

@@ -6,6 +6,7 @@ with preconditions, so an answer that has become wrong meanwhile is refused ther
 
 from __future__ import annotations
 
+from clussvc.global_update.apply_member import lost_without
 from clussvc.global_update.update import NodeDown, NodeUp, RemoveNode, SetVoter
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.model.config import Config, Node
@@ -116,9 +117,14 @@ def next_change(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: 
 
 
 def next_eviction(config: Config) -> SetVoter | RemoveNode | None:
-    """The next step towards what administrators want evicted: first the vote, then the node."""
+    """The next step towards what administrators want evicted: first the vote, then the node.
+
+    A vote without which those that are up would be no majority stays until more are up, or its node is.
+    """
     for member in config.nodes.values():
         if member.evicting and not member.up:
+            if member.voter and lost_without(config, member):
+                continue
             if member.voter:
                 return SetVoter(node=member.id, voter=False, voters_version=config.voters_version)
             return RemoveNode(node=member.id)

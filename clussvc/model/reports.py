@@ -219,6 +219,16 @@ def last_node(node: str) -> Report:
     )
 
 
+def vote_needed(node: str, down: Iterable[str]) -> Report:
+    """Without this node's vote those that are up would not be a majority."""
+    return Report(
+        code="vote-needed",
+        status=5009,
+        message=f"Node {node} cannot be evicted now: its vote is needed, since without it the nodes that are up would"
+        f" be no majority of the voters. Start {_listed(down)} first, or bring {node} back.",
+    )
+
+
 def voters_changed() -> Report:
     """A proposal counted on another set of voters."""
     return Report(code="voters-changed", status=5083, message="The set of voters changed meanwhile; try again.")

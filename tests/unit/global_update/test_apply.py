@@ -47,6 +47,7 @@ from clussvc.global_update.update import (
     SetVoter,
     StopNode,
 )
+from clussvc.membership.regroup import next_eviction
 from clussvc.model.ids import GroupId, RequestId, ResourceId
 from clussvc.model.settings import FAILOVER_HISTORY_MAX, RECENT_REQUESTS_MAX
 from clussvc.model.states import MoveCause, NodeState, ResourceState
@@ -296,6 +297,22 @@ def test_a_node_that_comes_back_is_not_evicted_by_an_old_wish(world: World) -> N
     world.do(NodeUp(node=N2, incarnation=node.incarnation, boot=node.boot + 1, attempt=1))
 
     assert not world.config.nodes[N2].evicting
+
+
+def test_a_vote_that_holds_the_quorum_is_not_taken(world: World) -> None:
+    """N2 is down, and N3 is declared down but still speaks: with the votes of N1 and N2 alone there is no majority."""
+    world.do(ConfirmNodeDown(node=N3), EvictNode(node=N3), ConfirmNodeDown(node=N2))
+    assert world.config is not None
+    refused = world.send(SetVoter(node=N3, voter=False, voters_version=world.config.voters_version)).refusal
+    assert refused is not None
+    assert ("vote-needed", True) == (refused.code, "Start NODE2 first" in refused.message)
+    assert next_eviction(world.config) is None
+    evict = world.send(EvictNode(node=N2)).refusal
+    assert evict is not None
+    assert "vote-needed" == evict.code
+    world.up(N2)
+
+    assert SetVoter(node=N3, voter=False, voters_version=world.config.voters_version) == next_eviction(world.config)
 
 
 def test_reports_tell_transitions(world: World) -> None:
