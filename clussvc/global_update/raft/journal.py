@@ -28,7 +28,7 @@ from typing import overload
 import msgspec
 
 from clussvc.global_update.raft.entries import Entry, MembershipChange, membership_change
-from clussvc.global_update.raft.snapshot_file import Snapshot
+from clussvc.global_update.raft.snapshot_file import JOIN_ANEW, Snapshot
 from clussvc.global_update.raft.storage import Storage
 from clussvc.model.errors import ClusterError
 from clussvc.native import crc32c
@@ -362,10 +362,7 @@ class Journal:
         return ClusterError("journal-damaged", f"The journal {self._path} is damaged: {why}. {_WAY_OUT}")
 
 
-_WAY_OUT = (
-    "A node without its journal must not vote under its old identity: evict the node from the cluster, empty the "
-    "folder and join it anew."
-)
+_WAY_OUT = f"A node without its journal must not vote under its old identity: {JOIN_ANEW}"
 
 
 def reconcile(journal: Journal, snapshot: Snapshot | None, snapshot_path: Path) -> None:

@@ -16,6 +16,12 @@ from clussvc.global_update.raft.entries import Entry
 from clussvc.model.errors import ClusterError
 from clussvc.native import crc32c
 
+JOIN_ANEW = (
+    "evict the node from the cluster ('cluster node NAME /evict' on another node), remove its node file and its data "
+    "folder, and let it join anew."
+)
+"""The way out for a node whose part of the log is lost; it must not vote under its old identity."""
+
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024
 _MAGIC = b"CLSNAP\x00\x01"
 _HEAD = struct.Struct("<8sIQ")
@@ -61,7 +67,7 @@ def decode_snapshot(data: bytes, *, cluster_id: str, source: Path | str) -> Snap
 
     Raises ClusterError ``snapshot-damaged`` or ``snapshot-foreign``; the message names ``source`` and the way out.
     """
-    way_out = "Move it away together with the journal beside it, and let the node join the cluster anew."
+    way_out = f"The node cannot go on without it: {JOIN_ANEW}"
     if len(data) < _HEAD.size:
         raise ClusterError("snapshot-damaged", f"The snapshot {source} is cut off after {len(data)} bytes. {way_out}")
     magic, checksum, length = _HEAD.unpack_from(data)

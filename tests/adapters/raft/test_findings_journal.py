@@ -346,7 +346,7 @@ def test_s7_a_damaged_dump_ours(tmp_path: Path) -> None:
         assert (cluster.machines[leader].folder / JOURNAL_NAME).exists()
         for node_id in sorted(cluster.founders - {leader}):
             cluster.boot(node_id)
-        with pytest.raises(ClusterError, match="let the node join the cluster anew") as caught:
+        with pytest.raises(ClusterError, match="evict the node from the cluster") as caught:
             cluster.boot(leader)
         assert "snapshot-damaged" == caught.value.code
         assert commands("x", COUNT) == cluster.history(cluster.lead())

@@ -202,7 +202,7 @@ def refusal(data: bytes) -> ClusterError | None:
     else:
         return None
     assert "the-file" in found.message
-    assert "Move it away" in found.message or "data folder" in found.message
+    assert "evict the node" in found.message or "data folder" in found.message
     return found
 
 
