@@ -71,6 +71,8 @@ class GroupMachine:
             # A deleted resource is only waited for until it is gone.
             if report.state is ResourceState.OFFLINE or report.terminated:
                 del self.locals[report.resource]
+            elif report.state is ResourceState.FAILED and local.terminating:
+                local.termination_failed(report.detail, now_ms)
             return
         local.take_report(report, resource, now_ms)
 
@@ -111,7 +113,7 @@ class GroupMachine:
                 self._towards_online(resource, local, step, dependents, reason, supported=supported)
             else:
                 self._towards_offline(resource, local, step, dependents, reason)
-        self._sweep_deleted(resources, step, ready)
+        self._sweep_deleted(resources, now_ms, step, ready)
         if group.move is not None and all(local.stopped for local in self.locals.values()):
             self.released = step.released = True
         return step
@@ -141,6 +143,7 @@ class GroupMachine:
                     local.try_again()
                 else:
                     step.next_ms = min(step.next_ms or local.retry_at_ms, local.retry_at_ms)
+            _await_termination(local, now_ms, step)
             if local.wants_failover:
                 step.wishes.append(FailoverWish(resource=resource.id, because=local.wants_failover))
 
@@ -221,6 +224,8 @@ class GroupMachine:
     ) -> None:
         if local.stopped or local.terminating or local.state is ResourceState.OFFLINE_PENDING:
             return
+        if local.terminate_again_ms is not None:
+            return
         if self._free(resource, dependents):
             local.begin_terminate(self.epoch)
             step.commands.append(TerminateResource(resource=resource.id, epoch=self.epoch, reason=reason))
@@ -228,16 +233,29 @@ class GroupMachine:
     def _free(self, resource: Resource, dependents: dict[ResourceId, list[ResourceId]]) -> bool:
         return all(self.locals[dependent].stopped for dependent in dependents.get(resource.id, ()))
 
-    def _sweep_deleted(self, resources: Sequence[Resource], step: Step, ready: Callable[[ResourceId], bool]) -> None:
+    def _sweep_deleted(
+        self, resources: Sequence[Resource], now_ms: int, step: Step, ready: Callable[[ResourceId], bool]
+    ) -> None:
         """Terminate what was deleted while it ran; it is forgotten when the monitor says that it is gone."""
         known = {resource.id for resource in resources}
         for deleted in [resource for resource in self.locals if resource not in known]:
             local = self.locals[deleted]
+            _await_termination(local, now_ms, step)
             if local.stopped:
                 del self.locals[deleted]
-            elif not local.terminating and ready(deleted):
+            elif not local.terminating and local.terminate_again_ms is None and ready(deleted):
                 local.begin_terminate(self.epoch)
                 step.commands.append(TerminateResource(resource=deleted, epoch=self.epoch))
+
+
+def _await_termination(local: LocalResource, now_ms: int, step: Step) -> None:
+    """The pause before something that could not be terminated is terminated again."""
+    if local.terminate_again_ms is None:
+        return
+    if now_ms >= local.terminate_again_ms:
+        local.terminate_again_ms = None
+    else:
+        step.next_ms = min(step.next_ms or local.terminate_again_ms, local.terminate_again_ms)
 
 
 def _dependents(resources: Sequence[Resource]) -> dict[ResourceId, list[ResourceId]]:

@@ -28,6 +28,10 @@ from clussvc.model.states import ResourceState
 from clussvc.resources import restart_policy
 from clussvc.resources.restart_policy import Verdict
 
+TERMINATE_AGAIN_MS = 5_000
+"""Pause before a resource that could not be terminated is terminated again. Until it is gone its group stays where it
+is, and nothing above it starts (rule R1)."""
+
 DETAIL_LENGTH_MAX = 300
 """Characters of a failure's text that are kept; it travels through the log."""
 
@@ -56,6 +60,8 @@ class LocalResource:
     dirty: bool = False
     """FAILED and not terminated yet."""
     terminating: bool = False
+    terminate_again_ms: int | None = None
+    """It could not be terminated; when to try again."""
     stays_failed: bool = False
     """The restart policy gave up; only a command, a retry period or another node changes that."""
     wants_failover: str = ""
@@ -86,7 +92,7 @@ class LocalResource:
     def begin_terminate(self, epoch: int) -> None:
         """The monitor is being told to terminate it; a FAILED resource stays FAILED while that runs."""
         self.epoch = epoch
-        self.terminating = True
+        self.terminating, self.terminate_again_ms = True, None
         if self.state is not ResourceState.FAILED:
             self.state = ResourceState.OFFLINE_PENDING
 
@@ -102,14 +108,13 @@ class LocalResource:
             case ResourceState.OFFLINE:
                 self._stopped()
             case ResourceState.FAILED:
-                if self.state is ResourceState.OFFLINE_PENDING:
-                    # It failed while it was being stopped; what matters is whether it is gone.
-                    if report.terminated:
-                        self._stopped()
-                elif self.state in (ResourceState.ONLINE, ResourceState.ONLINE_PENDING):
+                if self.state in (ResourceState.ONLINE, ResourceState.ONLINE_PENDING):
                     self.fail(report.detail, resource, now_ms, terminated=report.terminated)
                 elif report.terminated:
+                    # It failed while it was being stopped; what matters is that it is gone.
                     self._stopped()
+                elif self.terminating or self.state is ResourceState.OFFLINE_PENDING:
+                    self.termination_failed(report.detail, now_ms)
             case _:
                 pass
 
@@ -139,6 +144,17 @@ class LocalResource:
         if not self.dirty:
             self._after_failure()
 
+    def termination_failed(self, detail: str, now_ms: int) -> None:
+        """Something of it is left although it was to be stopped; it counts as running, and is terminated again later."""
+        detail = detail[:DETAIL_LENGTH_MAX]
+        if detail != self.detail:
+            because = (
+                f"it is terminated again every {TERMINATE_AGAIN_MS // 1000} s, and its group stays until it is gone"
+            )
+            self.untold.append(Failure(detail=detail, because=because, at_ms=now_ms))
+        self.state, self.detail, self.dirty = ResourceState.FAILED, detail, True
+        self.terminating, self.terminate_again_ms = False, now_ms + TERMINATE_AGAIN_MS
+
     def try_again(self) -> None:
         """Forget the verdict; used when an administrator brings it online, and when a retry period ends."""
         self.restarts_ms.clear()
@@ -151,6 +167,7 @@ class LocalResource:
 
     def _stopped(self) -> None:
         self.dirty = self.terminating = False
+        self.terminate_again_ms = None
         if self.state is ResourceState.FAILED:
             self._after_failure()
         else:

@@ -15,6 +15,7 @@ from clussvc.model.config import Group, Move, Resource
 from clussvc.model.ids import GroupId, NodeId, ResourceId
 from clussvc.model.monitoring import BringOnline, ResourceReported, TakeOffline
 from clussvc.model.states import MoveCause, ResourceState, StateChangeReason
+from clussvc.resources.machine import TERMINATE_AGAIN_MS
 
 SQL, N1, N2 = GroupId("sql"), NodeId(1), NodeId(2)
 EPOCH = 7
@@ -514,3 +515,41 @@ def checked(bench: Bench) -> None:
         for each in bench.resources.values():
             if name in each.depends_on:
                 assert bench.machine.locals[each.id].stopped, (told, each.name)
+
+
+# --- what cannot be terminated --------------------------------------------------------------------------------------
+
+
+def test_what_could_not_be_terminated_is_terminated_again_and_holds_its_group() -> None:
+    bench = chain()
+    bench.move()
+    assert ["offline app"] == bench.step()
+    assert [] == bench.fails("app")
+
+    assert bench.state("app") is ResourceState.FAILED
+    assert not bench.released()
+    bench.now_ms += TERMINATE_AGAIN_MS - 1
+    assert [] == bench.step()
+    assert bench.last.next_ms == bench.now_ms + 1
+    bench.now_ms += 1
+    assert ["terminate app"] == bench.step()
+    assert ["offline name"] == bench.offline("app")
+
+
+def test_a_failed_resource_that_cannot_be_terminated_starts_again_once_it_is_gone() -> None:
+    bench = chain()
+    assert ["terminate app"] == bench.fails("app")
+    assert [] == bench.fails("app")
+    assert [] == bench.fails("app")
+    bench.now_ms += TERMINATE_AGAIN_MS
+    assert ["terminate app"] == bench.step()
+    assert ["online app"] == bench.offline("app")
+
+
+def test_what_was_deleted_is_terminated_again_as_well() -> None:
+    bench = chain()
+    del bench.resources["app"]
+    assert ["terminate app"] == bench.step()
+    assert [] == bench.fails("app")
+    bench.now_ms += TERMINATE_AGAIN_MS
+    assert ["terminate app"] == bench.step()
