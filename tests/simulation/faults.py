@@ -291,7 +291,7 @@ class Trouble:
 
         def over() -> None:
             for monitor in monitors:
-                monitor.hangs = False
+                monitor.recover()
 
         self.world.scheduler.later(step.for_ms, over)
 
@@ -389,7 +389,7 @@ class Trouble:
             world.continue_processes(machine.name)
             world.thaw(machine.name)
             for monitor in machine.monitors.values():
-                monitor.hangs = False
+                monitor.recover()
                 if monitor.frozen:
                     monitor.thaw()
 

@@ -80,13 +80,17 @@ class SimMonitor:
         self.epochs: dict[GroupId, int] = {}
         """The newest epoch seen of each group; commands of older ones are refused."""
         self.hangs = False
-        """It answers TerminateEverything no more; it still terminates at the end of its lease."""
+        """TerminateEverything is not obeyed; the deadman still terminates at the end of the lease."""
         self.frozen = False
         """The process is stopped by a signal; what it started runs on."""
         self.dead = False
         """The process is gone; what it started may run on until its successor has cleaned up."""
         self._waiting: list[MonitorCommand] = []
+        self._hung: list[MonitorCommand] = []
+        self._unfinished: list[Callable[[tuple[ResourceId, ...]], None]] = []
         self._left = False
+        self._ending = 0
+        """How many terminations of everything are under way; nothing starts meanwhile."""
 
     def succeed(self, environment: MonitorEnvironment) -> SimMonitor:
         """The monitor that is started in place of this one; it finds what this one left."""
@@ -137,12 +141,22 @@ class SimMonitor:
     def thaw(self) -> None:
         """The process goes on: first its deadman's timer, then what waited for it."""
         self.frozen = False
+        unfinished, self._unfinished = self._unfinished, []
+        for then in unfinished:
+            self._end_everything(then)
         if self.lease_until_ms < self._environment.clock.now_ms:
             self._fire(self.lease_until_ms)
         else:
             self._arm(self.lease_until_ms)
         waiting, self._waiting = self._waiting, []
         for command in waiting:
+            self.obey(command)
+
+    def recover(self) -> None:
+        """It hangs no more, and does what it was told meanwhile."""
+        self.hangs = False
+        hung, self._hung = self._hung, []
+        for command in hung:
             self.obey(command)
 
     def kill(self, *, leaving: bool) -> None:
@@ -155,11 +169,7 @@ class SimMonitor:
     def end_with_service(self) -> None:
         """The connection to the service is gone: terminate everything, as at the end of a lease."""
 
-        def end() -> None:
-            if not self.frozen and not self.dead:
-                self._clear()
-
-        self._later(self._environment.behaviour.terminate_ms, end)
+        self._end_everything(lambda _: None)
 
     def _later(self, range_ms: tuple[float, float], action: Callable[[], None]) -> None:
         low, high = range_ms
@@ -191,12 +201,22 @@ class SimMonitor:
         if not self.running and not self.busy:
             return
 
-        def done() -> None:
-            if self.dead or self.frozen:
-                return
-            left = self._clear()
-            self._report(DeadmanFired(lease_ended_ms=until_ms, left=left))
+        self._end_everything(lambda left: self._report(DeadmanFired(lease_ended_ms=until_ms, left=left)))
 
+    def _end_everything(self, then: Callable[[tuple[ResourceId, ...]], None]) -> None:
+        """Terminate everything, which takes a while; nothing is started meanwhile."""
+
+        def done() -> None:
+            self._ending -= 1
+            if self.dead:
+                return
+            if self.frozen:
+                # It is in the middle of it, and goes on when the process does.
+                self._unfinished.append(then)
+                return
+            then(self._clear())
+
+        self._ending += 1
         self.busy.clear()
         self._later(self._environment.behaviour.terminate_ms, done)
 
@@ -211,15 +231,9 @@ class SimMonitor:
 
     def _terminate_everything(self, command: TerminateEverything) -> None:
         if self.hangs:
+            self._hung.append(command)
             return
-
-        def done() -> None:
-            if not self.dead and not self.frozen:
-                left = self._clear()
-                self._report(EverythingTerminated(ticket=command.ticket, left=left))
-
-        self.busy.clear()
-        self._later(self._environment.behaviour.terminate_ms, done)
+        self._end_everything(lambda left: self._report(EverythingTerminated(ticket=command.ticket, left=left)))
 
     # --- resources --------------------------------------------------------------------------------------------------
 
@@ -231,6 +245,8 @@ class SimMonitor:
         self.epochs[group] = command.epoch
         if not isinstance(command, BringOnline):
             self._stop(command)
+        elif self._ending:
+            self._refuse(command, "everything is being terminated")
         elif self._environment.clock.now_ms > self.lease_until_ms:
             self._refuse(command, "no lease runs on this node")
         else:

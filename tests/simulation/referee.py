@@ -119,9 +119,11 @@ class Referee:
         self.counts["starts"] += 1
         config = machine.config
         known = config.resources.get(resource) if config is not None else None
-        if config is None or known is None:
+        # A command may wait in a monitor that stands still, and the resource be deleted or moved meanwhile.
+        home = known.group if known is not None else self._groups.get(resource)
+        group = config.groups.get(home) if config is not None and home is not None else None
+        if config is None or group is None:
             raise Violation("R1", f"n{machine.id} starts {resource}, of which it has read nothing in the log")
-        group = config.groups[known.group]
         if group.owner != machine.id or group.released or group.epoch != epoch:
             raise Violation(
                 "R1",
@@ -131,18 +133,18 @@ class Referee:
         if self._owner_of.get((group.id, epoch), machine.id) != machine.id:
             raise Violation("R1", f"n{machine.id} starts {resource} under epoch {epoch}, which is another node's")
         online = machine.all_online()
-        for provider in known.depends_on:
+        for provider in known.depends_on if known is not None else ():
             if provider not in online:
                 raise Violation("dependencies", f"n{machine.id} starts {resource} while {provider} is not online")
-        self._groups[resource] = known.group
+        self._groups[resource] = group.id
         for other in self._machines():
             if other.id == machine.id or other.excused or machine.excused or not self.strict:
                 continue
             for running in other.all_running():
-                if self._groups.get(running) == known.group:
+                if self._groups.get(running) == group.id:
                     raise Violation(
                         "one owner",
-                        f"group {known.group} runs on n{other.id} ({running}) and n{machine.id} ({resource})",
+                        f"group {group.id} runs on n{other.id} ({running}) and n{machine.id} ({resource})",
                     )
 
     def proposes(self, machine: Watched, proposal: Proposal) -> None:

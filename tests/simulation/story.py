@@ -11,6 +11,7 @@ well when no rule was broken on the way, and after the faults
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from clussvc.model.ids import GroupId
@@ -148,17 +149,27 @@ class _Teller:
         for machine in world.nodes.values():
             if not machine.wiped and not machine.alive:
                 world.start(machine.name)
-        limit_ms = RECOVERY_MS * self._factor
-        world.run_until(self._everybody_is_a_member, limit_ms=limit_ms)
-        world.run_until(lambda: not self._trouble.administrator.under_way, limit_ms=4 * limit_ms)
-        world.run_until(self._everybody_is_a_member, limit_ms=limit_ms)
-        world.run_until(lambda: all(self._rests(group) for group in world.config.groups), limit_ms=limit_ms)
+        self._until(lambda: not self._missing_members(), lambda: f"membership of {self._missing_members()}")
+        self._until(lambda: not self._trouble.administrator.under_way, lambda: "an answer to every administrator", 4)
+        self._until(lambda: not self._missing_members(), lambda: f"membership of {self._missing_members()}")
+        self._until(lambda: not self._restless(), lambda: f"rest without help for {self._restless()}")
 
-    def _everybody_is_a_member(self) -> bool:
+    def _until(self, condition: Callable[[], bool], what: Callable[[], str], factor: int = 1) -> None:
+        try:
+            self._world.run_until(condition, limit_ms=RECOVERY_MS * self._factor * factor)
+        except AssertionError as error:
+            if isinstance(error, Violation):
+                raise
+            raise AssertionError(f"{what()} was not reached in time; {error}") from error
+
+    def _missing_members(self) -> list[str]:
         world = self._world
         nodes = world.config.nodes
-        wanted = {machine.name for machine in world.nodes.values() if not machine.wiped and machine.id in nodes}
-        return world.members() >= wanted
+        wanted = [machine.name for machine in world.nodes.values() if not machine.wiped and machine.id in nodes]
+        return [name for name in wanted if name not in world.members()]
+
+    def _restless(self) -> list[GroupId]:
+        return [group for group in self._world.config.groups if not self._rests(group)]
 
     def _rests(self, group_id: GroupId) -> bool:
         """Whether the group is where it belongs, or has failed so often that somebody must look at it."""
@@ -177,19 +188,20 @@ class _Teller:
         return self._world.online_on(group_id) is not None or not takers
 
     def _with_help(self) -> None:
-        world = self._world
-        limit_ms = RECOVERY_MS * self._factor
-        self._trouble.administrator.run(admin.resume([n.id for n in world.config.nodes.values() if n.paused]))
-        self._trouble.administrator.run(admin.online(list(world.config.groups)))
-        world.run_until(lambda: not self._trouble.administrator.under_way, limit_ms=limit_ms)
-        world.run_until(
-            lambda: all(
-                world.online_on(group) is not None
-                for group in world.config.groups
-                if any(True for _ in world.config.resources_of(group))
-            ),
-            limit_ms=limit_ms,
-        )
+        world, administrator = self._world, self._trouble.administrator
+        administrator.run(admin.resume([node.id for node in world.config.nodes.values() if node.paused]))
+        administrator.run(admin.online(list(world.config.groups)))
+        self._until(lambda: not administrator.under_way, lambda: "an answer to every administrator")
+        self._until(lambda: not self._offline(), lambda: f"Online for {self._offline()}")
+
+    def _offline(self) -> list[GroupId]:
+        """The groups with resources that are not wholly online."""
+        config = self._world.config
+        return [
+            group
+            for group in config.groups
+            if any(True for _ in config.resources_of(group)) and self._world.online_on(group) is None
+        ]
 
     def _be_quiet(self) -> None:
         """Failback and reports may follow; then nothing does."""

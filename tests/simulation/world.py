@@ -281,12 +281,12 @@ class World:
         while self.scheduler.step(until_us=end_us):
             self.events += 1
 
-    def run_until(self, condition: Callable[[], bool], *, limit_ms: int = 60_000) -> None:
+    def run_until(self, condition: Callable[[], bool], *, limit_ms: int = 60_000, what: str = "it") -> None:
         """Let the world go on until something holds; fails after ``limit_ms`` of cluster time."""
         end_us = self.scheduler.now_us + limit_ms * 1000
         while not condition():
             if not self.scheduler.step(until_us=end_us):
-                raise AssertionError(f"not reached within {limit_ms} ms; {self.describe()}")
+                raise AssertionError(f"{what} was not reached within {limit_ms} ms; {self.describe()}")
             self.events += 1
 
     def _look(self) -> None:
