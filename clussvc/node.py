@@ -293,7 +293,7 @@ class NodeCore:
                 for peer in self._peers
             },
             resources=self._ownership.views(now_ms),
-            note=self._note,
+            note=self._situation,
         )
 
     # --- events -----------------------------------------------------------------------------------------------------
@@ -423,8 +423,23 @@ class NodeCore:
             return ""
         held, wanted = self._table.votes_held(self._voters, self._now_ms), needed(len(self._voters))
         if held >= wanted:
-            return f"{self._note}; it is not admitted yet"
-        return f"{self._note}; it has {held} of {wanted} votes needed"
+            return f"{self._situation}; it is not admitted yet"
+        return f"{self._situation}; it has {held} of {wanted} votes needed"
+
+    @property
+    def _situation(self) -> str:
+        """How the node came into its phase, and what it waits for there."""
+        waits = ""
+        if self._phase is NodePhase.STARTING:
+            unready = [self._which_monitor(monitor.name) for monitor in self._pool if not monitor.ready]
+            waits = f"it waits for {', '.join(unready)} to start and to clean up" if unready else ""
+        elif self._phase is NodePhase.RELEASING:
+            waits = "it waits until everything is terminated"
+        elif self._phase is NodePhase.ASKING and self._config is None:
+            waits = "it waits for the configuration of the cluster"
+        elif self._phase is NodePhase.ASKING:
+            waits = "it waits for the coordinator to admit it" if self._attempt else "it waits for a majority"
+        return "; ".join(part for part in (self._note, waits) if part)
 
     def _stop_requested(self) -> None:
         if self._stop_wanted:
@@ -509,9 +524,15 @@ class NodeCore:
         culprit = ""
         if report.culprit and self._config and report.culprit in self._config.resources:
             culprit = f" while {self._config.resources[report.culprit].name!r} was running an entry point"
-        why = f"the resource monitor ended: {report.why}{culprit}"
+        why = f"{self._which_monitor(name)} ended: {report.why}{culprit}"
         self._pool.died(name, why, self._now_ms)
-        self._say("monitor.died", f"{why}; another one is started.", 1146, Severity.ERROR)
+        self._say("monitor.died", f"{why[0].upper()}{why[1:]}; another one is started.", 1146, Severity.ERROR)
+
+    def _which_monitor(self, name: str) -> str:
+        if name == DEFAULT_MONITOR:
+            return "the default monitor"
+        resource = self._config.resources.get(ResourceId(name)) if self._config else None
+        return f"the separate monitor of resource {(resource.name if resource else name)!r}"
 
     def _send_terminate_everything(self, monitor: MonitorState, why: str) -> None:
         assert monitor.owes is not None
@@ -638,7 +659,7 @@ class NodeCore:
                 self._finish("everything is terminated")
                 return
             self._phase = NodePhase.ASKING
-            self._note = self._note if self._incarnation else "it waits for a majority"
+            self._note = self._note if self._incarnation else ""
         if self._phase is NodePhase.ASKING and not self._pool.clean:
             # A monitor died, or the log told of one more; only when it has cleaned up can this node say again that it
             # holds nothing.

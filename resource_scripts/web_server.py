@@ -36,6 +36,7 @@ def online(resource: Any) -> None:
     root = str(resource.DocumentRoot)
     if root and not os.path.isdir(root):
         raise RuntimeError(f"DocumentRoot {root!r} is not a folder on this node")
+    _check_port(str(resource.Address), int(resource.Port))
     process = resource.start_process(
         [sys.executable, "-I", "-S", __file__, str(resource.Address), str(int(resource.Port)), root, resource.name]
     )
@@ -46,6 +47,21 @@ def online(resource: Any) -> None:
         if time.monotonic() > give_up:
             raise RuntimeError(f"the web server does not answer on port {resource.Port}")
         time.sleep(0.01)
+
+
+def _check_port(address: str, port: int) -> None:
+    """Say clearly who is in the way, before the server ends with a message that nobody sees."""
+    with socket.socket() as probe:
+        # As the server itself does: connections of an earlier run that still linger are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            where = f"address {address}" if address else "all addresses"
+            raise RuntimeError(
+                f"port {port} on {where} cannot be used: {error.strerror}; set Port or Address to one that can, or stop"
+                f" what listens there ('ss -ltnp' shows it)"
+            ) from None
 
 
 def offline(resource: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from clussvc.model.config import Config, Resource
-from clussvc.model.reports import Report, bad_property, missing_dependency, type_not_found
+from clussvc.model.reports import Report, missing_dependency, not_set_up, type_not_found
 from clussvc.resources.type_info import BUILTIN_TYPES, check_private, find_type
 
 
@@ -21,5 +21,5 @@ def check_ready(config: Config, resources: Iterable[Resource]) -> Report | None:
                 return missing_dependency(resource.name, info.name, wanted)
         problems = check_private(info, resource.private)
         if problems:
-            return bad_property(f"resource {resource.name!r}", "list", "; ".join(problems))
+            return not_set_up(resource.name, "; ".join(problems))
     return None

@@ -92,7 +92,26 @@ def unknown_property(owner: str, name: str, known: Iterable[str]) -> Report:
 
 def read_only_property(owner: str, name: str) -> Report:
     """The property cannot be set."""
-    return Report(code="read-only-property", status=5089, message=f"Property {name} of {owner} cannot be changed.")
+    way = _OTHER_WAYS.get(name, "It is shown for information only.")
+    return Report(code="read-only-property", status=5089, message=f"Property {name} of {owner} cannot be set. {way}")
+
+
+_OTHER_WAYS = {
+    "Name": "Use /rename:NEW-NAME instead.",
+    "Type": "Create a resource of the other type and delete this one.",
+    "SeparateMonitor": "It is chosen with /separate when the resource is created.",
+}
+"""What to do about a property that cannot be set."""
+
+
+def not_set_up(resource: str, problems: str) -> Report:
+    """A resource was to be brought online before its private properties were complete."""
+    return Report(
+        code="bad-property",
+        status=87,
+        message=f"Resource {resource!r} cannot be brought online: {problems}. Set it with"
+        f" 'cluster res \"{resource}\" /priv NAME=VALUE'. Nothing was changed.",
+    )
 
 
 def group_not_empty(name: str, resources: Iterable[str]) -> Report:

@@ -106,7 +106,8 @@ class Bench:
         )
         config = apply(None, self.proposal(found)).config
         others = {
-            n: Node(id=n, name=f"n{n}", addresses=(f"10.0.0.{n}",), port=1, voter=True, joining=False) for n in (N2, N3)
+            n: Node(id=n, name=f"n{n}", addresses=(f"10.0.0.{n}",), port=1, voter=True, up=True, joining=False)
+            for n in (N2, N3)
         }
         config = replace(config, nodes={**config.nodes, **others}, next_node_id=4)
         app = CreateResource(
@@ -265,6 +266,32 @@ def test_a_node_asks_only_while_its_lease_runs(bench: Bench) -> None:
 
     assert [heartbeat.attempt for heartbeat in quiet] == [0]
     assert asking[-1].attempt == 1
+
+
+def test_a_node_says_what_it_waits_for(bench: Bench) -> None:
+    """In each phase, where people look."""
+    notes = [bench.core.view(bench.now_ms).note]
+    bench.clean()
+    notes.append(bench.core.view(bench.now_ms).note)
+    bench.lease()
+    notes.append(bench.core.view(bench.now_ms).note)
+
+    assert notes == [
+        "the service is starting; it waits for the default monitor to start and to clean up",
+        "it waits for a majority",
+        "it waits for the coordinator to admit it",
+    ]
+
+
+def test_the_death_of_a_monitor_names_it(bench: Bench) -> None:
+    """The default one, or the resource that it is for."""
+    online_in_its_own_monitor(bench)
+    said = [*bench.monitor(MonitorDied(why="signal 9")), *bench.monitor(MonitorDied(why="signal 9"), name=OWN)]
+
+    assert [action.record.message for action in said if isinstance(action, Note)] == [
+        "The default monitor ended: signal 9; another one is started.",
+        "The separate monitor of resource 'own' ended: signal 9; another one is started.",
+    ]
 
 
 def test_a_node_without_a_majority_sleeps(bench: Bench) -> None:
@@ -570,13 +597,16 @@ def test_a_failure_is_told_once_however_often_it_is_proposed(bench: Bench) -> No
     actions = bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.FAILED, detail="died"))
     first, report = reports(actions)[0]
     bench.give(ProposalFailed(request=first, fate=ProposalFate.UNKNOWN, detail="cut off"))
-    bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=ResourceState.FAILED, detail="again"))
+    for state in (ResourceState.OFFLINE, ResourceState.ONLINE, ResourceState.FAILED):
+        bench.monitor(ResourceReported(resource=APP, epoch=epoch, state=state, detail="again"))
     bench.now_ms += 150
     second, repeated = reports(bench.give(Tick()))[0]
 
     assert (second, [f.detail for f in repeated.failures]) == (first, ["died"])
     assert [f.ago_ms for f in repeated.failures] == [150]
-    assert [f for _, again in reports(bench.commit(report, request=first)) for f in again.failures] == []
+    after = reports(bench.commit(report, request=first))
+    assert [(r != first, [f.detail for f in u.failures]) for r, u in after] == [(True, ["again"])]
+    assert [u.failures for _, u in reports(bench.commit(after[0][1], request=after[0][0]))] == []
 
 
 def test_a_failure_that_the_log_refused_is_told_under_the_next_incarnation(bench: Bench) -> None:

@@ -284,6 +284,19 @@ def test_web_server_serves_and_its_death_is_noticed(driver: Driver, tmp_path: Pa
     assert ResourceState.ONLINE is driver.online(web).state
 
 
+def test_web_server_names_the_port_that_is_taken(driver: Driver) -> None:
+    """Somebody else listens there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        path = str(SCRIPTS / "web_server.py")
+        report = driver.online(spec("web", "Generic Script", ScriptFilepath=path, Port=port, Address="127.0.0.1"))
+
+    assert ResourceState.FAILED is report.state
+    assert f"port {port} on address 127.0.0.1 cannot be used: Address already in use" in report.detail
+
+
 def _is_server(pid: int) -> bool:
     try:
         return b"web_server.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
