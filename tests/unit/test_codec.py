@@ -99,7 +99,7 @@ def test_every_update_has_a_form(cls: type[Any]) -> None:
 def test_no_update_is_missing_from_the_union() -> None:
     """A class added to the module without a place in the union could never be proposed."""
     own = {cls for cls in vars(updates).values() if isinstance(cls, type) and cls.__module__ == updates.__name__}
-    assert own - set(get_args(Update)) == {updates.Proposal, updates.ResourceStatus}
+    assert own - set(get_args(Update)) == {updates.Proposal, updates.ResourceFailure, updates.ResourceStatus}
 
 
 @given(configs())
