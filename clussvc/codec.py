@@ -12,7 +12,9 @@ of memory is bounded by a small multiple of their number, which every caller lim
 
 The version is raised by *every* change of a field's meaning and by every new field or class, because a node that
 skipped a precondition that it does not know would apply an entry of the log differently from the others. Fields with
-defaults may be missing, so entries that an older release wrote are understood after an upgrade.
+defaults may be missing, so entries that an older release wrote are understood after an upgrade. A proposal says the
+lowest version that has all its fields, so that a release that knows only the older ones still understands whatever it
+can; :data:`_NEW_FIELDS` lists what came with each.
 """
 
 from __future__ import annotations
@@ -34,7 +36,16 @@ from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 
 FORM_VERSION: Final = 1
-"""The first byte of everything that is encoded here."""
+"""The first byte of everything that is encoded here, but for proposals that use a newer field."""
+
+PROPOSAL_VERSION_MAX: Final = 2
+"""The newest form of proposals."""
+
+_NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
+    ("SetGroupProperties", "expected_common"): 2,
+    ("SetGroupProperties", "expected_private"): 2,
+}
+"""The version that brought each later field of an update, which is left out while it is empty."""
 
 VALUE_BYTES_MAX: Final = 64 * 1024
 """The default bound of a single value, such as a heartbeat or a line of a dialogue between processes."""
@@ -79,7 +90,8 @@ def encode_proposal(proposal: Proposal) -> bytes:
     tag, body = _update_parts(proposal.update, 0)
     if not _small(proposal):
         raise ClusterError("not-encodable", f"{tag} holds a number of more than 63 bits; give a smaller one")
-    return _encoded([proposal.request, proposal.proposer, proposal.at_ms, tag, body], "a proposal", PROPOSAL_BYTES_MAX)
+    form = [proposal.request, proposal.proposer, proposal.at_ms, tag, body]
+    return _encoded(form, "a proposal", PROPOSAL_BYTES_MAX, version=_version(proposal.update))
 
 
 def decode_proposal(data: bytes) -> Proposal:
@@ -88,12 +100,24 @@ def decode_proposal(data: bytes) -> Proposal:
     Raises ClusterError(``malformed-proposal``), or ClusterError(``unknown-form``) for another version; both ``remote``.
     """
     with _Guard("proposal") as guard:
-        body = guard.opened(data, PROPOSAL_BYTES_MAX)
+        body = guard.opened(data, PROPOSAL_BYTES_MAX, newest=PROPOSAL_VERSION_MAX)
         request, proposer, at_ms, tag, raw = _PROPOSAL.decode(body)
         proposal = Proposal(request=request, proposer=proposer, at_ms=at_ms, update=_update(tag, raw, 0))
+        if _version(proposal.update) > data[0]:
+            # A release that knows only that form would skip the field and apply something else.
+            raise _BadFormError(f"{tag} has a field that form {data[0]} does not have")
         if not _small(proposal):
             raise _BadFormError("it holds a number of more than 63 bits")
     return proposal
+
+
+def _version(update: Update) -> int:
+    """The lowest version of the form that can say everything of an update."""
+    if isinstance(update, Batch):
+        return max(map(_version, update.updates), default=FORM_VERSION)
+    tag = type(update).__name__
+    used = [version for (of, name), version in _NEW_FIELDS.items() if of == tag and getattr(update, name)]
+    return max(used, default=FORM_VERSION)
 
 
 def _update_parts(update: Update, depth: int) -> tuple[str, object]:
@@ -102,7 +126,11 @@ def _update_parts(update: Update, depth: int) -> tuple[str, object]:
         if depth >= BATCH_DEPTH_MAX:
             raise ClusterError("not-encodable", f"batches of updates are nested deeper than {BATCH_DEPTH_MAX}")
         return "Batch", [_update_parts(each, depth + 1) for each in update.updates]
-    return type(update).__name__, update
+    tag = type(update).__name__
+    unused = {name for of, name in _NEW_FIELDS if of == tag and not getattr(update, name)}
+    if not unused:
+        return tag, update
+    return tag, {field.name: getattr(update, field.name) for field in fields(update) if field.name not in unused}
 
 
 def _update(tag: str, raw: msgspec.Raw, depth: int) -> Update:
@@ -266,16 +294,16 @@ class _Guard:
     def __init__(self, what: str) -> None:
         self._what = what
 
-    def opened(self, data: bytes, max_bytes: int) -> memoryview:
+    def opened(self, data: bytes, max_bytes: int, *, newest: int = FORM_VERSION) -> memoryview:
         """What stands behind the version byte."""
         if len(data) > max_bytes:
             raise _BadFormError(f"it is {len(data)} bytes long; at most {max_bytes} are accepted")
         if not data:
             raise _BadFormError("it is empty")
-        if data[0] != FORM_VERSION:
+        if not FORM_VERSION <= data[0] <= newest:
             raise ClusterError(
                 "unknown-form",
-                f"a {self._what} is written in form {data[0]}, but this release of clussvc reads form {FORM_VERSION};"
+                f"a {self._what} is written in form {data[0]}, but this release of clussvc reads form {newest};"
                 " bring all nodes to the newest release that runs on any of them",
                 remote=True,
             )
@@ -295,8 +323,8 @@ class _Guard:
             ) from error
 
 
-def _encoded(form: object, what: str, max_bytes: int) -> bytes:
-    buffer = bytearray([FORM_VERSION])
+def _encoded(form: object, what: str, max_bytes: int, *, version: int = FORM_VERSION) -> bytes:
+    buffer = bytearray([version])
     try:
         _ENCODER.encode_into(form, buffer, 1)
     except (OverflowError, UnicodeError, RecursionError, TypeError) as error:

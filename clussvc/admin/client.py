@@ -61,30 +61,36 @@ def certificate_folder(cluster: str) -> Path:
     return Path(base) / "clussvc" / cluster
 
 
-def connect(target: str | None = None, *, socket_path: str | None = None) -> ClusterClient:
+def connect(
+    target: str | None = None, *, socket_path: str | None = None, call_timeout_s: float = CALL_TIMEOUT_S
+) -> ClusterClient:
     """A client of the cluster that the target names; the connection is made and tried.
+
+    A call without an answer for ``call_timeout_s`` counts as a lost connection; less than the usual 60 s is for those
+    who would rather ask another node.
 
     Raises ClusterError: ``service-not-running``, ``access-denied``, ``unknown-cluster``, ``no-certificate``,
     ``cannot-connect``.
     """
     if target in (None, "", "."):
-        return ClusterClient([_Unix(socket_path or default_socket())])
+        return ClusterClient([_Unix(socket_path or default_socket())], call_timeout_s)
     assert target is not None
     host, colon, port = target.rpartition(":")
     if colon and port.isdecimal():
-        return ClusterClient([_Tls(host.strip("[]"), int(port), _only_folder())])
+        return ClusterClient([_Tls(host.strip("[]"), int(port), _only_folder())], call_timeout_s)
     folder = certificate_folder(target)
     addresses = folder / CERTIFICATE_FILES["addresses"]
     if addresses.is_file():
         lines = [line.strip().rpartition(":") for line in addresses.read_text().splitlines() if line.strip()]
-        return ClusterClient([_Tls(host.strip("[]"), int(port), folder) for host, _, port in lines if port.isdecimal()])
-    return _local_by_name(target, socket_path or default_socket(), folder)
+        endpoints = [_Tls(host.strip("[]"), int(port), folder) for host, _, port in lines if port.isdecimal()]
+        return ClusterClient(endpoints, call_timeout_s)
+    return _local_by_name(target, socket_path or default_socket(), folder, call_timeout_s)
 
 
-def _local_by_name(name: str, path: str, folder: Path) -> ClusterClient:
+def _local_by_name(name: str, path: str, folder: Path, call_timeout_s: float) -> ClusterClient:
     local = "no cluster service answers on this machine"
     try:
-        client = ClusterClient([_Unix(path)])
+        client = ClusterClient([_Unix(path)], call_timeout_s)
     except ClusterError as problem:
         if problem.code != "service-not-running":
             raise
@@ -200,8 +206,9 @@ class _Tls:
 class ClusterClient:
     """Calls the objects of one cluster, through the first of its endpoints that answers. For one thread."""
 
-    def __init__(self, endpoints: list[_Unix] | list[_Tls]) -> None:
+    def __init__(self, endpoints: list[_Unix] | list[_Tls], call_timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._endpoints = endpoints
+        self._call_timeout_s = call_timeout_s
         self._open: dict[str, tuple[Any, socket.socket]] = {}
         self.notes: list[str] = []
         """Remarks that came with the answers so far, each once: whether they may be old."""
@@ -209,6 +216,9 @@ class ClusterClient:
 
     def call(self, object_: str, method: str, *args: Any, **kwargs: Any) -> Any:
         """Ask something; repeated once when an idle connection turns out to be lost.
+
+        The node answers from what it has applied, which may be behind; with ``fresh=True`` the answer has every change
+        that anybody was told of before the question. That takes a place in the log, and quorum.
 
         Raises CommandRefused with the report, ClusterError(``connection-lost``) or those of :func:`connect`.
         """
@@ -330,7 +340,7 @@ class ClusterClient:
 
         Pyro5.config.SERIALIZER = SERIALIZER
         Pyro5.config.MAX_MESSAGE_SIZE = MESSAGE_BYTES_MAX
-        connected.settimeout(CALL_TIMEOUT_S)
+        connected.settimeout(self._call_timeout_s)
         try:
             proxy = Pyro5.client.Proxy(object_, connected_socket=connected)
         except Pyro5.errors.PyroError as problem:

@@ -7,6 +7,11 @@ which name the role it needs, check the types of what arrived, and turn every ou
 A change begins with a request id *made by the client*, so that repeating it after a lost connection is safe:
 identifiers of new objects are derived from it, and a request that the cluster has already seen gets its former outcome,
 even if the name it was about is gone by now.
+
+A query answers at once from the configuration that this node has applied, which may be behind. With the keyword
+``fresh=True`` it first takes its place in the log, by an update that changes nothing, and answers when that has come
+back: then it sees every change that anybody was told of before the question. It costs as much as a change, and is
+refused like one where a change would be.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from clussvc.admin.dto import Plain
 from clussvc.admin.roles import Caller, Role, find_role
 from clussvc.admin.values import Assigned, common_changes, private_changes
 from clussvc.admin.wire import POLL_EVENTS_MAX, POLL_WAIT_MS_MAX
-from clussvc.codec import from_plain, to_plain
+from clussvc.codec import config_digest, from_plain, to_plain
 from clussvc.global_update import update as updates
 from clussvc.global_update.update import Update
 from clussvc.model import reports
@@ -78,6 +83,8 @@ def _exposed(role: Role, *, changes: bool) -> Callable[[F], F]:
             try:
                 self.require(role)
                 request = None
+                if not changes and kwargs.pop("fresh", False) is not False:
+                    self.catch_up()
                 if changes:
                     if not args:
                         raise Refused(reports.bad_argument("A change begins with a request id."))
@@ -153,6 +160,12 @@ class Servant:
             assert request is not None
             update = update.build(str(uuid.uuid5(_IDENTIFIERS, request)))
         return self.access.execute(cast(Update, update), request=request, timeout_ms=EXECUTE_TIMEOUT_MS)
+
+    def catch_up(self) -> None:
+        """Wait until this node has applied everything that was acknowledged before now, here or elsewhere."""
+        refusal = self.access.execute(updates.Batch(updates=()), timeout_ms=EXECUTE_TIMEOUT_MS)
+        if refusal is not None:
+            raise Refused(refusal)
 
     def answer(self, refusal: Report | None) -> Plain:
         """The outcome of a change."""
@@ -297,6 +310,14 @@ class ClusterServant(Servant):
     @staticmethod
     def _wall_ms() -> int:
         return time.time_ns() // 1_000_000
+
+    @query()
+    def fingerprint(self) -> Plain:
+        """How far this node has applied the log, and a hash of the whole configuration.
+
+        Nodes that stand still at one index must show one hash. (While changes arrive the hash may be of a later index.)
+        """
+        return {"index": self.access.view().index, "sha256": config_digest(self.config)}
 
     @query()
     def statistics(self) -> Plain:
@@ -449,16 +470,38 @@ class GroupServant(Servant):
         return updates.SetPreferredOwners(group=self.group(name).id, nodes=found)
 
     @change(Role.ADMINISTRATOR)
-    def set_properties(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
-        """Change common properties."""
+    def set_properties(
+        self,
+        name: str,
+        assigned: list[Assigned],
+        reset: list[str],
+        expected: list[Assigned] | None = None,
+        expected_default: list[str] | None = None,
+    ) -> Update:
+        """Change common properties, if these are as expected; else the refusal is ``property-changed``."""
         group = self.group(name)
-        return updates.SetGroupProperties(group=group.id, common=common_changes(group, assigned, reset))
+        return updates.SetGroupProperties(
+            group=group.id,
+            common=common_changes(group, assigned, reset),
+            expected_common=common_changes(group, expected or [], expected_default or []),
+        )
 
     @change(Role.ADMINISTRATOR)
-    def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
-        """Change private properties."""
+    def set_private(
+        self,
+        name: str,
+        assigned: list[Assigned],
+        reset: list[str],
+        expected: list[Assigned] | None = None,
+        expected_absent: list[str] | None = None,
+    ) -> Update:
+        """Change private properties, if these are as expected; else the refusal is ``property-changed``."""
         group = self.group(name)
-        return updates.SetGroupProperties(group=group.id, private=_private(group, assigned, reset))
+        return updates.SetGroupProperties(
+            group=group.id,
+            private=_private(group, assigned, reset),
+            expected_private=_private(group, expected or [], expected_absent or []),
+        )
 
 
 class ResourceServant(Servant):

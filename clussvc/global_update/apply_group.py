@@ -9,7 +9,7 @@ from clussvc.global_update.eligibility import not_possible, why_not
 from clussvc.global_update.names import check_new_name
 from clussvc.global_update.outcome import Done, Result, find_group, find_node, note, with_groups, with_resources
 from clussvc.global_update.readiness import check_ready
-from clussvc.global_update.refusals import core_group
+from clussvc.global_update.refusals import core_group, property_changed
 from clussvc.global_update.update import (
     CreateGroup,
     DeleteGroup,
@@ -19,7 +19,8 @@ from clussvc.global_update.update import (
     SetPreferredOwners,
 )
 from clussvc.model.config import Config, Group, Move
-from clussvc.model.properties import common_changes, private_changes
+from clussvc.model.monitoring import PropertyValue
+from clussvc.model.properties import GROUP_PROPERTIES, Stored, common_changes, private_changes, shown
 from clussvc.model.reports import (
     Report,
     bad_argument,
@@ -31,6 +32,9 @@ from clussvc.model.reports import (
 )
 from clussvc.model.settings import GROUPS_MAX
 from clussvc.model.states import MoveCause
+
+TOLD_LENGTH_MAX = 64
+"""Characters of a property's value in a refusal, which every node remembers for a while."""
 
 
 def create_group(config: Config, update: CreateGroup) -> Result:
@@ -75,11 +79,14 @@ def delete_group(config: Config, update: DeleteGroup) -> Result:
 
 
 def set_group_properties(config: Config, update: SetGroupProperties) -> Result:
-    """All values, or none of them."""
+    """All values, or none of them; none at all if something is not as the update expects."""
     group = find_group(config, update.group)
     if isinstance(group, Report):
         return group
     owner = f"group {group.name!r}"
+    unexpected = _check_expected(owner, group, update)
+    if unexpected is not None:
+        return unexpected
     common = common_changes("group", owner, update.common)
     if isinstance(common, Report):
         return common
@@ -93,6 +100,32 @@ def set_group_properties(config: Config, update: SetGroupProperties) -> Result:
         config=with_groups(config, [changed]),
         records=note("group.properties", message, kind="group", thing=group.name),
     )
+
+
+def _check_expected(owner: str, group: Group, update: SetGroupProperties) -> Report | None:
+    """The first property that is not as expected, if any. What cannot be a value of it is refused as such."""
+    fields = common_changes("group", owner, update.expected_common)
+    if isinstance(fields, Report):
+        return fields
+    for field, stored in fields.items():
+        present: Stored = getattr(group, field)
+        if present != stored:
+            known = next(each for each in GROUP_PROPERTIES if each.attribute == field)
+            return property_changed(owner, known.name, _told(shown(known, present)), _told(shown(known, stored)))
+    spelling = {name.casefold(): name for name in group.private}
+    for name, expected in update.expected_private.items():
+        held = group.private.get(spelling.get(name.casefold(), name))
+        if held != expected:
+            return property_changed(owner, name, _told(held), _told(expected))
+    return None
+
+
+def _told(value: PropertyValue | None) -> str:
+    """A value as the refusal shows it: at most TOLD_LENGTH_MAX characters of it."""
+    if value is None:
+        return "not set"
+    text = repr(value)
+    return text if len(text) <= TOLD_LENGTH_MAX else f"{text[:TOLD_LENGTH_MAX]}..."
 
 
 def set_preferred_owners(config: Config, update: SetPreferredOwners) -> Result:

@@ -77,6 +77,16 @@ def node_is_stopping(node: str) -> Report:
     )
 
 
+def property_changed(owner: str, name: str, present: str, expected: str) -> Report:
+    """A property does not have the value on which a change was made to depend."""
+    return Report(
+        code="property-changed",
+        status=5023,
+        message=f"Property {name} of {owner} is {present}, not {expected} as the change expects; somebody else was"
+        " first. Nothing was changed: read it again, and decide anew.",
+    )
+
+
 def request_in_batch() -> Report:
     """A batch held another batch."""
     return Report(code="bad-argument", status=87, message="A batch cannot hold another batch; send its updates alone.")

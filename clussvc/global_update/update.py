@@ -38,11 +38,17 @@ class DeleteGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetGroupProperties:
-    """Change common properties (by the names of ``model.properties``) and private ones; None removes or resets."""
+    """Change common properties (by the names of ``model.properties``) and private ones; None removes or resets.
+
+    With ``expected_common`` or ``expected_private`` it is a compare-and-set: refused as a whole unless each property
+    named there has that value when its turn comes in the log. None expects the default, or that there is none.
+    """
 
     group: GroupId
     common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
     private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    expected_common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    expected_private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -218,9 +218,32 @@ def test_bytes_behind_the_end_are_refused() -> None:
 
 def test_another_version_is_refused_with_the_way_out() -> None:
     data = codec.encode_proposal(a_proposal(DeleteGroup(group=GroupId("g"))))
-    error = decoding_fails(b"\x02" + data[1:])
+    error = decoding_fails(bytes([codec.PROPOSAL_VERSION_MAX + 1]) + data[1:])
     assert error.code == "unknown-form"
     assert "newest release" in error.message
+
+
+EXPECTING = SetGroupProperties(group=GroupId("g"), private={"p": "new"}, expected_private={"p": None})
+
+
+def test_an_update_without_new_fields_is_written_as_the_first_release_wrote_it() -> None:
+    """Journals of that form exist, and a node of that release reads what this one proposes."""
+    update = SetGroupProperties(group=GroupId("g"), common={"Description": "d"}, private={"p": 1})
+    old = b"\x01\x95\xa1r\x01\x07\xb2SetGroupProperties"
+    old += b"\x83\xa5group\xa1g\xa6common\x81\xabDescription\xa1d\xa7private\x81\xa1p\x01"
+    assert old == codec.encode_proposal(a_proposal(update))
+    assert a_proposal(update) == codec.decode_proposal(old)
+
+
+@pytest.mark.parametrize(
+    "update", [EXPECTING, Batch(updates=(Batch(updates=(EXPECTING,)),))], ids=["alone", "in batches"]
+)
+def test_a_precondition_is_never_skipped_by_a_release_that_does_not_know_it(update: Update) -> None:
+    """It is written in a newer form, and what claims to be of the older form is refused."""
+    data = codec.encode_proposal(a_proposal(update))
+    assert 2 == data[0]
+    assert a_proposal(update) == codec.decode_proposal(data)
+    assert "form 1 does not have" in decoding_fails(b"\x01" + data[1:]).message
 
 
 def test_an_unknown_update_is_refused_by_name() -> None:
