@@ -145,7 +145,7 @@ class LocalResource:
             self._after_failure()
 
     def termination_failed(self, detail: str, now_ms: int) -> None:
-        """Something of it is left although it was to be stopped; it counts as running, and is terminated again later."""
+        """Something of it is left although it was to be stopped; it counts as running, and is terminated again."""
         detail = detail[:DETAIL_LENGTH_MAX]
         if detail != self.detail:
             because = (
