@@ -90,7 +90,7 @@ def test_without_quorum_there_is_no_fresh_answer(place: Place, local: ClusterCli
 
 def test_every_question_can_be_asked_freshly(place: Place, local: ClusterClient) -> None:
     """And a change cannot: it has its place in the log anyway."""
-    questions = [("Cluster", "status"), ("Node", "status"), ("Resource", "status"), ("EventStream", "newest")]
+    questions = [("Cluster", "status"), ("Node", "status"), ("Resource", "status"), ("Network", "status")]
     before = len(place.access.executed)
     for object_, method in questions:
         local.call(object_, method, fresh=True)
