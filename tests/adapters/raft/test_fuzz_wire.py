@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from clussvc.global_update.raft import wire
 from clussvc.global_update.raft.entries import NO_OPERATION, command_entry_bytes
 from clussvc.global_update.raft.guard import CHUNK_BYTES, CHUNKS_MAX
-from clussvc.global_update.raft.replicator import RaftSettings
+from clussvc.global_update.raft.replicator import RaftSettings, RaftThread
 from clussvc.global_update.raft.snapshot_file import Snapshot, encode_snapshot
 from tests.adapters.raft.conftest import MakeWorld
 from tests.adapters.raft.pair import commands, ours
+from tests.adapters.raft.test_thread import Counter
 from tests.adapters.raft.world import CLUSTER, World
+
+TIMEOUT_S = 30.0
 
 MESSAGES: tuple[wire.Message, ...] = (
     wire.Append(3, 2, 1, 1, ((NO_OPERATION, 2, 3), (command_entry_bytes(b"x"), 3, 3)), 1.5),
@@ -302,9 +305,9 @@ def test_pieces_without_end_take_no_memory(make_world: MakeWorld) -> None:
     totals = (0, CHUNKS_MAX + 1, 2**40, 2**62)
     tracemalloc.start()
     try:
-        for total in totals:
+        for transfer, total in enumerate(totals):
             for number in range(5_000):
-                chunk = wire.Chunk(term, 1, 500, 1, number, total, b"", world.now_s)
+                chunk = wire.Chunk(term, transfer, 500, 1, number, total, b"", world.now_s)
                 world.node(peer).receive(leader, wire.encode(chunk))
             world.machines[peer].wake_s = world.now_s
             world.run(0.2)
@@ -315,3 +318,29 @@ def test_pieces_without_end_take_no_memory(make_world: MakeWorld) -> None:
     assert 20_000 == drops(world, peer)["chunk out of range"]
     assert CHUNKS_MAX * CHUNK_BYTES < 300 * 1024 * 1024
     world.converge()
+
+
+def test_frames_without_room_are_counted(tmp_path: Path) -> None:
+    """A thread that has not come to its frames holds as many as it may, and counts those that it had to drop."""
+    state = Counter()
+    thread = RaftThread(
+        node_id=1,
+        cluster_id="threads",
+        members=frozenset({1}),
+        folder=tmp_path,
+        first_boot=True,
+        state_machine=state,
+        settings=RaftSettings(inbox_frames_max=3, inbox_bytes_max=100),
+        send=lambda receiver, frame: None,
+        on_fatal=lambda error: None,
+    )
+    for _ in range(10):
+        thread.receive(2, b"rubbish")
+    thread.receive(2, bytes(200))
+    thread.start()
+    try:
+        thread.propose(b"x", TIMEOUT_S, lambda outcome: None)
+        state.wait_for(b"x")
+    finally:
+        thread.stop()
+    assert {("inbox full", 8), ("unreadable frame", 3)} <= set(thread.statistics().drops)
