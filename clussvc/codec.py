@@ -44,6 +44,8 @@ PROPOSAL_VERSION_MAX: Final = 2
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
     ("SetGroupProperties", "expected_common"): 2,
     ("SetGroupProperties", "expected_private"): 2,
+    ("SetResourceProperties", "because"): 2,
+    ("ReportStates", "failures"): 2,
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
 
