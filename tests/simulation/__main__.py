@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import multiprocessing
 import os
 import sys
@@ -109,17 +110,17 @@ def _endings(seeds: range, arguments: argparse.Namespace, until_s: float) -> Ite
                 return
             yield _tell_seed(task)
         return
-    with multiprocessing.get_context("fork").Pool(arguments.jobs) as pool:
-        yield from pool.imap_unordered(_tell_seed, _until(tasks, until_s), chunksize=1)
-
-
-def _until(
-    tasks: Iterator[tuple[int, int | None, str | None]], until_s: float
-) -> Iterator[tuple[int, int | None, str | None]]:
-    for task in tasks:
-        if time.monotonic() > until_s:
-            return
-        yield task
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
+        waiting: set[concurrent.futures.Future[Ending]] = set()
+        for task in tasks:
+            if time.monotonic() > until_s:
+                break
+            waiting.add(pool.submit(_tell_seed, task))
+            if len(waiting) >= 2 * arguments.jobs:
+                done, waiting = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in concurrent.futures.as_completed(waiting))
 
 
 if __name__ == "__main__":

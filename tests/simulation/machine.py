@@ -95,7 +95,8 @@ class Machine:
 
         Only a watchdog of the hardware ends that, and the simulated machines have none.
         """
-        return not self.awake and any(
+        deciding = self.awake and self.stalled_until_us <= self.clock.world_us
+        return not deciding and any(
             monitor.running and (monitor.frozen or monitor.dead or monitor.cannot_end())
             for monitor in self.monitors.values()
         )

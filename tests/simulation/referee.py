@@ -111,7 +111,10 @@ class Referee:
     def heartbeat_received(self, sender: NodeId, receiver: NodeId, boot: int, sent_us: int) -> None:
         """A heartbeat reached the other node's service."""
         truth = self._truth.setdefault(sender, _Truth())
-        truth.heard_by[receiver] = max(truth.heard_by.get(receiver, -1), sent_us)
+        if sent_us <= truth.heard_by.get(receiver, -1):
+            # A double, or one that was overtaken, proves nothing that was not known.
+            return
+        truth.heard_by[receiver] = sent_us
         truth.hears_us.setdefault((receiver, boot), deque(maxlen=HEARD_KEPT)).append(self._now_us())
 
     def starts(self, machine: Watched, resource: ResourceId, epoch: int) -> None:
