@@ -88,6 +88,10 @@ class HeartbeatTable:
         self._peers: dict[NodeId, _Peer] = {}
         self._seq = 0
         self._sent: deque[tuple[int, int]] = deque()
+        self._leases = 0
+        """Raised whenever a lease was extended or a peer forgotten; what was counted before does not hold any more."""
+        self._counted: tuple[int, frozenset[NodeId]] | None = None
+        self._majority_until_ms = -1
 
     def set_timing(self, timing: Timing) -> None:
         """Use other timings from now on; leases already counted keep their end."""
@@ -158,6 +162,7 @@ class HeartbeatTable:
                 sent_ms = self._sent_at(hearing.seq)
                 if sent_ms is not None:
                     peer.lease_until_ms = max(peer.lease_until_ms, sent_ms + self._timing.lease_ms)
+                    self._leases += 1
                 return sent_ms
         return None
 
@@ -202,13 +207,20 @@ class HeartbeatTable:
 
         A node alone in its majority (one voter, itself) holds it for one lease at a time, so that its deadman works.
         """
-        needed = len(voters) // 2 + 1
         if not voters:
             return -1
-        ends = sorted((self.lease_until_ms(voter) for voter in voters if voter != self._node), reverse=True)
+        votes = len(voters) // 2 + 1
         if self._node in voters:
-            ends.insert(0, now_ms + self._timing.lease_ms)
-        return ends[needed - 1] if len(ends) >= needed else -1
+            votes -= 1
+        if votes == 0:
+            return now_ms + self._timing.lease_ms
+        if self._counted != (self._leases, voters):
+            ends = sorted((self.lease_until_ms(voter) for voter in voters if voter != self._node), reverse=True)
+            self._counted, self._majority_until_ms = (
+                (self._leases, voters),
+                ends[votes - 1] if len(ends) >= votes else -1,
+            )
+        return self._majority_until_ms
 
     def votes_held(self, voters: frozenset[NodeId], now_ms: int) -> int:
         """How many voters' leases run now, this node's own vote included."""
@@ -250,3 +262,4 @@ class HeartbeatTable:
         """Drop peers that are no longer in the configuration."""
         for node in [node for node in self._peers if node not in known]:
             del self._peers[node]
+            self._leases += 1

@@ -137,13 +137,14 @@ def _next_voter(
     """The next node that gets a vote. It and every node that is up must hear each other, or the change itself would
     take the quorum from somebody."""
     for candidate in up:
-        heard_by_all = all(
+        if config.nodes[candidate].voter:
+            continue
+        if all(
             _hears(config, table, one, other, node=node, now_ms=now_ms)
             for peer in up
             if peer != candidate
             for one, other in ((peer, candidate), (candidate, peer))
-        )
-        if not config.nodes[candidate].voter and heard_by_all:
+        ):
             return SetVoter(node=candidate, voter=True, voters_version=config.voters_version)
     return None
 

@@ -49,10 +49,12 @@ class MachineClock:
         self._shown_us = offset_ms * 1000
         self.rate_ppm = 0
         self.wall_offset_ms = 0
+        self._asked_us, self._answer_us = -1, 0
 
     def run_at(self, rate_ppm: int) -> None:
         """From now on gain (or lose) that many microseconds in each second; the clock does not jump."""
         self._shown_us, self._since_us = self.now_us, self._scheduler.now_us
+        self._asked_us = -1
         self.rate_ppm = rate_ppm
 
     @property
@@ -63,8 +65,12 @@ class MachineClock:
     @property
     def now_us(self) -> int:
         """What the boot-time clock shows."""
-        passed_us = self._scheduler.now_us - self._since_us
-        return self._shown_us + passed_us + passed_us * self.rate_ppm // 1_000_000
+        world_us = self._scheduler.now_us
+        if world_us != self._asked_us:
+            passed_us = world_us - self._since_us
+            self._asked_us = world_us
+            self._answer_us = self._shown_us + passed_us + passed_us * self.rate_ppm // 1_000_000
+        return self._answer_us
 
     @property
     def now_ms(self) -> int:

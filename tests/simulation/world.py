@@ -76,7 +76,7 @@ from tests.simulation.scheduler import WALL_START_MS, MachineClock, Scheduler
 from tests.simulation.words import in_words
 
 SECRET_SHA256 = "0" * 64
-LOOK_MS = 20
+LOOK_MS = 50
 """How often the referee looks for what time alone can break."""
 WORDS_KEPT = 400
 EVERY_MOMENT = (Tick, Datagram)

@@ -206,6 +206,11 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         """Whether the network below has a connection to that node."""
         return node_id in self._reachable
 
+    @property
+    def idle(self) -> bool:
+        """Whether no snapshot is on its way and no election under way."""
+        return not self._transfers and self._incoming is None and not self._campaigning
+
     def next_wake_s(self) -> float:
         """When the guard or the library has something to do even if nothing happens."""
         if self._role == _LEADER:

@@ -46,6 +46,8 @@ JOURNAL_NAME = "raft.journal"
 SNAPSHOT_NAME = "raft.snapshot"
 FRAMES_PER_STEP_MAX = 512
 MEMBERSHIP_TIMEOUT_S = 10.0
+BUSY_STEP_S = 0.05
+"""The longest pause between two steps while something is under way."""
 _NEVER_S = 1e12
 
 
@@ -316,8 +318,14 @@ class RaftNode:
             return now + 1.0
         if self._inbox or (self.members == {self._node_id} and self._raft.raftCommitIndex < self._journal.last_index):
             return now
-        wake = min(self._guard.next_wake_s(), now + 0.05)
-        return min(wake, self._deadlines[0][0]) if self._deadlines else wake
+        wake = self._guard.next_wake_s()
+        if self._deadlines:
+            wake = min(wake, self._deadlines[0][0])
+        # With work under way the library is asked again soon; without, only messages and the guard's times matter.
+        idle = not (self._pending or self._foreign or self._change_in_flight) and self._guard.idle
+        return (
+            wake if idle and self._raft.raftLastApplied >= self._raft.raftCommitIndex else min(wake, now + BUSY_STEP_S)
+        )
 
     def peer_connected(self, node_id: int) -> None:
         """The network below can reach a node now."""
@@ -604,6 +612,8 @@ class RaftNode:
             self._call_done(done, outcome)
 
     def _members_at(self, index: int) -> frozenset[int]:
+        if not self._journal.changes:
+            return self._base
         members = set(self._base)
         for change in self._journal.changes:
             if change.index > index:
