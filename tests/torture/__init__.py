@@ -1,0 +1,1 @@
+"""Torture: a real cluster under real faults, whose promises are checked from recorded histories."""
