@@ -27,13 +27,18 @@ from typing import Any
 
 from clussvc.admin.wire import DEFAULT_SOCKET, MESSAGE_BYTES_MAX, OBJECT_NAMES, SERIALIZER
 from clussvc.model.errors import ClusterError
-from clussvc.model.reports import Report, Severity
+from clussvc.model.reports import Report, Severity, outcome_unknown
 
 CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 60.0
 """Longer than the service itself waits for anything (30 s)."""
 ATTEMPTS_MAX = 3
 """How often a change is sent whose outcome is unknown; all under one request id."""
+
+UNREACHABLE = ("service-not-running", "cannot-connect")
+"""Errors after which an attempt was certainly not made."""
+UNDECIDED = ("no-quorum",)
+"""Refusals that speak of this attempt alone; what an earlier one under its request id did, the node cannot know."""
 
 CERTIFICATE_FILES = {"certificate": "certificate.pem", "key": "key.pem", "ca": "ca.pem", "addresses": "addresses"}
 """Names of the files of a certificate folder, by the keys of ``Cluster.make_admin_certificate``."""
@@ -222,34 +227,49 @@ class ClusterClient:
 
         Raises CommandRefused with the report, ClusterError(``connection-lost``) or those of :func:`connect`.
         """
-        fresh = object_ not in self._open
+        new = object_ not in self._open
         try:
-            return self._result(self._invoke(object_, method, args, kwargs))
+            return self.call_once(object_, method, *args, **kwargs)
         except ClusterError as problem:
-            if fresh or problem.code != "connection-lost":
+            if new or problem.code != "connection-lost":
                 raise
-            return self._result(self._invoke(object_, method, args, kwargs))
+            return self.call_once(object_, method, *args, **kwargs)
+
+    def call_once(self, object_: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`call`, sent once at most: only after ``connection-lost`` it may have been done all the same.
+
+        For those who repeat by rules of their own; a change takes its request id first.
+        """
+        return self._result(self._invoke(object_, method, args, kwargs))
 
     def change(self, object_: str, method: str, *args: Any, request: str | None = None, **kwargs: Any) -> None:
         """Change something, at most once: a lost connection or an unknown outcome is repeated under one request id.
 
-        Raises as :meth:`call`; the report ``outcome-unknown`` only after ATTEMPTS_MAX attempts.
+        Raises as :meth:`call`; the report ``outcome-unknown`` or the error ``connection-lost`` only after ATTEMPTS_MAX
+        attempts. When one attempt may have had its effect, a later one that reached nobody, or a node without quorum,
+        does not turn that into a plain no.
         """
         request = request or uuid.uuid4().hex
+        lost = False
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                self._result(self._invoke(object_, method, (request, *args), kwargs))
+                self.call_once(object_, method, request, *args, **kwargs)
                 return
             except CommandRefused as refused:
-                if refused.report.code != "outcome-unknown" or attempt == ATTEMPTS_MAX:
+                undecided = lost and refused.report.code in UNDECIDED
+                if refused.report.code != "outcome-unknown" and not undecided:
                     raise
-            except ClusterError as problem:
-                if problem.code not in ("connection-lost", "service-not-running", "cannot-connect"):
-                    raise
-                if attempt == 1 and problem.code != "connection-lost":
-                    raise
+                lost = True
                 if attempt == ATTEMPTS_MAX:
+                    report = outcome_unknown(f"at last the answer was: {refused}") if undecided else refused.report
+                    raise CommandRefused(report) from refused
+            except ClusterError as problem:
+                if problem.code not in ("connection-lost", *(UNREACHABLE if lost else ())):
                     raise
+                lost = True
+                if attempt == ATTEMPTS_MAX:
+                    message = f"It is unknown whether the change took effect: {problem.message}"
+                    raise ClusterError("connection-lost", message, retryable=True) from problem
                 # The service may be restarting; it gets a moment before it is asked again.
                 time.sleep(0.2 * attempt)
 

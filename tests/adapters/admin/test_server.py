@@ -426,6 +426,65 @@ def test_an_outcome_that_stays_unknown_is_reported(
     assert 1 == len(set(asked))
 
 
+def test_what_may_have_been_done_is_not_called_undone(
+    place: Place, local: ClusterClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first attempt has an unknown outcome, the node has lost its quorum at the next ones."""
+    from clussvc.model import reports
+
+    answers = iter([reports.outcome_unknown("no majority"), *[reports.no_quorum("NODE1", "1 of 2 votes")] * 10])
+    monkeypatch.setattr(place.access, "execute", lambda *_, **__: next(answers))
+    with pytest.raises(CommandRefused) as refused:
+        local.change("Group", "create", "SQL")
+    assert "outcome-unknown" == refused.value.report.code
+    assert "1 of 2 votes" in refused.value.report.message
+
+    with pytest.raises(CommandRefused) as refused:
+        local.change("Group", "create", "SQL")
+    assert "no-quorum" == refused.value.report.code, "nothing but refusals: certainly nothing was done"
+
+
+def test_a_service_that_ends_during_a_change_leaves_it_unknown(tmp_path: Path) -> None:
+    """Nobody answers any more at the next attempts, which does not mean that nothing was done."""
+    path, access = tmp_path / "a.sock", FakeAccess()
+    server = AdminServer(access, path)
+    server.start()
+    asked = threading.Event()
+    released = threading.Event()
+
+    def execute(*_: object, **__: object) -> None:
+        asked.set()
+        released.wait(20)
+
+    access.execute = execute  # type: ignore[method-assign, assignment]
+    ended: list[ClusterError] = []
+
+    def change() -> None:
+        with connect(socket_path=str(path)) as client, pytest.raises(ClusterError) as lost:
+            client.change("Group", "create", "SQL")
+        ended.append(lost.value)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        assert asked.wait(20)
+        server.stop()
+    finally:
+        thread.join(20)
+        released.set()
+    assert ["connection-lost"] == [problem.code for problem in ended]
+    assert "unknown whether" in ended[0].message
+
+
+def test_one_attempt_is_one_attempt(place: Place, local: ClusterClient) -> None:
+    """For callers with rules of their own."""
+    place.access.unknown_outcomes = 1
+    with pytest.raises(CommandRefused) as refused:
+        local.call_once("Group", "create", "request-0004", "SQL")
+    assert "outcome-unknown" == refused.value.report.code
+    assert 1 == len(place.access.executed)
+
+
 def test_without_quorum_nothing_changes_and_answers_say_so(place: Place, local: ClusterClient) -> None:
     """Reads carry a note that they may be old."""
     place.access.quorum = False
