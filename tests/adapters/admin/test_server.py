@@ -456,7 +456,7 @@ def test_a_service_that_ends_during_a_change_leaves_it_unknown(tmp_path: Path) -
         asked.set()
         released.wait(20)
 
-    access.execute = execute  # type: ignore[method-assign, assignment]
+    access.execute = execute  # type: ignore[method-assign]
     ended: list[ClusterError] = []
 
     def change() -> None:
