@@ -374,6 +374,7 @@ class World:
             index=index,
             config=config,
             now_ms=machine.clock.now_ms,
+            leftovers=tuple(machine.monitors),
             found=(RequestId("found"), self._found_cluster())
             if isinstance(self.log, RaftLog) and machine.id == 1 and config is None
             else None,
