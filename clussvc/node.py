@@ -236,21 +236,21 @@ class NodeCore:
     @property
     def deadline_ms(self) -> int:
         """When the next Tick is due at the latest."""
-        times = [self._next_heartbeat_ms]
+        earliest_ms = self._next_heartbeat_ms
         if self._phase in (NodePhase.ASKING, NodePhase.MEMBER, NodePhase.STOPPING):
             until_ms = self._quorum_until_ms()
             if until_ms > self._now_ms:
                 # The tick must come when the lease is over, not on its last millisecond.
-                times.append(until_ms + 1)
+                earliest_ms = min(earliest_ms, until_ms + 1)
         # A time that nobody looks at in this phase would be in the past for ever.
         retry_ms = self._ownership.next_ms if self._phase is NodePhase.MEMBER else None
-        times += [
-            at_ms
-            for at_ms in (self._release_deadline_ms, retry_ms, self._farewell_ms, self._stop_deadline_ms)
-            if at_ms is not None
-        ]
-        times += [command.again_ms for command in self._commands.values() if command.again_ms is not None]
-        return min(times)
+        for at_ms in (self._release_deadline_ms, retry_ms, self._farewell_ms, self._stop_deadline_ms):
+            if at_ms is not None and at_ms < earliest_ms:
+                earliest_ms = at_ms
+        for command in self._commands.values():
+            if command.again_ms is not None and command.again_ms < earliest_ms:
+                earliest_ms = command.again_ms
+        return earliest_ms
 
     @property
     def config(self) -> Config | None:
@@ -467,6 +467,8 @@ class NodeCore:
             self._separate = frozenset(each.id for each in self._monitored.values() if each.separate_monitor)
             for name in sorted(self._separate):
                 self._pool.want(name, self._now_ms)
+        if len(self._pool) == 1:
+            return
         idle = [m.name for m in self._pool if m.ready and m.name not in self._separate | {DEFAULT_MONITOR}]
         used = self._ownership.monitors_in_use() if idle else set()
         for name in idle:

@@ -63,6 +63,9 @@ class MonitorPool:
         self._monitors: dict[str, MonitorState] = {}
         self._ticket = 0
 
+    def __len__(self) -> int:
+        return len(self._monitors)
+
     def __iter__(self) -> Iterator[MonitorState]:
         return iter(self._monitors.values())
 

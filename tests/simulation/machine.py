@@ -54,8 +54,9 @@ class Machine:
     """What the configuration database holds, newest last; a crash may lose the newest."""
     wiped: bool = False
     """Its data were removed; it is no member any more."""
-    ticks: int = 0
-    """How many ticks were scheduled; only the newest one counts."""
+    tick_us: int = -1
+    tick_of: int = -1
+    """When the next tick comes, and for which generation; -1: none is scheduled."""
     read: Config | None = None
     """What the service has read from the log, also after its end."""
 

@@ -67,7 +67,7 @@ class Ending:
 def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) -> Plot:
     """What the seed says; a size or a log may be given instead."""
     rng = random.Random(seed)
-    drawn_nodes = rng.choices([1, 2, 3, 4, 5, 6, 7, 8, 9], [4, 8, 58, 10, 15, 2, 1, 1, 1])[0]
+    drawn_nodes = rng.choices([1, 2, 3, 4, 5, 6, 7, 8, 9], [4, 12, 64, 8, 9, 1, 1, 0.5, 0.5])[0]
     drawn_log = rng.choices(["raft", "ordered"], [2, 3])[0]
     timing = rng.choices([LAN, LOOPBACK, FAST, WAN], [70, 12, 3, 15])[0]
     if rng.random() < 0.003:

@@ -593,15 +593,23 @@ class World:
         core, generation = machine.core, machine.generation
         if core is None or core.phase is NodePhase.STOPPED:
             return
-        machine.ticks += 1
-        newest = machine.ticks
+        wait_ms = machine.clock.until_ms(core.deadline_ms) + 0.001
+        due_us = self.scheduler.now_us + int(wait_ms * 1000)
+        if machine.tick_of == generation and machine.tick_us <= due_us:
+            # The one that comes earlier looks again.
+            return
+        machine.tick_us, machine.tick_of = due_us, generation
 
         def tick() -> None:
-            # A tick that was scheduled before something else happened has been replaced by a later one.
-            if machine.generation == generation and machine.ticks == newest:
+            if machine.generation != generation or machine.tick_us != due_us or machine.tick_of != generation:
+                return
+            machine.tick_of = -1
+            if machine.awake and core.deadline_ms > machine.clock.now_ms:
+                self._schedule_tick(machine)
+            else:
                 self._give(machine, Tick())
 
-        self.scheduler.later(machine.clock.until_ms(core.deadline_ms) + 0.001, tick)
+        self.scheduler.later(wait_ms, tick)
 
     # --- actions ----------------------------------------------------------------------------------------------------
 
