@@ -24,6 +24,7 @@ STATES_MAX = 200_000
 """States tried at the end of one operation; a few clients on one register take some dozens. Beyond it, no verdict."""
 CONTEXT_MAX = 12
 """Operations shown around the place where no order fits."""
+VALUE_SHOWN_MAX = 24
 
 State = tuple[str | None, frozenset[int]]
 """The value, and the operations under way that have taken effect."""
@@ -73,11 +74,18 @@ def check_register(key: str, operations: Iterable[Operation], *, initial: str | 
 def describe(operation: Operation) -> str:
     """An operation in a few words."""
     if operation.kind is Kind.READ:
-        return f"client {operation.client} read {operation.value!r}"
-    what = f"client {operation.client}: {operation.kind.value} {operation.value!r}"
+        return f"client {operation.client} read {_shortened(operation.value)}"
+    what = f"client {operation.client}: {operation.kind.value} {_shortened(operation.value)}"
     if operation.kind in (Kind.SWAP, Kind.APPEND):
-        what += f" expecting {operation.expected!r}"
+        what += f" expecting {_shortened(operation.expected)}"
     return f"{what}: {operation.outcome.value}"
+
+
+def _shortened(value: str | None) -> str:
+    """The end of a long list, where the newest entries are."""
+    if value is None or len(value) <= VALUE_SHOWN_MAX:
+        return repr(value)
+    return f"'...{value[-VALUE_SHOWN_MAX:]}'"
 
 
 def _counts(operation: Operation) -> bool:

@@ -110,11 +110,11 @@ def _promises(result: Result) -> Table:
 
 def problems(result: Result) -> Iterable[str]:
     """Everything that went wrong, in sentences."""
-    for verdict in result.registers:
-        if not verdict.linearizable:
-            yield f"register {verdict.key}: {verdict.because}"
-            for one in verdict.around:
-                yield f"    {one.number}: {one.begun_ns}..{one.ended_ns} {describe(one)}"
+    bad = [verdict for verdict in result.registers if not verdict.linearizable]
+    for verdict in bad[:SHOWN_MAX]:
+        yield f"register {verdict.key}: {verdict.because}"
+        for one in verdict.around:
+            yield f"    {one.number}: {one.begun_ns}..{one.ended_ns} {describe(one)}"
     entries = {"lost": result.appended.lost, "twice": result.appended.twice, "ghosts": result.appended.ghosts}
     for what, names in entries.items():
         if names:
