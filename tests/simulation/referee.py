@@ -9,7 +9,8 @@ anew from that, without the code that is under test:
 * **R2, R4** -- nothing runs longer than the release budget after the moment when the node can last have known a
   majority that heard it;
 * **R3** -- who proposes that a node is down is right: a majority has truly heard nothing of it for long enough;
-* **the log** -- one entry at one index everywhere, the same state after it, acknowledged changes in it once;
+* **the log** -- one entry at one index everywhere, the same state after it, acknowledged changes in it once, and none
+  of which somebody was told that nothing was changed;
 * **dependencies** -- a resource starts only above providers that are online.
 
 Faults beyond what the promise assumes *excuse* a machine: both its processes stopped while its resources run on and
@@ -35,6 +36,9 @@ HEARD_KEPT = 200
 
 SLACK_MS = 60
 """How long ending a machine, a deadman's timer and the referee's own rounding may take beyond the budget."""
+
+ASKED_ONCE_MS = 10_000
+"""Nobody asks for the same change a second time so soon after the first, unless the answer was "unknown"."""
 
 
 class Violation(AssertionError):
@@ -95,6 +99,12 @@ class Referee:
         self._groups: dict[ResourceId, GroupId] = {}
         self._committed: dict[RequestId, int] = {}
         self.acknowledged: dict[RequestId, int] = {}
+        self._proposed_us: dict[RequestId, int] = {}
+        self._answered: set[RequestId] = set()
+        self._made: set[RequestId] = set()
+        """Changes in the log that were not refused there."""
+        self._denied: set[RequestId] = set()
+        """Changes of which somebody was told that they certainly were not made."""
         self.newest = 0
         """The newest index that any machine has applied."""
         self.lenient_until_us = -1
@@ -152,20 +162,35 @@ class Referee:
 
     def proposes(self, machine: Watched, proposal: Proposal) -> None:
         """A service hands something to the log."""
+        self._proposed_us.setdefault(proposal.request, self._now_us())
         for update in _updates(proposal):
             if isinstance(update, NodeDown) and not update.stopped:
                 self._check_silence(machine, update)
 
     def replied(self, request: RequestId, refusal: Report | None) -> None:
         """An administrator was answered."""
+        first = request not in self._answered
+        self._answered.add(request)
         if refusal is not None:
             self.counts["unknown" if refusal.code == "outcome-unknown" else "refused"] += 1
+            if refusal.code == "no-quorum" and first:
+                self._deny(request)
             return
         self.counts["acknowledged"] += 1
         index = self._committed.get(request)
         if index is None:
             raise Violation("acknowledged", f"change {request} was acknowledged and is not in the log")
         self.acknowledged[request] = index
+
+    def _deny(self, request: RequestId) -> None:
+        """Somebody was told that nothing was changed. Who asks a second time is told of that attempt only, and the
+        first one may have been made; nobody asks again as soon as this."""
+        proposed_us = self._proposed_us.get(request)
+        if proposed_us is None or self._now_us() - proposed_us > ASKED_ONCE_MS * 1000:
+            return
+        if request in self._made:
+            raise Violation("acknowledged", f"change {request} was said not to be made, and is in the log")
+        self._denied.add(request)
 
     def committed(self, index: int, proposal: Proposal, before: Config | None, after: Config) -> None:
         """Somebody is the first to apply this entry."""
@@ -176,6 +201,10 @@ class Referee:
                 raise Violation("applied once", f"change {proposal.request} was applied again at {index}")
             return
         self._committed[proposal.request] = index
+        if after.recent.get(proposal.request) is None:
+            self._made.add(proposal.request)
+            if proposal.request in self._denied:
+                raise Violation("acknowledged", f"change {proposal.request} was made after the word that it was not")
         if before is None:
             return
         if after.resources is not before.resources:
