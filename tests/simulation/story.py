@@ -72,7 +72,7 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
     timing = rng.choices([LAN, LOOPBACK, FAST, WAN], [70, 12, 3, 15])[0]
     if rng.random() < 0.003:
         # Every node talks to every other one, so large clusters are told of in slow time.
-        drawn_log, drawn_nodes, timing = "ordered", rng.choice([16, 32, 64]), WAN
+        drawn_log, drawn_nodes, timing = "ordered", rng.choice([12, 16, 20]), WAN
     factor = timing.lease_ms / LAN.lease_ms
     steps = draw(rng, until_ms=TROUBLE_MS, rate_per_s=rng.choice([0.5, 1.0, 2.0, 4.0]))
     if factor >= 2:
