@@ -96,8 +96,13 @@ class Asker(threading.Thread):
         except Exception:  # noqa: BLE001 (a client that died would make the run look better than it was)
             self.strange.append(f"client {self.number} died: {traceback.format_exc()}")
         finally:
-            for connection in self._connections.values():
-                connection.close()
+            self.close()
+
+    def close(self) -> None:
+        """End all connections."""
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
 
     def turn(self) -> None:
         """One step."""

@@ -24,7 +24,7 @@ from tests.torture.overlaps import Pause
 
 LENGTH_S: Final = (1.0, 8.0)
 """How long a fault lasts that has a length."""
-REST_S: Final = (1.0, 5.0)
+REST_S: Final = (2.0, 8.0)
 """Between two faults of a lane."""
 RECOVERY_EVERY_S: Final = (20.0, 45.0)
 """How often the cluster is left alone until it has recovered."""

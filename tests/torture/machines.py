@@ -65,9 +65,10 @@ class SmallDisk:
                         pass
 
     def free(self) -> None:
-        """Give the room back."""
-        self._filler.unlink(missing_ok=True)
-        self.full_until_s = time.monotonic() + DISK_EXCUSE_S
+        """Give the room back, if it was taken."""
+        if self._filler.exists():
+            self._filler.unlink()
+            self.full_until_s = time.monotonic() + DISK_EXCUSE_S
 
     def unmount(self) -> None:
         """After all machines are gone."""
