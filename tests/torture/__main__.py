@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -77,18 +78,22 @@ def torture(arguments: argparse.Namespace, folder: Path, console: Console) -> bo
         profile=arguments.profile,
     )
     with small_disks(folder, SMALL_DISKS) as disks:
-        good, kept = False, ""
-        with Lab(folder=folder, nodes=plan.nodes) as lab:
-            try:
-                result = Run(plan, lab, disks, say).whole()
+        # What somebody interrupted has shown nothing, and is not kept unless that was asked for.
+        worth_keeping = arguments.keep_histories is not None
+        try:
+            with Lab(folder=folder, nodes=plan.nodes) as lab:
+                try:
+                    result = Run(plan, lab, disks, say).whole()
+                except Exception:
+                    worth_keeping = True
+                    raise
                 show(console, result)
-                good = result.good
-            finally:
-                if arguments.keep_histories or not good:
-                    kept = keep(folder, arguments.keep_histories)
-    if kept:
-        console.print(f"seed {seed}; histories and logs are in {kept}", soft_wrap=True, highlight=False)
-    return good
+                worth_keeping = worth_keeping or not result.good
+                return result.good
+        finally:
+            if worth_keeping:
+                kept = keep(folder, arguments.keep_histories)
+                console.print(f"seed {seed}; histories and logs are in {kept}", soft_wrap=True)
 
 
 def keep(folder: Path, where: Path | None) -> str:
@@ -116,7 +121,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="lab-"))
     try:
         return 0 if torture(arguments, folder, console) else 1
-    except (LabError, AssertionError) as problem:
+    except (LabError, AssertionError, subprocess.SubprocessError, OSError) as problem:
         console.print(f"The run could not be made: {problem}", style="bold red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
