@@ -35,6 +35,10 @@ CALL_TIMEOUT_S = 60.0
 ATTEMPTS_MAX = 3
 """How often a change is sent whose outcome is unknown; all under one request id."""
 
+REPEAT_WITHIN_S = 10.0
+"""A change is not sent again later than this after the first time: the cluster remembers a bounded number of requests
+(RECENT_REQUESTS_MAX), and a repetition of one that it has forgotten would take effect a second time."""
+
 UNREACHABLE = ("service-not-running", "cannot-connect")
 """Errors after which an attempt was certainly not made."""
 UNDECIDED = ("no-quorum",)
@@ -246,11 +250,12 @@ class ClusterClient:
         """Change something, at most once: a lost connection or an unknown outcome is repeated under one request id.
 
         Raises as :meth:`call`; the report ``outcome-unknown`` or the error ``connection-lost`` only after ATTEMPTS_MAX
-        attempts. When one attempt may have had its effect, a later one that reached nobody, or a node without quorum,
-        does not turn that into a plain no.
+        attempts or REPEAT_WITHIN_S. When one attempt may have had its effect, a later one that reached nobody, or a
+        node without quorum, does not turn that into a plain no.
         """
         request = request or uuid.uuid4().hex
         lost = False
+        until_s = time.monotonic() + REPEAT_WITHIN_S
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
                 self.call_once(object_, method, request, *args, **kwargs)
@@ -260,14 +265,14 @@ class ClusterClient:
                 if refused.report.code != "outcome-unknown" and not undecided:
                     raise
                 lost = True
-                if attempt == ATTEMPTS_MAX:
+                if attempt == ATTEMPTS_MAX or time.monotonic() >= until_s:
                     report = outcome_unknown(f"at last the answer was: {refused}") if undecided else refused.report
                     raise CommandRefused(report) from refused
             except ClusterError as problem:
                 if problem.code not in ("connection-lost", *(UNREACHABLE if lost else ())):
                     raise
                 lost = True
-                if attempt == ATTEMPTS_MAX:
+                if attempt == ATTEMPTS_MAX or time.monotonic() >= until_s:
                     message = f"It is unknown whether the change took effect: {problem.message}"
                     raise ClusterError("connection-lost", message, retryable=True) from problem
                 # The service may be restarting; it gets a moment before it is asked again.

@@ -27,10 +27,16 @@ class ReplicatedState:
         """Entries that could not be decoded; they change nothing, equally on all nodes."""
 
     def apply(self, index: int, command: bytes) -> bytes:
-        """Apply one entry. A malformed one, which no proposer of this version writes, changes nothing."""
+        """Apply one entry. A malformed one, which no proposer of this version writes, changes nothing.
+
+        Raises ClusterError(``unknown-form``) for the form of a newer release: whoever skipped it would go on with
+        another state than the others, so the log of this node ends instead.
+        """
         try:
             proposal = codec.decode_proposal(command)
-        except ClusterError:
+        except ClusterError as error:
+            if error.code == "unknown-form":
+                raise
             self.malformed += 1
             return _INDEX.pack(index)
         applied = apply(self._config, proposal)

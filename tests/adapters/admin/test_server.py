@@ -426,6 +426,27 @@ def test_an_outcome_that_stays_unknown_is_reported(
     assert 1 == len(set(asked))
 
 
+def test_a_change_is_not_sent_again_when_the_cluster_may_have_forgotten_it(
+    place: Place, local: ClusterClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer comes after the time within which a repetition is certain to be recognised."""
+    from clussvc.model import reports
+
+    monkeypatch.setattr("clussvc.admin.client.REPEAT_WITHIN_S", 0.0)
+    asked: list[object] = []
+
+    def execute(update: object, *, request: object = None, timeout_ms: int = 0) -> object:
+        asked.append(request)
+        return reports.outcome_unknown("no majority")
+
+    monkeypatch.setattr(place.access, "execute", execute)
+    with pytest.raises(CommandRefused) as refused:
+        local.change("Group", "create", "SQL")
+
+    assert "outcome-unknown" == refused.value.report.code
+    assert 1 == len(asked)
+
+
 def test_what_may_have_been_done_is_not_called_undone(
     place: Place, local: ClusterClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
