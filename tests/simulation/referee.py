@@ -20,11 +20,11 @@ nothing fences it, or a clock that drifts beyond the budget. What is excused is 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from clussvc.global_update.update import Batch, NodeDown, Proposal, Update
+from clussvc.global_update.update import Batch, NodeDown, NodeUp, Proposal, Update
 from clussvc.model.config import Config
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.reports import Report
@@ -100,6 +100,8 @@ class Referee:
         self._committed: dict[RequestId, int] = {}
         self.acknowledged: dict[RequestId, int] = {}
         self._proposed_us: dict[RequestId, int] = {}
+        self._admission_us: dict[tuple[NodeId, int, int], int] = {}
+        """When somebody first proposed to admit a node, for each of its boots and attempts."""
         self._answered: set[RequestId] = set()
         self._made: set[RequestId] = set()
         """Changes in the log that were not refused there."""
@@ -164,6 +166,8 @@ class Referee:
         """A service hands something to the log."""
         self._proposed_us.setdefault(proposal.request, self._now_us())
         for update in _updates(proposal):
+            if isinstance(update, NodeUp):
+                self._admission_us.setdefault((update.node, update.boot, update.attempt), self._now_us())
             if isinstance(update, NodeDown) and not update.stopped:
                 self._check_silence(machine, update)
 
@@ -266,12 +270,12 @@ class Referee:
         least_us = int((timing.lease_ms + timing.release_budget_ms) * 1000 * (1 - timing.drift_ppm / 1e6)) - 2_000
         heard = self._truth.setdefault(update.node, _Truth()).hears_us
         times = {voter: heard.get((voter, victim.boot), ()) for voter in config.voters if voter != update.node}
-        # A silence may have ended meanwhile, so every moment after which one can have begun is tried.
+        # A silence may have ended meanwhile, so every moment after which one can have begun is tried. One that was over
+        # when this incarnation asked to be admitted, which was shortly before that was proposed, proves nothing of it.
+        asked_us = self._admission_us.get((victim.id, victim.boot, victim.attempt), 0) - least_us
         for start_us in sorted({0, *(time_us for known in times.values() for time_us in known)}):
-            end_us = start_us + least_us
-            quiet = {
-                voter for voter, known in times.items() if not any(start_us < time_us <= end_us for time_us in known)
-            }
+            end_us = max(start_us + least_us, asked_us)
+            quiet = {voter for voter, known in times.items() if _heard_nothing(known, start_us, end_us)}
             if end_us <= self._now_us() and is_majority(quiet, set(config.voters)):
                 return
         raise Violation(
@@ -309,6 +313,13 @@ class Referee:
             left = [r for r in machine.all_running() if group is None or self._groups.get(r) == group]
             if left:
                 raise Violation("R1", f"{why}, but {', '.join(sorted(left))} still runs there")
+
+
+def _heard_nothing(known: Sequence[int], start_us: int, end_us: int) -> bool:
+    """Whether none of these receptions lies in between; of what is too old to be remembered nothing is believed."""
+    if len(known) == HEARD_KEPT and start_us < known[0]:
+        return False
+    return not any(start_us < time_us <= end_us for time_us in known)
 
 
 def _updates(proposal: Proposal) -> tuple[Update, ...]:
