@@ -191,13 +191,26 @@ class Run:
             self._findings.append(f"the nodes' configurations differ: {shown}")
 
     def _final_lists(self) -> dict[str, str | None]:
-        """The lists as all nodes show them; a node that differs is a finding."""
-        seen = {}
-        for node in self._sockets:
-            try:
-                seen[node] = self._observer.lists(node, self._data)
-            except Exception as problem:  # noqa: BLE001 (whatever keeps a node from answering is a finding)
-                self._findings.append(f"{node} does not show its lists: {problem}")
+        """The lists as all nodes show them; a node that differs is a finding, and so is one that never answers.
+
+        A busy machine may cost a node its quorum for a moment; such an answer is asked for again.
+        """
+        seen: dict[str, dict[str, str | None]] = {}
+        why: dict[str, str] = {}
+
+        def answered() -> bool:
+            for node in self._sockets:
+                if node in seen:
+                    continue
+                try:
+                    seen[node] = self._observer.lists(node, self._data)
+                except Exception as problem:  # noqa: BLE001 (whatever keeps a node from answering is told)
+                    why[node] = str(problem)
+            return len(seen) == len(self._sockets)
+
+        if not self._keeper.wait(answered, AGREE_LIMIT_S):
+            silent = [node for node in self._sockets if node not in seen]
+            self._findings += [f"{node} does not show its lists: {why.get(node, 'no answer')}" for node in silent]
         first = next(iter(seen.values()), {})
         self._findings += [f"{node} shows other lists than the first node" for node, it in seen.items() if it != first]
         return first
