@@ -78,6 +78,8 @@ class _Truth:
     """When the newest heartbeat that each other node has received was sent."""
     hears_us: dict[tuple[NodeId, int], deque[int]] = field(default_factory=dict)
     """When each other node has received one of each boot, newest last."""
+    first_us: dict[tuple[NodeId, int], int] = field(default_factory=dict)
+    """When each other node has received the first one of each boot."""
     voters: frozenset[NodeId] = frozenset()
     voters_since_us: int = 0
 
@@ -127,6 +129,7 @@ class Referee:
             # A double, or one that was overtaken, proves nothing that was not known.
             return
         truth.heard_by[receiver] = sent_us
+        truth.first_us.setdefault((receiver, boot), self._now_us())
         truth.hears_us.setdefault((receiver, boot), deque(maxlen=HEARD_KEPT)).append(self._now_us())
 
     def starts(self, machine: Watched, resource: ResourceId, epoch: int) -> None:
@@ -268,11 +271,17 @@ class Referee:
             return
         timing = config.timing
         least_us = int((timing.lease_ms + timing.release_budget_ms) * 1000 * (1 - timing.drift_ppm / 1e6)) - 2_000
-        heard = self._truth.setdefault(update.node, _Truth()).hears_us
-        times = {voter: heard.get((voter, victim.boot), ()) for voter in config.voters if voter != update.node}
+        truth = self._truth.setdefault(update.node, _Truth())
+        others = [voter for voter in config.voters if voter != update.node]
+        times = {voter: truth.hears_us.get((voter, victim.boot), ()) for voter in others}
         # A silence may have ended meanwhile, so every moment after which one can have begun is tried. One that was over
-        # when this incarnation asked to be admitted, which was shortly before that was proposed, proves nothing of it.
+        # when this incarnation asked to be admitted proves nothing of it. It asked when a majority had heard it, and
+        # shortly before somebody proposed to admit it.
+        firsts = sorted(
+            truth.first_us[voter, victim.boot] for voter in others if (voter, victim.boot) in truth.first_us
+        )
         asked_us = self._admission_us.get((victim.id, victim.boot, victim.attempt), 0) - least_us
+        asked_us = max([asked_us, *firsts[: len(config.voters) // 2]])
         for start_us in sorted({0, *(time_us for known in times.values() for time_us in known)}):
             end_us = max(start_us + least_us, asked_us)
             quiet = {voter for voter, known in times.items() if _heard_nothing(known, start_us, end_us)}
