@@ -171,6 +171,8 @@ class NodeCore:
         self._index = index
         self._table = HeartbeatTable(node=node, boot=boot, timing=timing)
         self._now_ms = now_ms
+        if config is not None:
+            self._know_incarnations(config)
         self._wall_ms = 0
         self._out: list[Action] = []
 
@@ -358,9 +360,15 @@ class NodeCore:
         if peers != self._peers:
             self._peers, self._peers_said = peers, False
             self._table.forget(peers)
+        self._know_incarnations(config)
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._ownership.follow(config)
             self._report_due = True
+
+    def _know_incarnations(self, config: Config) -> None:
+        for node in config.nodes.values():
+            if node.id != self._node:
+                self._table.know_incarnation(node.id, node.incarnation, self._now_ms)
 
     def _settle(self, request: RequestId, refusal: Report | None) -> None:
         """A proposal of this node came back through the log."""

@@ -20,6 +20,10 @@ lost lease ends the incarnation, so nothing that arrives later revives it. Only 
 What the receiver's clock cannot see: a node that was restarted may have given leases in its earlier life, and a node
 that was forgotten and is met again may still hold one. So a silence never begins before this life of the reporter, nor
 before the reporter began to keep account of that node.
+
+Nor does it begin before the judging node has read in the log that the present incarnation was admitted. An older one
+says nothing of the leases that the new incarnation was given after it: a node that was silent, came back and was
+admitted could be declared down for its former absence, while it acts.
 """
 
 from __future__ import annotations
@@ -88,6 +92,8 @@ class HeartbeatTable:
         self._peers: dict[NodeId, _Peer] = {}
         self._seq = 0
         self._sent: deque[tuple[int, int]] = deque()
+        self._admitted: dict[NodeId, tuple[int, int]] = {}
+        """The incarnation of each node, and when this node read of it in the log."""
         self._leases = 0
         """Raised whenever a lease was extended or a peer forgotten; what was counted before does not hold any more."""
         self._counted: tuple[int, frozenset[NodeId]] | None = None
@@ -96,6 +102,11 @@ class HeartbeatTable:
     def set_timing(self, timing: Timing) -> None:
         """Use other timings from now on; leases already counted keep their end."""
         self._timing = timing
+
+    def know_incarnation(self, node: NodeId, incarnation: int, now_ms: int) -> None:
+        """The log says so now; silences from before count no more for a new incarnation."""
+        if self._admitted.get(node, (-1, 0))[0] != incarnation:
+            self._admitted[node] = incarnation, now_ms
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -229,11 +240,17 @@ class HeartbeatTable:
     def common_silence_ms(self, node: NodeId, voters: frozenset[NodeId], now_ms: int, *, newborn_grace_ms: int) -> int:
         """For how long some majority of the voters has heard nothing of ``node`` at the same time; 0 if none has.
 
+        Only silence since its present incarnation was read of counts.
         ``newborn_grace_ms`` is added for a node that was never heard here in this life: right after a start of the
         whole cluster the others deserve the time to appear.
         """
         needed = len(voters) // 2 + 1
-        intervals = list(self._silence_intervals(node, voters, now_ms, newborn_grace_ms))
+        since_ms = self._admitted.get(node, (0, 0))[1]
+        intervals = [
+            (max(start, since_ms), end)
+            for start, end in self._silence_intervals(node, voters, now_ms, newborn_grace_ms)
+            if end > since_ms
+        ]
         best = 0
         for start, _ in intervals:
             ends = sorted((end for begin, end in intervals if begin <= start), reverse=True)
@@ -263,3 +280,5 @@ class HeartbeatTable:
         for node in [node for node in self._peers if node not in known]:
             del self._peers[node]
             self._leases += 1
+        for node in [node for node in self._admitted if node not in known]:
+            del self._admitted[node]

@@ -130,6 +130,26 @@ def test_a_common_silence_of_a_majority_counts() -> None:
     assert 790 <= silence_ms <= 801
 
 
+def test_a_silence_from_before_the_present_incarnation_proves_nothing() -> None:
+    """N3 was off for long, came back and was admitted; what N2 said before must not be held against its new life."""
+    one, two, three = table(N1), table(N2), table(N3)
+    last = beat(three, 1_000)
+    one.hear(last, received_ms=1_001)
+    two.hear(last, received_ms=1_002)
+    for now_ms in range(1_100, 3_000, 100):
+        two.hear(beat(one, now_ms), received_ms=now_ms + 1)
+        one.hear(beat(two, now_ms + 2), received_ms=now_ms + 3)
+    assert one.common_silence_ms(N3, VOTERS, 2_999, newborn_grace_ms=0) > LAN.silence_ms()
+
+    one.know_incarnation(N3, 2, 2_950)
+    assert one.common_silence_ms(N3, VOTERS, 2_999, newborn_grace_ms=0) < 50
+    one.know_incarnation(N3, 2, 2_999)
+    for now_ms in range(3_000, 4_000, 100):
+        two.hear(beat(one, now_ms), received_ms=now_ms + 1)
+        one.hear(beat(two, now_ms + 2), received_ms=now_ms + 3)
+    assert one.common_silence_ms(N3, VOTERS, 3_950, newborn_grace_ms=0) > LAN.silence_ms()
+
+
 def test_a_report_whose_age_is_unknown_counts_for_nothing() -> None:
     """N2 acknowledges nothing of ours, so its report may have been on its way for ever."""
     one, two, three = table(N1), table(N2), table(N3)
