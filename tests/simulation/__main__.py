@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--steps", action="store_true", help="print the steps of the story")
     arguments = parser.parse_args()
     if arguments.mutations:
-        from tests.simulation.mutations import report
+        from tests.simulation.mutation_table import report
 
         return report(jobs=arguments.jobs)
     if arguments.seed is not None:
