@@ -20,7 +20,6 @@ Three weaknesses are no mutations here, since no story can show them as a broken
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -49,19 +48,17 @@ from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import EverythingTerminated
 from clussvc.model.reports import Report
-from clussvc.model.settings import LAN, Timing
+from clussvc.model.settings import Timing
 from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import NodeCore
 from clussvc.resources.machine import LocalResource
 from clussvc.resources.monitors import MonitorPool
-from tests.simulation.faults import Step as Fault
 from tests.simulation.monitors import SimMonitor
-from tests.simulation.story import TROUBLE_MS, Plot, draw_plot, tell
+from tests.simulation.story import tell
+from tests.simulation.temptations import Draw, again_and_again, drawn, tempting
 
 CPU_S_MAX = 60.0
 """Processor time after which no further seed is tried for a mutation; it then counts as not caught."""
-
-Draw = Callable[[int], Plot]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,48 +102,6 @@ def broken_by(*changes: tuple[object, str, object]) -> Callable[[], AbstractCont
             yield
 
     return breaking
-
-
-# --- stories ------------------------------------------------------------------------------------------------------
-
-
-def drawn(*, log: str = "ordered", nodes: int = 3) -> Draw:
-    """The ordinary stories, with everything that can happen in them."""
-    return lambda seed: draw_plot(seed, nodes=nodes, log=log)
-
-
-def tempting(
-    kinds: Mapping[str, float],
-    *,
-    log: str = "ordered",
-    nodes: int = 3,
-    rate_per_s: float = 2.0,
-    for_ms: tuple[int, int] = (50, 3_000),
-    compaction_entries: int = 5_000,
-) -> Draw:
-    """Stories of a few kinds of faults only, each with its weight."""
-
-    def draw(seed: int) -> Plot:
-        rng = random.Random(seed)
-        shortest_ms, longest_ms = for_ms
-        steps = []
-        at_ms = 0.0
-        while (at_ms := at_ms + rng.expovariate(rate_per_s) * 1000) < TROUBLE_MS:
-            kind = rng.choices(list(kinds), list(kinds.values()))[0]
-            lasts_ms = int(shortest_ms * (longest_ms / shortest_ms) ** rng.random())
-            picks = tuple(rng.random() for _ in range(4))
-            steps.append(Fault(at_ms=int(at_ms), kind=kind, picks=picks, for_ms=lasts_ms))
-        return Plot(
-            seed=seed,
-            nodes=nodes,
-            log=log,
-            timing=LAN,
-            compaction_entries=compaction_entries,
-            steps=tuple(steps),
-            groups=(2, 2, 1),
-        )
-
-    return draw
 
 
 # --- leases (R2, R4) ----------------------------------------------------------------------------------------------
@@ -506,8 +461,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         broken=broken_by(
             (HeartbeatTable, "hear", _hear_and_note_when), (HeartbeatTable, "_take_lease", _lease_from_reception)
         ),
-        plot=drawn(),
-        seeds_max=20,
+        plot=again_and_again("one-way cut", every_ms=5_000, for_ms=(2_000, 3_000), picks={2: 0.6}),
+        seeds_max=10,
     ),
     Mutation(
         name="lease that comes back",
@@ -515,8 +470,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A node that had lost its lease goes on as the same incarnation when the lease is back.",
         caught_as=_RUNS,
         broken=broken_by((NodeCore, "_check_membership", _go_on_when_the_lease_is_back)),
-        plot=drawn(),
-        seeds_max=20,
+        plot=again_and_again("streams come back later", every_ms=4_000, for_ms=(1_050, 1_300)),
+        seeds_max=10,
     ),
     Mutation(
         name="gap in the lease while asking",
@@ -524,8 +479,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="An admission counts although the lease had a gap since it was asked for.",
         caught_as=_RUNS,
         broken=broken_by((NodeCore, "_check_lease", _lease_gap_while_asking)),
-        plot=tempting(_CUTS | _STOPS, for_ms=(300, 2_000), rate_per_s=4.0),
-        seeds_max=50,
+        plot=again_and_again("admission is read late", every_ms=4_500, for_ms=(300, 600)),
+        seeds_max=10,
     ),
     Mutation(
         name="no deadman",
@@ -596,8 +551,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A reported silence is taken to last until the report came, though it may have been written long before.",
         caught_as=frozenset({"R3"}),
         broken=broken_by((HeartbeatTable, "_take_silences", _silence_until_reception)),
-        plot=drawn(),
-        seeds_max=50,
+        plot=again_and_again("slow report", every_ms=4_500, for_ms=(850, 950)),
+        seeds_max=10,
     ),
     Mutation(
         name="silence from before birth",
@@ -605,8 +560,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A service that was started anew reports that it has never heard the others, as if it had listened.",
         caught_as=frozenset({"R3"}),
         broken=broken_by((HeartbeatTable, "compose", _compose_as_if_always_there)),
-        plot=drawn(),
-        seeds_max=20,
+        plot=again_and_again("born into silence", every_ms=4_500, for_ms=(350, 550)),
+        seeds_max=10,
     ),
     Mutation(
         name="asks before it is clean",
@@ -638,11 +593,13 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="admitted twice",
         breaks="R1",
-        what="A request for admission that was granted is granted again when another coordinator repeats it.",
+        what="A request for admission that was granted is granted again when it reaches the log a second time.",
         caught_as=_RUNS,
         broken=broken_by((apply_node, "node_up", _node_up_again)),
-        plot=tempting(_CUTS | _STOPS, rate_per_s=4.0),
-        seeds_max=30,
+        plot=tempting(
+            {"isolation": 1.0, "move": 1.0}, rate_per_s=4.0, for_ms=(900, 1_500), throughout="late proposals"
+        ),
+        seeds_max=10,
     ),
     Mutation(
         name="death of any incarnation",
@@ -650,8 +607,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A declared death of an earlier incarnation ends the present one.",
         caught_as=_RUNS,
         broken=broken_by((apply_node, "node_down", _node_down_of_any_incarnation)),
-        plot=tempting(_CUTS | _STOPS, rate_per_s=4.0),
-        seeds_max=100,
+        plot=tempting(
+            {"isolation": 1.0, "move": 2.0}, rate_per_s=4.0, for_ms=(900, 1_500), throughout="late proposals"
+        ),
+        seeds_max=10,
     ),
     Mutation(
         name="assigned though owned",
@@ -659,8 +618,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A group is assigned on an epoch that is over, though it is not released.",
         caught_as=_RUNS,
         broken=broken_by((apply_ownership, "assign_group", _assign_what_is_owned)),
-        plot=tempting(_CUTS | _STOPS, rate_per_s=4.0),
-        seeds_max=100,
+        plot=tempting(
+            {"isolation": 1.0, "move": 1.0}, rate_per_s=4.0, for_ms=(900, 1_500), throughout="late proposals"
+        ),
+        seeds_max=10,
     ),
     Mutation(
         name="release of any epoch",
@@ -668,8 +629,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="An owner's word that it let a group go counts for a later epoch as well.",
         caught_as=_RUNS,
         broken=broken_by((apply_ownership, "group_released", _released_of_any_epoch)),
-        plot=tempting(_CUTS | _STOPS | _WORK, rate_per_s=4.0),
-        seeds_max=100,
+        plot=tempting({"move": 1.0}, rate_per_s=4.0, for_ms=(900, 1_500), throughout="late proposals"),
+        seeds_max=10,
     ),
     Mutation(
         name="start without provider",

@@ -47,6 +47,11 @@ class Network:
         self._streams: dict[frozenset[NodeId], _Stream] = {}
         self.cut: set[tuple[NodeId, NodeId]] = set()
         """Directions in which nothing passes."""
+        self.cut_streams: set[tuple[NodeId, NodeId]] = set()
+        """Directions in which streams carry nothing while datagrams pass, as after a cut whose end TCP has not tried
+        yet."""
+        self.slow_ms: dict[tuple[NodeId, NodeId], float] = {}
+        """By how much every datagram in a direction is late; they keep their order."""
         self.loss = 0.0
         self.duplication = 0.0
         self.late = 0.0
@@ -58,9 +63,13 @@ class Network:
         """Whether anything can get from one to the other now."""
         return (sender, receiver) not in self.cut
 
+    def flows(self, sender: NodeId, receiver: NodeId) -> bool:
+        """Whether a stream carries anything from one to the other now."""
+        return self.passes(sender, receiver) and (sender, receiver) not in self.cut_streams
+
     def both_ways(self, one: NodeId, other: NodeId) -> bool:
-        """Whether they can talk to each other."""
-        return self.passes(one, other) and self.passes(other, one)
+        """Whether they can talk to each other, in more than datagrams."""
+        return self.flows(one, other) and self.flows(other, one)
 
     # --- datagrams --------------------------------------------------------------------------------------------------
 
@@ -71,7 +80,7 @@ class Network:
             if not self.passes(sender, receiver) or (self.loss and rng.random() < self.loss):
                 continue
             low, high = self.delay_ms
-            delay_ms = low + (high - low) * rng.random()
+            delay_ms = low + (high - low) * rng.random() + self.slow_ms.get((sender, receiver), 0.0)
             if self.late and rng.random() < self.late:
                 delay_ms += self.late_ms * rng.random()
             self._scheduler.later(delay_ms, arrive)
@@ -83,7 +92,7 @@ class Network:
         stream = self._streams.get(frozenset((sender, receiver)))
         if stream is None or not stream.up:
             return
-        if not self.passes(sender, receiver):
+        if not self.flows(sender, receiver):
             if len(stream.held) < HELD_FRAMES_MAX:
                 stream.held.append((sender, receiver, frame))
             return
