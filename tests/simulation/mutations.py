@@ -8,12 +8,19 @@ Most of what is taken away is caught by a second layer in the product as well (a
 journal), which is what such layers are for. Where that layer would hide the mutation it is taken away too; the sentence
 of the mutation says so.
 
-Three weaknesses are no mutations here, since no story can show them as a broken rule:
+Five weaknesses are no mutations here, since no story can show them as a broken rule:
 
 * that monitors refuse older epochs guards against commands that arrive late, and in the simulator (as in the service)
   one pipe brings them in order;
 * an election without a pre-vote, or while a leader is heard, only costs time: terms and logs decide who may lead;
-* two majorities that do not overlap need two changes of the voters under way at once, and the coordinator makes one.
+* two majorities that do not overlap need two changes of the voters under way at once, and the coordinator makes one;
+* an answer that a follower gave to an earlier leadership of the same node is true as long as the follower still holds
+  what it confirmed. To be wrong when it counts, it must stay on its way while another leader has the follower cut those
+  entries off and its own first leader is elected again; but it travels on one ordered connection, which the simulated
+  network, as TCP, gives up before that, and a new connection brings nothing of the old one;
+* a follower that confirms more than was compared has nothing more: an append reaches to the end of the leader's log,
+  and with the first one of a term comes an entry of that term, so what a follower holds beyond it conflicts and is cut
+  off. Only logs that differ by more than one batch (1280 KB) could show it, which no story fills.
 
 ``python -m tests.simulation --mutations`` prints the table.
 """
@@ -21,7 +28,7 @@ Three weaknesses are no mutations here, since no story can show them as a broken
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from unittest.mock import patch
@@ -35,6 +42,7 @@ from clussvc.events import CommandArrived, Event, ProposalFailed
 from clussvc.global_update import apply as apply_module
 from clussvc.global_update import apply_node, apply_ownership
 from clussvc.global_update.outcome import Result
+from clussvc.global_update.raft import guard as guard_module
 from clussvc.global_update.raft import wire
 from clussvc.global_update.raft.entries import Entry
 from clussvc.global_update.raft.guard import Guard
@@ -300,8 +308,6 @@ def _unknown_is_refused(detail: str) -> Report:
 # --- the log ------------------------------------------------------------------------------------------------------
 
 _deliver_append = Guard._deliver_append
-_receive_answer = Guard._receive_answer
-_send_reply = Guard._send_reply
 _receive_vote_request = Guard._receive_vote_request
 _receive_pre_vote = Guard._receive_pre_vote
 _sync = Journal.sync
@@ -346,18 +352,6 @@ def _commit_all_that_is_there(guard: Guard, sender: int, term: int) -> None:
             "serialized": None,
         },
     )
-
-
-def _answer_of_any_term(guard: Guard, sender: int, message: wire.Reply | wire.ChunkReply) -> None:
-    _receive_answer(
-        guard, sender, msgspec.structs.replace(message, term=guard._term) if message.term < guard._term else message
-    )
-
-
-def _confirm_all_that_is_there(guard: Guard, peer: int, message: Mapping[str, object]) -> None:
-    if guard._reply is not None and message["success"]:
-        guard._reply.verified = guard._journal.last_index
-    _send_reply(guard, peer, message)
 
 
 def _vote_for_anybody(guard: Guard, sender: int, message: wire.VoteRequest) -> None:
@@ -685,8 +679,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         broken=broken_by(
             (Guard, "_deliver_append", _deliver_untrimmed), (Journal, "_truncate_from", _truncate_without_fuse)
         ),
-        plot=tempting(_CUTS | _POWER | _WORK, log="raft", rate_per_s=4.0, for_ms=(100, 1_000)),
-        seeds_max=60,
+        plot=again_and_again("power fails in a cut", every_ms=8_000, for_ms=(4_000, 5_000), log="raft"),
+        seeds_max=20,
     ),
     Mutation(
         name="no sync before a reply",
@@ -703,8 +697,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A node does not know after a restart for whom it has voted in this term.",
         caught_as=frozenset({"one log", "one leader"}),
         broken=broken_by((Journal, "_load", _load_without_vote)),
-        plot=tempting(_POWER | _CUTS, log="raft", rate_per_s=4.0, for_ms=(100, 1_000)),
-        seeds_max=100,
+        plot=again_and_again(
+            "power fails after a vote", every_ms=8_000, for_ms=(4_000, 5_000), picks={2: 0.0}, log="raft"
+        ),
+        seeds_max=10,
     ),
     Mutation(
         name="term forgotten",
@@ -712,35 +708,21 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A node has after a restart only the term of its newest entry.",
         caught_as=frozenset({"one log", "one leader"}),
         broken=broken_by((Journal, "_load", _load_term_of_entries), (Journal, "setCurrentTerm", _keep_term_in_memory)),
-        plot=tempting(_POWER | _CUTS, log="raft", rate_per_s=4.0, for_ms=(100, 1_000)),
-        seeds_max=100,
+        plot=again_and_again(
+            "power fails after a vote", every_ms=8_000, for_ms=(4_000, 5_000), picks={2: 1.0}, log="raft"
+        ),
+        seeds_max=10,
     ),
     Mutation(
         name="snapshot moves the commit",
         breaks="log",
-        what="A piece of a snapshot commits whatever entries a node has.",
+        what="A piece of a snapshot commits whatever entries a node has (in pieces of 1 KB: one is not the whole).",
         caught_as=frozenset({"one log"}),
-        broken=broken_by((Guard, "_deliver_alive", _commit_all_that_is_there)),
-        plot=tempting(_CUTS | _WORK, log="raft", rate_per_s=4.0, compaction_entries=20),
-        seeds_max=60,
-    ),
-    Mutation(
-        name="answers of any term",
-        breaks="log",
-        what="A leader counts answers that were given to it in an earlier term.",
-        caught_as=frozenset({"one log", "acknowledged"}),
-        broken=broken_by((Guard, "_receive_answer", _answer_of_any_term)),
-        plot=tempting(_CUTS | _POWER | _WORK, log="raft", rate_per_s=4.0, for_ms=(100, 1_000)),
-        seeds_max=100,
-    ),
-    Mutation(
-        name="confirms what was not compared",
-        breaks="log",
-        what="A follower confirms all that it has, also what the leader has not compared.",
-        caught_as=frozenset({"one log", "acknowledged"}),
-        broken=broken_by((Guard, "_send_reply", _confirm_all_that_is_there)),
-        plot=tempting(_CUTS | _POWER | _WORK, log="raft", rate_per_s=4.0, for_ms=(100, 1_000)),
-        seeds_max=60,
+        broken=broken_by((Guard, "_deliver_alive", _commit_all_that_is_there), (guard_module, "CHUNK_BYTES", 1_024)),
+        plot=again_and_again(
+            "leader works alone", every_ms=8_000, for_ms=(4_000, 5_000), log="raft", compaction_entries=60
+        ),
+        seeds_max=20,
     ),
     Mutation(
         name="votes for anybody",
