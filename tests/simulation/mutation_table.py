@@ -13,7 +13,7 @@ from tests.simulation.story import tell
 def report(*, jobs: int) -> int:
     """Print a line for each mutation; 1 if one was not caught, or if its story fails with the product as it is."""
     failed = 0
-    print(f"{'mutation':<32} {'breaks':<14} {'seed':>4} {'of':>4}  caught by")
+    print(f"{'mutation':<32} {'breaks':<14} {'seed':>4} {'of':>4} {'cpu s':>6}  caught by")
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         for caught, control in pool.map(_hunt, [mutation.name for mutation in MUTATIONS]):
@@ -26,7 +26,8 @@ def report(*, jobs: int) -> int:
                 verdict = f"{caught.rule}: {caught.what}"
             failed += not caught.seed or bool(control)
             print(
-                f"{mutation.name:<32} {mutation.breaks:<14} {caught.seed or '-':>4} {mutation.seeds_max:>4}  {verdict}",
+                f"{mutation.name:<32} {mutation.breaks:<14} {caught.seed or '-':>4} {mutation.seeds_max:>4}"
+                f" {caught.cpu_s:>6.1f}  {verdict}",
                 flush=True,
             )
     print(f"{len(MUTATIONS) - failed} of {len(MUTATIONS)} mutations caught")
