@@ -428,7 +428,7 @@ KINDS: dict[str, Callable[[Trouble, Step], None]] = {
 }
 
 UNDRAWN: dict[str, Callable[[Trouble, Step], None]] = {}
-"""Kinds that no seed draws, for stories that are written by hand; :mod:`tests.simulation.temptations` fills it."""
+"""Kinds that no seed draws, for stories that are written by hand; :mod:`tests.simulation.mutations` brings them."""
 
 WEIGHTS = {
     "administration": 8,

@@ -8,16 +8,12 @@ Most of what is taken away is caught by a second layer in the product as well (a
 journal), which is what such layers are for. Where that layer would hide the mutation it is taken away too; the sentence
 of the mutation says so.
 
-Five weaknesses are no mutations here, since no story can show them as a broken rule:
+Four weaknesses are no mutations here, since no story can show them as a broken rule:
 
 * that monitors refuse older epochs guards against commands that arrive late, and in the simulator (as in the service)
   one pipe brings them in order;
 * an election without a pre-vote, or while a leader is heard, only costs time: terms and logs decide who may lead;
 * two majorities that do not overlap need two changes of the voters under way at once, and the coordinator makes one;
-* an answer that a follower gave to an earlier leadership of the same node is true as long as the follower still holds
-  what it confirmed. To be wrong when it counts, it must stay on its way while another leader has the follower cut those
-  entries off and its own first leader is elected again; but it travels on one ordered connection, which the simulated
-  network, as TCP, gives up before that, and a new connection brings nothing of the old one;
 * a follower that confirms more than was compared has nothing more: an append reaches to the end of the leader's log,
   and with the first one of a term comes an entry of that term, so what a follower holds beyond it conflicts and is cut
   off. Only logs that differ by more than one batch (1280 KB) could show it, which no story fills.
@@ -61,9 +57,13 @@ from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import NodeCore
 from clussvc.resources.machine import LocalResource
 from clussvc.resources.monitors import MonitorPool
+from tests.simulation import log_temptations, temptations
+from tests.simulation.faults import UNDRAWN
 from tests.simulation.monitors import SimMonitor
 from tests.simulation.story import tell
 from tests.simulation.temptations import Draw, again_and_again, drawn, tempting
+
+UNDRAWN.update(temptations.KINDS | log_temptations.KINDS)
 
 CPU_S_MAX = 60.0
 """Processor time after which no further seed is tried for a mutation; it then counts as not caught."""
@@ -308,6 +308,7 @@ def _unknown_is_refused(detail: str) -> Report:
 # --- the log ------------------------------------------------------------------------------------------------------
 
 _deliver_append = Guard._deliver_append
+_receive_answer = Guard._receive_answer
 _receive_vote_request = Guard._receive_vote_request
 _receive_pre_vote = Guard._receive_pre_vote
 _sync = Journal.sync
@@ -352,6 +353,11 @@ def _commit_all_that_is_there(guard: Guard, sender: int, term: int) -> None:
             "serialized": None,
         },
     )
+
+
+def _answer_of_any_term(guard: Guard, sender: int, message: wire.Reply | wire.ChunkReply) -> None:
+    term = max(message.term, guard._term)
+    _receive_answer(guard, sender, msgspec.structs.replace(message, term=term))
 
 
 def _vote_for_anybody(guard: Guard, sender: int, message: wire.VoteRequest) -> None:
@@ -721,6 +727,17 @@ MUTATIONS: tuple[Mutation, ...] = (
         broken=broken_by((Guard, "_deliver_alive", _commit_all_that_is_there), (guard_module, "CHUNK_BYTES", 1_024)),
         plot=again_and_again(
             "leader works alone", every_ms=8_000, for_ms=(4_000, 5_000), log="raft", compaction_entries=60
+        ),
+        seeds_max=20,
+    ),
+    Mutation(
+        name="answers of any term",
+        breaks="log",
+        what="A leader counts answers that were given to it in an earlier term.",
+        caught_as=frozenset({"one log", "acknowledged"}),
+        broken=broken_by((Guard, "_receive_answer", _answer_of_any_term)),
+        plot=again_and_again(
+            "answer of a former term", every_ms=9_000, for_ms=(6_500, 7_000), log="raft", nodes=5, until_ms=14_000
         ),
         seeds_max=20,
     ),

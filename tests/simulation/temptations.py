@@ -2,25 +2,22 @@
 
 An ordinary seed has a weakness shown only when several things happen within the same few milliseconds. Here the things
 are made to happen; what is left to the seed is who they happen to, and small differences of time. The kinds of faults
-below are drawn by no ordinary seed; everything in them is allowed to happen, so the product as it is survives them.
+below (and those for the real log in :mod:`tests.simulation.log_temptations`) are drawn by no ordinary seed; everything
+in them is allowed to happen, so the product as it is survives them.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
 
 from clussvc.actions import Propose
 from clussvc.events import ProposalFailed, ProposalFate
-from clussvc.global_update.raft import wire
-from clussvc.global_update.raft.journal import _Kind, _read_record
-from clussvc.global_update.update import Batch, GroupReleased, NodeDown, NodeUp, SetGroupProperties
+from clussvc.global_update.update import Batch, GroupReleased, NodeDown, NodeUp
 from clussvc.model.ids import NodeId
 from clussvc.model.settings import LAN
 from tests.simulation import administrator as admin
-from tests.simulation.faults import UNDRAWN, Step, Trouble
+from tests.simulation.faults import Step, Trouble
 from tests.simulation.machine import Machine
 from tests.simulation.story import TROUBLE_MS, Plot, draw_plot
 
@@ -112,7 +109,7 @@ def _plot(seed: int, steps: list[Step], *, log: str, nodes: int, compaction_entr
 # --- kinds of faults that are written down to the moment ------------------------------------------------------------
 
 
-class _Scene:
+class Scene:
     """What several faults need that belong together. Roles are given from the leader on, the others as drawn."""
 
     def __init__(self, trouble: Trouble, step: Step) -> None:
@@ -165,7 +162,7 @@ def _ids(pairs: tuple[tuple[Machine, Machine], ...]) -> set[tuple[NodeId, NodeId
 
 def _streams_come_back_later(trouble: Trouble, step: Step) -> None:
     """A node is isolated until the others have declared it down; then heartbeats come back before the log does."""
-    scene = _Scene(trouble, step)
+    scene = Scene(trouble, step)
     links = scene.all_links(trouble.machine(step.picks[1]))
     scene.cut_streams(*links)
     scene.cut(*links)
@@ -175,7 +172,7 @@ def _streams_come_back_later(trouble: Trouble, step: Step) -> None:
 
 def _admission_is_read_late(trouble: Trouble, step: Step) -> None:
     """A service is started anew and asks, and is admitted; it is isolated before it reads so, and declared down."""
-    scene = _Scene(trouble, step)
+    scene = Scene(trouble, step)
     _, newborn, *_ = scene.roles
     links = scene.all_links(newborn)
     scene.cut_streams(*links)
@@ -187,7 +184,7 @@ def _admission_is_read_late(trouble: Trouble, step: Step) -> None:
 
 def _slow_report(trouble: Trouble, step: Step) -> None:
     """What a voter reports to the coordinator is late; first the one, then the other hears nothing of a node."""
-    scene = _Scene(trouble, step)
+    scene = Scene(trouble, step)
     judge, reporter, node = scene.roles[:3]
     late_ms = 250
     scene.network.slow_ms[reporter.id, judge.id] = late_ms
@@ -200,7 +197,7 @@ def _slow_report(trouble: Trouble, step: Step) -> None:
 
 def _born_into_silence(trouble: Trouble, step: Step) -> None:
     """The coordinator hears nothing of a node; the other voter did, until its service was started anew."""
-    scene = _Scene(trouble, step)
+    scene = Scene(trouble, step)
     judge, reporter, node = scene.roles[:3]
     scene.cut((node, judge))
 
@@ -241,134 +238,7 @@ def _move(trouble: Trouble, step: Step) -> None:
         trouble.administrator.run(admin.move_group(group, trouble.member(step.picks[1])))
 
 
-# --- the same, for the real log -------------------------------------------------------------------------------------
-
-
-class _LogScene(_Scene):
-    """A scene in which frames of the log are watched, and commands given that fill it."""
-
-    def give(self, machine: Machine, *, count: int, every_ms: float) -> None:
-        """Have an administrator change something on this machine again and again; one entry each."""
-        group = next(iter(self.world.config.groups))
-
-        def change(number: int) -> None:
-            update = SetGroupProperties(group=group, common={"Description": f"change {number}"})
-            self.world.command(update, on=machine.name)
-
-        for number in range(count):
-            self.at(number * every_ms, partial(change, number))
-
-    def watch(self, seen: Callable[[NodeId, NodeId, wire.Message], None]) -> None:
-        """Look at every frame of the log that leaves, after it has left."""
-        send = self._send = self.network.send
-
-        def watched(sender: NodeId, receiver: NodeId, frame: bytes) -> None:
-            send(sender, receiver, frame)
-            if not self.trouble.over:
-                seen(sender, receiver, wire.decode(frame))
-
-        self.network.send = watched  # type: ignore[method-assign]  # the network of this story alone
-
-    def stop_watching(self) -> None:
-        """Have frames leave unseen again."""
-        self.network.send = self._send  # type: ignore[method-assign]
-
-
-def _leader_works_alone(trouble: Trouble, step: Step) -> None:
-    """A leader is isolated and takes changes that it cannot commit; the others go on until their logs are compacted."""
-    scene = _LogScene(trouble, step)
-    leader, other, *_ = scene.roles
-    links = scene.all_links(leader)
-    scene.cut(*links)
-    scene.give(leader, count=8, every_ms=5)
-    scene.at(1_000, lambda: scene.give(other, count=90, every_ms=25))
-    scene.at(step.for_ms, lambda: scene.mend(*links))
-
-
-def _power_fails_after_a_vote(trouble: Trouble, step: Step) -> None:
-    """Two candidates cannot hear each other. The voter between them loses its power as soon as one has its vote, and
-    that one its links; the other one asks when the voter is back. ``picks[2]`` below 0.5: it had decided to do so
-    before, but its disk stands still, and the request waits for the disk."""
-    scene = _LogScene(trouble, step)
-    voter, one, other = scene.roles[:3]
-    candidates = {one.id: one, other.id: other}
-    waiting: list[Machine] = []
-    elected: list[Machine] = []
-
-    def seen(sender: NodeId, receiver: NodeId, message: wire.Message) -> None:
-        candidate = candidates.get(receiver)
-        if sender != voter.id or candidate is None or elected:
-            return
-        if isinstance(message, wire.PreVoteReply) and message.granted and step.picks[2] < 0.5 and not waiting:
-            waiting.append(candidate)
-            candidate.disk.stalled_until_us = scene.world.scheduler.now_us + 1_500_000
-        elif isinstance(message, wire.VoteReply) and candidate not in waiting:
-            elected.append(candidate)
-            scene.cut((candidate, voter))
-            scene.at(3, lambda: part(candidate))
-
-    def part(candidate: Machine) -> None:
-        scene.world.crash(voter.name)
-        scene.cut(*scene.all_links(candidate))
-        scene.give(candidate, count=5, every_ms=5)
-        scene.at(60, lambda: scene.world.start(voter.name))
-
-    def end() -> None:
-        scene.stop_watching()
-        scene.mend(*scene.all_links(one), *scene.all_links(other))
-
-    scene.watch(seen)
-    scene.cut((one, other), (other, one))
-    scene.world.crash(voter.name)
-    scene.at(50, lambda: scene.world.start(voter.name))
-    scene.at(step.for_ms, end)
-
-
-def _power_fails_in_a_cut(trouble: Trouble, step: Step) -> None:
-    """One follower is off and the other one was started anew, while changes keep coming; should it cut off entries, its
-    power fails in that very write, and the leader loses its links, so that the other two must go on."""
-    scene = _LogScene(trouble, step)
-    leader, follower, absent = scene.roles[:3]
-    links = scene.all_links(leader)
-    disk = follower.disk
-    write = disk.append
-
-    def append(path: Path, data: bytes) -> None:
-        if not trouble.over and _cuts(data) and scene.random.random() < 0.5:
-            disk.append = write  # type: ignore[method-assign]
-            disk.writes_left = 0
-            scene.at(0, lambda: scene.cut(*links))
-            scene.at(20, lambda: scene.world.start(absent.name))
-        write(path, data)
-
-    def end() -> None:
-        disk.append = write  # type: ignore[method-assign]
-        scene.mend(*links)
-        scene.world.start(absent.name, follower.name)
-        trouble.good_weather()
-
-    disk.append = append  # type: ignore[method-assign]  # the disk of this story alone
-    scene.world.crash(absent.name)
-    scene.network.delay_ms = (5.0, 40.0)
-    scene.give(leader, count=80, every_ms=8)
-    scene.at(100, lambda: scene.restart_service(follower, 20))
-    scene.at(step.for_ms, end)
-
-
-def _cuts(data: bytes) -> bool:
-    """Whether one of these records of a journal cuts entries off."""
-    offset = 0
-    while (record := _read_record(data, offset)) is not None:
-        if record[0] is _Kind.TRUNCATE_FROM:
-            return True
-        offset = record[3]
-    return False
-
-
-UNDRAWN |= {
-    "leader works alone": _leader_works_alone,
-    "power fails after a vote": _power_fails_after_a_vote,
-    "power fails in a cut": _power_fails_in_a_cut,
+KINDS: dict[str, Callable[[Trouble, Step], None]] = {
     "streams come back later": _streams_come_back_later,
     "admission is read late": _admission_is_read_late,
     "slow report": _slow_report,
