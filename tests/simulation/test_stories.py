@@ -407,3 +407,16 @@ def test_a_resource_that_survives_its_termination_is_terminated_again(world: Wor
     world.behaviour.unkillable.discard(app)
 
     world.run_until(lambda: world.online_on(group) == "n2", limit_ms=10_000)
+
+
+def test_nodes_that_joined_elect_a_leader_though_the_log_was_compacted() -> None:
+    """Their own admission is in the snapshot only, and the founder does not come back."""
+    with World(nodes=3, seed=1, log="raft", compaction_entries=20) as world:
+        world.form()
+        group = next(iter(world.config.groups))
+        for number in range(40):
+            assert world.do(SetGroupProperties(group=group, common={"Description": str(number)}), on="n1") is None
+        world.run_for(2_000)
+        world.crash("n1")
+
+        world.run_until(lambda: world.leader in (NodeId(2), NodeId(3)), limit_ms=10_000)

@@ -679,6 +679,8 @@ class RaftNode:
         # The library trims the journal in its next tick, up to exactly these entries. Until then older changes are
         # counted on top of newer members, which is harmless: for each node the last change decides.
         self._base = frozenset(snapshot.members)
+        # The entry that admitted this node may be trimmed before anybody looks for it.
+        self._guard.log_replaced(self._base)
         self._snapshots_written += 1
 
     def _load_snapshot(self, path: str) -> tuple[Entry, Entry, list[RaftPeer]]:
