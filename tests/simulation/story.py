@@ -191,6 +191,8 @@ class _Teller:
     def _with_help(self) -> None:
         world, administrator = self._world, self._trouble.administrator
         administrator.run(admin.resume([node.id for node in world.config.nodes.values() if node.paused]))
+        # A node that is still paused would refuse.
+        self._until(lambda: not administrator.under_way, lambda: "an answer to every administrator")
         administrator.run(admin.online(list(world.config.groups)))
         self._until(lambda: not administrator.under_way, lambda: "an answer to every administrator")
         self._until(lambda: not self._offline(), lambda: f"Online for {self._offline()}")
