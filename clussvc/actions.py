@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clussvc.global_update.update import Proposal
-from clussvc.membership.heartbeat import Heartbeat
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorCommand
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
+from clussvc.model.states import NodePhase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,29 @@ class SetPeers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SendHeartbeat:
-    """Send this to every peer on every network."""
+class Vouch:
+    """The core lives: until ``until_ms`` this may be said of the node in heartbeats to every peer on every network.
 
-    heartbeat: Heartbeat
+    The sender goes on by itself until then, so a core that is late for a moment does not make the node look dead, and
+    one that makes no progress for a lease does.
+    """
+
+    until_ms: int
+    interval_ms: int
+    incarnation: int
+    phase: NodePhase
+    attempt: int
+    """Which request for admission of this boot is open; 0: the node does not ask."""
+    index: int
+    voters_version: int
+    at_once: bool
+    """Something has changed: the peers are to hear it now."""
+    probe: bool
+    """The peers are to answer at once: somebody has been silent for so long that the next reports decide."""
+    watched: tuple[NodeId, ...]
+    """The peers whose silence the core wants to know of at once, from ``watch_ms`` on."""
+    watch_ms: int
+    """0: every heartbeat is news; negative: no silence is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +130,7 @@ class StopService:
 
 Action = (
     SetPeers
-    | SendHeartbeat
+    | Vouch
     | Propose
     | AddLogMember
     | RemoveLogMember

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, unique
 
 from clussvc.global_update.update import Proposal, Update
-from clussvc.membership.heartbeat import Heartbeat
+from clussvc.membership.heartbeat import Heard
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorReport
@@ -20,12 +20,13 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatHeard:
-    """An authenticated heartbeat of another node arrived."""
+class HeartbeatsHeard:
+    """Authenticated heartbeats of other nodes have arrived since the last event of this kind, oldest first.
 
-    heartbeat: Heartbeat
-    received_ms: int
-    """When the adapter received it, on this node's clock; not later than now."""
+    They may have waited for the core; each carries the time of its arrival, which is not later than now.
+    """
+
+    heard: tuple[Heard, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class StopRequested:
 
 Event = (
     Tick
-    | HeartbeatHeard
+    | HeartbeatsHeard
     | Committed
     | ConfigInstalled
     | LeadershipChanged

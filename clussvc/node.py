@@ -38,18 +38,18 @@ from clussvc.actions import (
     Propose,
     RemoveLogMember,
     Reply,
-    SendHeartbeat,
     SetPeers,
     StartMonitor,
     StopMonitor,
     StopService,
+    Vouch,
 )
 from clussvc.events import (
     CommandArrived,
     Committed,
     ConfigInstalled,
     Event,
-    HeartbeatHeard,
+    HeartbeatsHeard,
     LeadershipChanged,
     MonitorSaid,
     ProposalFailed,
@@ -128,6 +128,10 @@ TERMINATE_TIMEOUT_MS = 10_000
 LEFTOVERS_TIMEOUT_MS = RESTART_GRACE_MS
 """How long a new service may take to clean up after an earlier life of it; the others count on this (rule R4)."""
 
+PROBE_AFTER_MS = 4
+"""How long after the limit of a silence the peers are asked for their reports; they heard the node last at moments of
+their own, a network's delay earlier or later."""
+
 FAREWELL_TIMEOUT_MS = 3_000
 """How long a stopping node waits for the others to take note; without that they find out by its silence."""
 
@@ -169,7 +173,8 @@ class NodeCore:
         self._config = config
         self._voters = config.voters if config else frozenset()
         self._index = index
-        self._table = HeartbeatTable(node=node, boot=boot, timing=timing)
+        self._table = HeartbeatTable(node=node, timing=timing)
+        self._table.set_peers(self._peers, now_ms)
         self._now_ms = now_ms
         if config is not None:
             self._know_incarnations(config)
@@ -183,7 +188,11 @@ class NodeCore:
         self._note = "the service is starting"
         self._release_deadline_ms: int | None = now_ms + LEFTOVERS_TIMEOUT_MS if leftovers else None
 
-        self._next_heartbeat_ms = now_ms
+        self._next_vouch_ms = now_ms
+        self._vouched: tuple[object, ...] = ()
+        self._watching: tuple[object, ...] = ()
+        self._next_probe_ms: int | None = None
+        self._probed_ms = now_ms
         self._pool = MonitorPool()
         self._pool.want(DEFAULT_MONITOR, now_ms)
         for name in leftovers:
@@ -227,7 +236,11 @@ class NodeCore:
             self._release_deadline_ms = max(self._release_deadline_ms, hearing_ms)
         if self._phase is NodePhase.STOPPED:
             return ()
-        self._check_lease()
+        if isinstance(event, HeartbeatsHeard):
+            # They may have waited for this turn; what each brings is weighed at the moment at which it arrived.
+            self._hear(event)
+        self._check_lease(now_ms)
+        self._check_deadmen()
         self._take(event)
         self._mind_monitors()
         self._check_membership()
@@ -238,15 +251,17 @@ class NodeCore:
     @property
     def deadline_ms(self) -> int:
         """When the next Tick is due at the latest."""
-        earliest_ms = self._next_heartbeat_ms
+        earliest_ms = self._next_vouch_ms
         if self._phase in (NodePhase.ASKING, NodePhase.MEMBER, NodePhase.STOPPING):
             until_ms = self._quorum_until_ms()
             if until_ms > self._now_ms:
                 # The tick must come when the lease is over, not on its last millisecond.
-                earliest_ms = min(earliest_ms, until_ms + 1)
+                short_ms = until_ms - self._lease_is_short_ms
+                earliest_ms = min(earliest_ms, short_ms if short_ms > self._now_ms else until_ms + 1)
         # A time that nobody looks at in this phase would be in the past for ever.
         retry_ms = self._ownership.next_ms if self._phase is NodePhase.MEMBER else None
-        for at_ms in (self._release_deadline_ms, retry_ms, self._farewell_ms, self._stop_deadline_ms):
+        times = (self._release_deadline_ms, retry_ms, self._farewell_ms, self._stop_deadline_ms, self._next_probe_ms)
+        for at_ms in times:
             if at_ms is not None and at_ms < earliest_ms:
                 earliest_ms = at_ms
         for command in self._commands.values():
@@ -302,11 +317,8 @@ class NodeCore:
 
     def _take(self, event: Event) -> None:
         match event:
-            case Tick():
+            case Tick() | HeartbeatsHeard():
                 pass
-            case HeartbeatHeard():
-                if event.heartbeat.sender != self._node:
-                    self._table.hear(event.heartbeat, received_ms=min(event.received_ms, self._now_ms))
             case Committed():
                 self._committed(event)
             case ConfigInstalled():
@@ -359,7 +371,7 @@ class NodeCore:
         }
         if peers != self._peers:
             self._peers, self._peers_said = peers, False
-            self._table.forget(peers)
+            self._table.set_peers(peers, self._now_ms)
         self._know_incarnations(config)
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._ownership.follow(config)
@@ -602,14 +614,30 @@ class NodeCore:
     def _quorum_until_ms(self, now_ms: int | None = None) -> int:
         return self._table.quorum_until_ms(self._voters, self._now_ms if now_ms is None else now_ms)
 
-    def _check_lease(self) -> None:
-        """Before anything else: does the lease that was known until now still run?"""
-        holds = self._quorum_until_ms() > self._now_ms
+    def _hear(self, event: HeartbeatsHeard) -> None:
+        for heard in event.heard:
+            assert heard.received_ms <= self._now_ms, (heard, self._now_ms)
+            self._check_lease(heard.received_ms)
+            self._table.hear(heard)
+
+    def _check_lease(self, at_ms: int) -> None:
+        """Before anything else: did the lease that was known until then still run?"""
+        holds = self._quorum_until_ms(at_ms) > at_ms
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING) and not holds:
             self._release("quorum was lost: no majority of the voters is known to have heard this node lately")
         elif self._phase is NodePhase.ASKING and not holds:
             # What was asked before the gap must not be answered after it.
             self._attempt = 0
+
+    def _check_deadmen(self) -> None:
+        """Has a monitor terminated everything because this core stood still for too long to feed it?
+
+        Its word may be waiting behind this event, and what it ran must not be taken for running until then.
+        """
+        if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
+            late = [monitor for monitor in self._pool if monitor.may_run and 0 <= monitor.fed_until_ms <= self._now_ms]
+            if late:
+                self._release(f"{self._which_monitor(late[0].name)} was not fed in time by its service")
 
     def _check_membership(self) -> None:
         """What the log says about this node: admitted, or not any more."""
@@ -679,7 +707,6 @@ class NodeCore:
             if known is not None and self._quorum_until_ms() > self._now_ms:
                 self._attempts += 1
                 self._attempt = self._attempts
-                self._next_heartbeat_ms = self._now_ms
 
     @property
     def _unreleased(self) -> str:
@@ -760,8 +787,8 @@ class NodeCore:
             self._step_groups()
             self._send_report()
             self._send_properties()
-        self._send_heartbeat()
         self._coordinate()
+        self._vouch()
 
     def _expire(self) -> None:
         for key in [key for key, (_, deadline_ms) in self._outstanding.items() if self._now_ms >= deadline_ms]:
@@ -788,7 +815,11 @@ class NodeCore:
         step_ms = self._timing.heartbeat_interval_ms // 2
         stopping = self._phase is NodePhase.STOPPING
         for monitor in self._pool:
-            if (monitor.ready or (stopping and monitor.started)) and until_ms >= monitor.fed_until_ms + max(1, step_ms):
+            if not (monitor.ready or (stopping and monitor.started)):
+                continue
+            # One that runs out before the next step, or has, is fed by every small step.
+            least_ms = max(1, step_ms) if monitor.fed_until_ms > self._now_ms + step_ms else 1
+            if until_ms >= monitor.fed_until_ms + least_ms:
                 monitor.fed_until_ms = until_ms
                 self._out.append(CommandMonitor(monitor=monitor.name, command=LeaseExtended(until_ms=until_ms)))
 
@@ -854,20 +885,72 @@ class NodeCore:
         if report.failures:
             self._failures.proposed(request)
 
-    def _send_heartbeat(self) -> None:
-        if self._now_ms < self._next_heartbeat_ms:
+    def _vouch(self) -> None:
+        """Say that this core lives; at once when there is something new to say, else once in an interval."""
+        voters_version = self._config.voters_version if self._config else 0
+        said = (self._phase, self._attempt, self._incarnation, voters_version)
+        watched = self._watched()
+        probe = self._probe(watched)
+        watch_ms = self._timing.lease_ms if watched else -1
+        if self._phase is not NodePhase.MEMBER or self._quorum_until_ms() - self._now_ms <= self._lease_is_short_ms:
+            # On the way into the cluster, and before a lease runs out, every word counts. A member has its regular
+            # turns.
+            watch_ms = 0
+        watching = (watched, watch_ms)
+        changed = said != self._vouched
+        if not (changed or probe or watching != self._watching or self._now_ms >= self._next_vouch_ms):
             return
-        self._next_heartbeat_ms = self._now_ms + self._timing.heartbeat_interval_ms
-        heartbeat = self._table.compose(
-            now_ms=self._now_ms,
-            incarnation=self._incarnation,
-            phase=self._phase,
-            attempt=self._attempt,
-            index=self._index,
-            voters_version=self._config.voters_version if self._config else 0,
-            peers=self._peers,
+        self._vouched, self._watching = said, watching
+        self._next_vouch_ms = self._now_ms + self._timing.heartbeat_interval_ms
+        self._out.append(
+            Vouch(
+                until_ms=self._now_ms + self._timing.lease_ms,
+                interval_ms=self._timing.heartbeat_interval_ms,
+                incarnation=self._incarnation,
+                phase=self._phase,
+                attempt=self._attempt,
+                index=self._index,
+                voters_version=voters_version,
+                at_once=changed or probe,
+                probe=probe,
+                watched=watched,
+                watch_ms=watch_ms,
+            )
         )
-        self._out.append(SendHeartbeat(heartbeat=heartbeat))
+
+    @property
+    def _lease_is_short_ms(self) -> int:
+        """What is left of a lease when something is late; a healthy one is never so short at a turn of the core."""
+        return 5 * self._timing.heartbeat_interval_ms // 2
+
+    def _watched(self) -> tuple[NodeId, ...]:
+        """Whose silence this node may have to judge."""
+        if not self._leads or self._config is None or self._phase is not NodePhase.MEMBER:
+            return ()
+        return tuple(node.id for node in self._config.nodes.values() if node.up and node.id != self._node)
+
+    def _probe(self, watched: tuple[NodeId, ...]) -> bool:
+        """Whether the peers should report at once, since a node has been silent here for as long as decides.
+
+        The others heard it last a little later than this node, or earlier, so the questions are repeated in steps that
+        double, until the regular heartbeats take over.
+        """
+        self._next_probe_ms = None
+        limit_ms = self._timing.silence_ms() + PROBE_AFTER_MS
+        due = False
+        for node in watched:
+            quiet_ms = self._table.quiet_from_ms(node)
+            if quiet_ms is None:
+                continue
+            step_ms = 0
+            while (at_ms := quiet_ms + limit_ms + step_ms) <= self._now_ms and step_ms < 1_000:
+                due = due or at_ms > self._probed_ms
+                step_ms = max(PROBE_AFTER_MS, 2 * step_ms)
+            if step_ms <= self._timing.heartbeat_interval_ms and at_ms > self._now_ms:
+                self._next_probe_ms = min(self._next_probe_ms or at_ms, at_ms)
+        if due:
+            self._probed_ms = self._now_ms
+        return due
 
     def _coordinate(self) -> None:
         """The coordinator's turn; see :mod:`clussvc.groups.coordinator`."""

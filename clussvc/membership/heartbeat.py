@@ -1,5 +1,8 @@
 """Heartbeats, silences and leases (rules R2 and R3): the arithmetic on which safety rests.
 
+The heartbeats themselves are sent, received and given their times by the compiled extension (``clussvc/native``), which
+keeps on time while the interpreter is busy; here is what they mean.
+
 **Lease.** Every heartbeat says, for each peer, the last sequence number heard from it. So a node knows which of its
 own heartbeats a peer has heard, and its lease from that peer runs for ``lease_ms`` from the moment it *sent* that
 heartbeat, on its own clock. Nothing that happened on the way can make the lease longer than the peer believes.
@@ -28,8 +31,7 @@ admitted could be declared down for its former absence, while it acts.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from clussvc.model.ids import NodeId
@@ -51,7 +53,7 @@ class Hearing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """One datagram to all peers, authenticated by the adapter."""
+    """One datagram to all peers, authenticated by the extension."""
 
     sender: NodeId
     boot: int
@@ -64,6 +66,16 @@ class Heartbeat:
     """The log index that the sender has applied."""
     voters_version: int
     heard: tuple[Hearing, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A heartbeat of a peer and what belongs to its arrival, in milliseconds of this node's boot-time clock."""
+
+    heartbeat: Heartbeat
+    received_ms: int
+    acknowledged_ms: int | None
+    """When the newest heartbeat of this node that the peer had heard was sent; None if none is known."""
 
 
 @dataclass(slots=True)
@@ -85,13 +97,10 @@ class _Peer:
 class HeartbeatTable:
     """All that one node knows from heartbeats. Times are this node's boot-time clock in milliseconds."""
 
-    def __init__(self, *, node: NodeId, boot: int, timing: Timing) -> None:
+    def __init__(self, *, node: NodeId, timing: Timing) -> None:
         self._node = node
-        self._boot = boot
         self._timing = timing
         self._peers: dict[NodeId, _Peer] = {}
-        self._seq = 0
-        self._sent: deque[tuple[int, int]] = deque()
         self._admitted: dict[NodeId, tuple[int, int]] = {}
         """The incarnation of each node, and when this node read of it in the log."""
         self._leases = 0
@@ -103,93 +112,55 @@ class HeartbeatTable:
         """Use other timings from now on; leases already counted keep their end."""
         self._timing = timing
 
+    def set_peers(self, peers: Collection[NodeId], now_ms: int) -> None:
+        """Keep account of exactly these from now on; nothing is believed of the time before."""
+        for node in [node for node in self._peers if node not in peers]:
+            del self._peers[node]
+            self._leases += 1
+        for node in [node for node in self._admitted if node not in peers]:
+            del self._admitted[node]
+        for node in peers:
+            if node not in self._peers:
+                self._peers[node] = _Peer(quiet_from_ms=now_ms)
+
     def know_incarnation(self, node: NodeId, incarnation: int, now_ms: int) -> None:
         """The log says so now; silences from before count no more for a new incarnation."""
         if self._admitted.get(node, (-1, 0))[0] != incarnation:
             self._admitted[node] = incarnation, now_ms
 
-    # --- sending ----------------------------------------------------------------------------------------------------
-
-    def compose(
-        self,
-        *,
-        now_ms: int,
-        incarnation: int,
-        phase: NodePhase,
-        attempt: int,
-        index: int,
-        voters_version: int,
-        peers: Iterable[NodeId],
-    ) -> Heartbeat:
-        """The next heartbeat; it counts as sent now, which can only shorten the lease it brings."""
-        self._seq += 1
-        self._sent.append((self._seq, now_ms))
-        # An acknowledgement of anything older than a lease brings nothing; the bound keeps the list short.
-        while self._sent and self._sent[0][1] < now_ms - 2 * self._timing.lease_ms:
-            self._sent.popleft()
-        heard = []
-        for peer in peers:
-            known = self._peers.get(peer)
-            if known is None:
-                known = self._peers[peer] = _Peer(quiet_from_ms=now_ms)
-            heard.append(
-                Hearing(node=peer, boot=known.boot, seq=known.seq, silent_ms=max(0, now_ms - known.quiet_from_ms))
-            )
-        return Heartbeat(
-            sender=self._node,
-            boot=self._boot,
-            seq=self._seq,
-            incarnation=incarnation,
-            phase=phase,
-            attempt=attempt,
-            index=index,
-            voters_version=voters_version,
-            heard=tuple(heard),
-        )
-
     # --- hearing ----------------------------------------------------------------------------------------------------
 
-    def hear(self, heartbeat: Heartbeat, *, received_ms: int) -> bool:
-        """Take in a heartbeat; False when it is older than one already heard and was ignored."""
+    def hear(self, heard: Heard) -> bool:
+        """Take in a heartbeat; False when it is a stranger's, or older than one already heard, and was ignored."""
+        heartbeat = heard.heartbeat
         peer = self._peers.get(heartbeat.sender)
-        if peer is None:
-            peer = self._peers[heartbeat.sender] = _Peer(quiet_from_ms=received_ms)
-        if (heartbeat.boot, heartbeat.seq) <= (peer.boot, peer.seq):
+        if peer is None or (heartbeat.boot, heartbeat.seq) <= (peer.boot, peer.seq):
             return False
         if heartbeat.boot != peer.boot:
-            peer.boot_from_ms = received_ms
+            peer.boot_from_ms = heard.received_ms
         peer.boot, peer.seq = heartbeat.boot, heartbeat.seq
         peer.ever_heard = True
-        peer.quiet_from_ms = max(peer.quiet_from_ms, received_ms)
+        peer.quiet_from_ms = max(peer.quiet_from_ms, heard.received_ms)
         peer.last = heartbeat
-        acknowledged_ms = self._take_lease(peer, heartbeat)
-        self._take_silences(peer, heartbeat, received_ms, acknowledged_ms)
+        self._take_lease(peer, heard)
+        self._take_silences(peer, heard)
         return True
 
-    def _take_lease(self, peer: _Peer, heartbeat: Heartbeat) -> int | None:
-        """When the newest heartbeat of ours that the peer had heard was sent; extends the lease from that peer."""
-        for hearing in heartbeat.heard:
-            if hearing.node == self._node and hearing.boot == self._boot and hearing.seq:
-                sent_ms = self._sent_at(hearing.seq)
-                if sent_ms is not None:
-                    peer.lease_until_ms = max(peer.lease_until_ms, sent_ms + self._timing.lease_ms)
-                    self._leases += 1
-                return sent_ms
-        return None
+    def _take_lease(self, peer: _Peer, heard: Heard) -> None:
+        """Extends the lease from that peer."""
+        if heard.acknowledged_ms is not None:
+            peer.lease_until_ms = max(peer.lease_until_ms, heard.acknowledged_ms + self._timing.lease_ms)
+            self._leases += 1
 
-    def _take_silences(self, peer: _Peer, heartbeat: Heartbeat, received_ms: int, acknowledged_ms: int | None) -> None:
-        if acknowledged_ms is None:
+    def _take_silences(self, peer: _Peer, heard: Heard) -> None:
+        if heard.acknowledged_ms is None:
             # Without an acknowledgement nobody can say when the report was written; it may be arbitrarily old.
             peer.silences = None
             return
         peer.silences = {
-            hearing.node: (received_ms - hearing.silent_ms, acknowledged_ms) for hearing in heartbeat.heard
+            hearing.node: (heard.received_ms - hearing.silent_ms, heard.acknowledged_ms)
+            for hearing in heard.heartbeat.heard
         }
-
-    def _sent_at(self, seq: int) -> int | None:
-        if not self._sent or seq < self._sent[0][0] or seq > self._sent[-1][0]:
-            return None
-        return self._sent[seq - self._sent[0][0]][1]
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -202,6 +173,11 @@ class HeartbeatTable:
         """For how long a peer has been silent here; None if it was never heard in this life."""
         peer = self._peers.get(node)
         return now_ms - peer.quiet_from_ms if peer and peer.ever_heard else None
+
+    def quiet_from_ms(self, node: NodeId) -> int | None:
+        """When the present silence of a peer began here; None if it was never heard in this life."""
+        peer = self._peers.get(node)
+        return peer.quiet_from_ms if peer and peer.ever_heard else None
 
     def boot_heard_ms(self, node: NodeId, now_ms: int) -> int | None:
         """For how long the present boot of a peer has been heard here; None if it was never heard in this life."""
@@ -274,11 +250,3 @@ class HeartbeatTable:
                 start, end = reporter.silences[node]
                 if end > start:
                     yield start, end
-
-    def forget(self, known: Mapping[NodeId, object]) -> None:
-        """Drop peers that are no longer in the configuration."""
-        for node in [node for node in self._peers if node not in known]:
-            del self._peers[node]
-            self._leases += 1
-        for node in [node for node in self._admitted if node not in known]:
-            del self._admitted[node]

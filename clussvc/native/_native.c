@@ -3,15 +3,23 @@
  *
  * crc32c      The Castagnoli checksum that guards every record of the journal and the snapshots. The SSE 4.2 instruction
  *             where the processor has it (asked at run time), eight tables otherwise; both give the same values.
- * siphash128  SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012),
- *             the keyed tag of heartbeats.
+ * siphash128  The keyed tag of heartbeats.
+ * Heartbeats  Sends and receives heartbeats in a thread of its own (heartbeat_thread.c, heartbeat_core.c).
+ * lock_memory Keeps the pages of this process in memory.
  *
- * No state, no clock, no system call. Limited API of CPython 3.11, so one binary serves later versions too.
+ * Limited API of CPython 3.11, so one binary serves later versions too.
  */
 
+#define _GNU_SOURCE
 #include <Python.h>
 #include <stdint.h>
+#include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include "native.h"
+#include "siphash.h"
 
 /* --- CRC-32C ------------------------------------------------------------------------------------------------------ */
 
@@ -31,15 +39,6 @@ crc_prepare(void)
             uint32_t before = crc_tables[table - 1][byte];
             crc_tables[table][byte] = (before >> 8) ^ crc_tables[0][before & 0xff];
         }
-}
-
-static uint64_t
-load_le64(const uint8_t *at)
-{
-    uint64_t value = 0;
-    for (int byte = 7; byte >= 0; byte--)
-        value = (value << 8) | at[byte];
-    return value;
 }
 
 static uint32_t
@@ -115,66 +114,6 @@ py_crc32c_by_tables(PyObject *module, PyObject *args)
 
 /* --- SipHash-2-4-128 ---------------------------------------------------------------------------------------------- */
 
-#define ROTATE(x, bits) (((x) << (bits)) | ((x) >> (64 - (bits))))
-
-struct sip {
-    uint64_t v0, v1, v2, v3;
-};
-
-static void
-sip_rounds(struct sip *s, int rounds)
-{
-    while (rounds--) {
-        s->v0 += s->v1;
-        s->v2 += s->v3;
-        s->v1 = ROTATE(s->v1, 13) ^ s->v0;
-        s->v3 = ROTATE(s->v3, 16) ^ s->v2;
-        s->v0 = ROTATE(s->v0, 32);
-        s->v2 += s->v1;
-        s->v0 += s->v3;
-        s->v1 = ROTATE(s->v1, 17) ^ s->v2;
-        s->v3 = ROTATE(s->v3, 21) ^ s->v0;
-        s->v2 = ROTATE(s->v2, 32);
-    }
-}
-
-static void
-store_le64(uint8_t *at, uint64_t value)
-{
-    for (int byte = 0; byte < 8; byte++, value >>= 8)
-        at[byte] = (uint8_t)value;
-}
-
-static void
-siphash128(const uint8_t key[16], const uint8_t *data, size_t length, uint8_t tag[16])
-{
-    uint64_t k0 = load_le64(key), k1 = load_le64(key + 8);
-    struct sip s = {
-        0x736f6d6570736575ull ^ k0,
-        0x646f72616e646f6dull ^ k1 ^ 0xee, /* 0xee and 0xdd below set the wide output apart from the narrow one. */
-        0x6c7967656e657261ull ^ k0,
-        0x7465646279746573ull ^ k1,
-    };
-    uint64_t last = (uint64_t)length << 56;
-    for (; length >= 8; data += 8, length -= 8) {
-        uint64_t word = load_le64(data);
-        s.v3 ^= word;
-        sip_rounds(&s, 2);
-        s.v0 ^= word;
-    }
-    for (size_t byte = 0; byte < length; byte++)
-        last |= (uint64_t)data[byte] << (8 * byte);
-    s.v3 ^= last;
-    sip_rounds(&s, 2);
-    s.v0 ^= last;
-    s.v2 ^= 0xee;
-    sip_rounds(&s, 4);
-    store_le64(tag, s.v0 ^ s.v1 ^ s.v2 ^ s.v3);
-    s.v1 ^= 0xdd;
-    sip_rounds(&s, 4);
-    store_le64(tag + 8, s.v0 ^ s.v1 ^ s.v2 ^ s.v3);
-}
-
 static PyObject *
 py_siphash128(PyObject *module, PyObject *args)
 {
@@ -195,19 +134,38 @@ py_siphash128(PyObject *module, PyObject *args)
     return result;
 }
 
+/* --- memory ------------------------------------------------------------------------------------------------------- */
+
+/* With a limit on locked memory, every later allocation beyond it would fail; then nothing is locked. */
+static PyObject *
+py_lock_memory(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    struct rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY}, limit;
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0 ||
+        (limit.rlim_cur != RLIM_INFINITY && setrlimit(RLIMIT_MEMLOCK, &unlimited) < 0))
+        return PyUnicode_FromString(strerror(errno));
+    /* Only pages that are used: stacks are large and mostly empty. */
+    if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
+        return PyUnicode_FromString(strerror(errno));
+    return PyUnicode_FromString("");
+}
+
 /* --- the module --------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
     {"crc32c", py_crc32c, METH_VARARGS, "crc32c(data, crc=0) -> int"},
     {"crc32c_by_tables", py_crc32c_by_tables, METH_VARARGS, "The same without the processor's instruction."},
     {"siphash128", py_siphash128, METH_VARARGS, "siphash128(key, data) -> bytes"},
+    {"lock_memory", py_lock_memory, METH_NOARGS, "lock_memory() -> why memory could not be locked, or ''."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "clussvc.native._native",
-    .m_doc = "Checksums and tags in C.",
+    .m_doc = "Checksums, tags and heartbeats in C.",
     .m_size = 0,
     .m_methods = methods,
 };
@@ -221,5 +179,10 @@ PyInit__native(void)
     if (__builtin_cpu_supports("sse4.2"))
         crc_update = crc_by_instruction;
 #endif
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    PyObject *type = module != NULL ? native_heartbeats_type() : NULL;
+    if (type == NULL || PyModule_AddObjectRef(module, "Heartbeats", type) < 0)
+        Py_CLEAR(module);
+    Py_XDECREF(type);
+    return module;
 }

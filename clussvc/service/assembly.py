@@ -23,21 +23,20 @@ from clussvc.actions import (
     PeerAddress,
     Propose,
     RemoveLogMember,
-    SendHeartbeat,
     SetPeers,
     StartMonitor,
     StopMonitor,
+    Vouch,
 )
 from clussvc.admin.server import AdminServer, TlsSettings
 from clussvc.comms.authority import Authority, KeyPair, client_context, fingerprint, server_context
-from clussvc.comms.heartbeat_body import decode_body, encode_body
-from clussvc.comms.heartbeat_udp import HeartbeatSocket
+from clussvc.comms.heartbeats import PHASES, HeartbeatNetwork
 from clussvc.comms.stream_tcp import StreamCallbacks, StreamTransport
 from clussvc.comms.token import JoinToken, make_token, new_secret, secret_sha256
-from clussvc.comms.wire import Datagram, Kind
+from clussvc.comms.wire import Kind
 from clussvc.configdb.store import SqliteConfigStore
 from clussvc.eventlog.log import record_to_log
-from clussvc.events import HeartbeatHeard, LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
+from clussvc.events import LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
 from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
 from clussvc.global_update.update import AddJoinToken
 from clussvc.model.config import Config
@@ -46,6 +45,7 @@ from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorDied, MonitorReport
 from clussvc.model.reports import Report
 from clussvc.model.settings import find_profile
+from clussvc.native import Heartbeats
 from clussvc.node import NodeCore
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
@@ -53,6 +53,7 @@ from clussvc.service.joining import Doorkeeper
 from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
 from clussvc.service.monitor_hosts import MonitorHosts
+from clussvc.service.priority import take_priority
 from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
@@ -96,20 +97,21 @@ class Node(Runtime):
             clock=self._clock_,
             store=store,
             log_record=lambda entry: record_to_log(entry.record, cursor=entry.cursor),
+            take_heartbeats=lambda: self._heartbeats.take(),
         )
         self._authority = Authority(
             cluster_id=file.cluster_id,
             pair=KeyPair(certificate=_read(file.keys / "ca.pem"), key=_read(file.keys / "ca.key")),
         )
         self._monitors = MonitorHosts(self._make_monitor, self._said, stop_ms=MONITOR_STOP_MS)
-        self._targets: tuple[tuple[str, int], ...] = ()
-        self._open_network()
+        self._watched: tuple[object, ...] = ()
+        self._open_network(boot)
         self._open_log(RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms))
         self._open_administration()
         self.performs(
             {
                 SetPeers: self._set_peers,
-                SendHeartbeat: self._send_heartbeat,
+                Vouch: self._vouch,
                 Propose: self._propose,
                 AddLogMember: self._add_log_member,
                 RemoveLogMember: self._remove_log_member,
@@ -123,7 +125,7 @@ class Node(Runtime):
 
     # --- opening ----------------------------------------------------------------------------------------------------
 
-    def _open_network(self) -> None:
+    def _open_network(self, boot: int) -> None:
         file = self._file
         listen = tuple((address, file.port) for address in file.addresses)
         tls = {
@@ -138,7 +140,10 @@ class Node(Runtime):
         async def on_join(request: bytes) -> bytes:
             return await asyncio.to_thread(doorkeeper.answer, request)
 
-        self._heartbeats = HeartbeatSocket(listen=listen, key=heartbeat_key, on_heartbeat=self._hear)
+        self._native = Heartbeats(file.node_id, boot, heartbeat_key)
+        self._heartbeats = HeartbeatNetwork(
+            native=self._native, cluster_id=file.cluster_id, listen=listen, on_news=self._inbox.nudge
+        )
         self._streams = StreamTransport(
             node_id=file.node_id,
             cluster_id=file.cluster_id,
@@ -194,8 +199,12 @@ class Node(Runtime):
         """Run until the service stops; says why it stopped. Raises ClusterError if it cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop_service())
+        for missing in take_priority():
+            log.warning("service.priority", because=missing)
         self._streams.start()
         self._heartbeats.start()
+        if self._heartbeats.without_realtime:
+            log.warning("heartbeats.priority", because=self._heartbeats.without_realtime)
         self._raft.start()
         self._admin.start()
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
@@ -218,33 +227,29 @@ class Node(Runtime):
 
     # --- the network ------------------------------------------------------------------------------------------------
 
-    def _hear(self, datagram: Datagram, received_ms: int) -> None:
-        heartbeat = decode_body(
-            datagram.body,
-            sender=NodeId(datagram.sender),
-            boot=datagram.boot,
-            seq=datagram.seq,
-            incarnation=datagram.incarnation,
+    def _vouch(self, action: Vouch) -> None:
+        if self._watched != (action.watched, action.watch_ms):
+            self._watched = action.watched, action.watch_ms
+            self._native.watch(action.watched, action.watch_ms)
+        self._native.vouch(
+            until_ms=action.until_ms,
+            interval_ms=action.interval_ms,
+            phase=PHASES.index(action.phase),
+            attempt=action.attempt,
+            incarnation=action.incarnation,
+            index=action.index,
+            voters_version=action.voters_version,
+            at_once=action.at_once,
+            probe=action.probe,
         )
-        self._inbox.put(HeartbeatHeard(heartbeat=heartbeat, received_ms=received_ms))
-
-    def _send_heartbeat(self, action: SendHeartbeat) -> None:
-        heartbeat = action.heartbeat
-        datagram = Datagram(
-            sender=heartbeat.sender,
-            boot=heartbeat.boot,
-            incarnation=heartbeat.incarnation,
-            seq=heartbeat.seq,
-            body=encode_body(heartbeat),
-        )
-        self._heartbeats.send(datagram, self._targets)
 
     def _set_peers(self, action: SetPeers) -> None:
         self._remember_members(action)
-        self._targets = tuple((address, peer.port) for peer in action.peers.values() for address in peer.addresses)
-        self._streams.set_peers(
-            {node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()}
-        )
+        addresses = {
+            node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()
+        }
+        self._heartbeats.set_peers(addresses, self._clock_.now_ms())
+        self._streams.set_peers({int(node): where for node, where in addresses.items()})
 
     def _remember_members(self, action: SetPeers) -> None:
         """Keep in birth.json whom to ask, for a start without the database; the log makes that anew."""
@@ -383,7 +388,6 @@ class Node(Runtime):
             **{f"streams_{name}": count for name, count in streams.counts.items()},
             "streams_connected_to": ",".join(map(str, streams.connected)),
             **{f"streams_trouble_node_{node}": why for node, why in streams.troubles.items()},
-            "inbox_heartbeats_dropped": self._inbox.heartbeats_dropped,
             "log_applied_index": self._raft.applied_index,
             "default_monitor": str(self._monitors.pid(DEFAULT_MONITOR) or ""),
         }

@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from clussvc.comms.authority import Authority, KeyPair, NodeIdentity, new_signing_request, signed_by
+from clussvc.comms.heartbeats import KEY_BYTES
 from clussvc.comms.stream_tcp import ask_to_join
 from clussvc.comms.token import parse_token
-from clussvc.comms.wire import KEY_BYTES
 from clussvc.global_update.update import FoundCluster
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from clussvc.resources.monitor.runner import Monitor
 from clussvc.resources.types.base import TypeCatalogue
+from clussvc.service.priority import give_priority_back
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True, help="inherited end of the socket pair to the service")
     parser.add_argument("--run-folder", type=Path, required=True, help="folder of this monitor alone")
     options = parser.parse_args(arguments)
+    give_priority_back()
     faulthandler.enable(file=sys.stderr, all_threads=True)
     if os.readlink("/proc/self") != str(os.getpid()):
         print(

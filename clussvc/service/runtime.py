@@ -16,8 +16,9 @@ from typing import Any
 import structlog
 
 from clussvc.actions import Action, Reply, StopService
-from clussvc.events import CommandArrived, Committed, ConfigInstalled, Event, HeartbeatHeard, StopRequested, Tick
+from clussvc.events import CommandArrived, Committed, ConfigInstalled, Event, HeartbeatsHeard, StopRequested, Tick
 from clussvc.global_update.update import Update
+from clussvc.membership.heartbeat import Heard
 from clussvc.model import reports
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
@@ -32,8 +33,8 @@ BROKEN_INVARIANT = 70
 """Exit code of a service that ended itself (EX_SOFTWARE of sysexits)."""
 
 INBOX_MAX = 20_000
-"""Events waiting for the core. Heartbeats beyond a tenth of it are dropped, since newer ones follow; anything else that
-does not fit means that the core has stopped working, and the process ends (its peers recover)."""
+"""Events waiting for the core. More means that the core has stopped working, and the process ends (its peers recover).
+Heartbeats are not among them: the extension keeps them in a queue of its own."""
 
 EVENTS_PER_TURN_MAX = 64
 
@@ -65,23 +66,27 @@ class Inbox:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._ready = threading.Condition()
-        self.heartbeats_dropped = 0
+        self._nudged = False
 
     def put(self, event: Event) -> None:
         """Add an event; may be called from any thread, never blocks."""
         with self._ready:
-            if isinstance(event, HeartbeatHeard) and len(self._events) > INBOX_MAX // 10:
-                self.heartbeats_dropped += 1
-                return
             assert len(self._events) < INBOX_MAX, "the inbox overflowed: the core does not keep up"
             self._events.append(event)
             self._ready.notify()
 
-    def take(self, *, timeout_s: float) -> list[Event]:
-        """The waiting events, at most EVENTS_PER_TURN_MAX; empty after the time-out."""
+    def nudge(self) -> None:
+        """Have the core take a turn now, though there is no event; may be called from any thread, never blocks."""
         with self._ready:
-            if not self._events:
+            self._nudged = True
+            self._ready.notify()
+
+    def take(self, *, timeout_s: float) -> list[Event]:
+        """The waiting events, at most EVENTS_PER_TURN_MAX; empty after the time-out and after a nudge."""
+        with self._ready:
+            if not self._events and not self._nudged:
                 self._ready.wait(timeout_s)
+            self._nudged = False
             count = min(len(self._events), EVENTS_PER_TURN_MAX)
             return [self._events.popleft() for _ in range(count)]
 
@@ -166,8 +171,10 @@ class Runtime:
         clock: SystemClock,
         store: ConfigStore,
         log_record: Callable[[HistoryEntry], None],
+        take_heartbeats: Callable[[], tuple[Heard, ...]],
     ) -> None:
         self._core = core
+        self._take_heartbeats = take_heartbeats
         self._inbox = inbox
         self._clock = clock
         self._store = store
@@ -193,7 +200,12 @@ class Runtime:
         while not self._stopped.is_set():
             for event in events:
                 if not self._stopped.is_set():
-                    self._turn(event)
+                    # What was heard meanwhile decides whether the lease still runs, so it comes before everything.
+                    heard = self._take_heartbeats()
+                    if heard:
+                        self._turn(HeartbeatsHeard(heard=heard))
+                    if not (heard and isinstance(event, Tick)):
+                        self._turn(event)
             wait_ms = self._core.deadline_ms - self._clock.now_ms()
             events = self._inbox.take(timeout_s=max(0, wait_ms) / 1000) or [Tick()]
         self._writer.close()

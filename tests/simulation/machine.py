@@ -6,24 +6,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from clussvc.events import Event
-from clussvc.membership.heartbeat import Heartbeat
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, ResourceId
 from clussvc.node import NodeCore
+from tests.simulation.beacon import Beacon
 from tests.simulation.disk import Disk
 from tests.simulation.monitors import SimMonitor
 from tests.simulation.scheduler import MachineClock
-
-DATAGRAMS_WAITING_MAX = 200
-"""What a socket keeps for a process that does not read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Datagram:
-    """A heartbeat on its way into a service, and when it really was sent."""
-
-    heartbeat: Heartbeat
-    sent_us: int
 
 
 @dataclass
@@ -48,7 +37,9 @@ class Machine:
     excused_until_us: int = -1
     """Something beyond the assumptions has just ended; its monitors have until then to notice."""
     monitors: dict[str, SimMonitor] = field(default_factory=dict)
-    inbox: deque[Event | Datagram] = field(default_factory=deque)
+    beacon: Beacon | None = None
+    """The heartbeats of its service; they go on while the core is stalled."""
+    inbox: deque[Event] = field(default_factory=deque)
     draining: bool = False
     stored: list[tuple[int, Config]] = field(default_factory=list)
     """What the configuration database holds, newest last; a crash may lose the newest."""

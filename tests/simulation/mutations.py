@@ -46,7 +46,7 @@ from clussvc.global_update.raft.journal import Journal, JournalIdentity
 from clussvc.global_update.raft.storage import AppendFile
 from clussvc.global_update.update import AssignGroup, GroupReleased, NodeDown, NodeUp
 from clussvc.groups.machine import GroupMachine, Step
-from clussvc.membership.heartbeat import Heartbeat, HeartbeatTable, _Peer
+from clussvc.membership.heartbeat import Heard, HeartbeatTable, _Peer
 from clussvc.model import reports
 from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
@@ -125,31 +125,20 @@ def _lease_of_any_voter(table: HeartbeatTable, voters: frozenset[NodeId], now_ms
     return max((table.lease_until_ms(voter) for voter in voters if voter != table._node), default=-1)
 
 
-_hear = HeartbeatTable.hear
 _take_lease = HeartbeatTable._take_lease
-_received: dict[int, int] = {}
-"""When each table has received the heartbeat in hand."""
 
 
-def _hear_and_note_when(table: HeartbeatTable, heartbeat: Heartbeat, *, received_ms: int) -> bool:
-    _received[id(table)] = received_ms
-    return _hear(table, heartbeat, received_ms=received_ms)
-
-
-def _lease_from_reception(table: HeartbeatTable, peer: _Peer, heartbeat: Heartbeat) -> int | None:
-    sent_ms = _take_lease(table, peer, heartbeat)
-    if sent_ms is not None:
-        peer.lease_until_ms = max(peer.lease_until_ms, _received[id(table)] + table._timing.lease_ms)
-    return sent_ms
+def _lease_from_reception(table: HeartbeatTable, peer: _Peer, heard: Heard) -> None:
+    _take_lease(table, peer, replace(heard, acknowledged_ms=heard.received_ms) if heard.acknowledged_ms else heard)
 
 
 _check_lease = NodeCore._check_lease
 _check_membership = NodeCore._check_membership
 
 
-def _lease_gap_while_asking(core: NodeCore) -> None:
+def _lease_gap_while_asking(core: NodeCore, at_ms: int) -> None:
     if core._phase is not NodePhase.ASKING:
-        _check_lease(core)
+        _check_lease(core, at_ms)
 
 
 def _go_on_when_the_lease_is_back(core: NodeCore) -> None:
@@ -200,20 +189,15 @@ def _silences_at_different_times(
 
 
 _take_silences = HeartbeatTable._take_silences
-_compose = HeartbeatTable.compose
 
 
-def _silence_until_reception(
-    table: HeartbeatTable, peer: _Peer, heartbeat: Heartbeat, received_ms: int, acknowledged_ms: int | None
-) -> None:
-    del acknowledged_ms
-    _take_silences(table, peer, heartbeat, received_ms, received_ms)
+def _silence_until_reception(table: HeartbeatTable, peer: _Peer, heard: Heard) -> None:
+    _take_silences(table, peer, replace(heard, acknowledged_ms=heard.received_ms))
 
 
-def _compose_as_if_always_there(table: HeartbeatTable, **arguments: object) -> Heartbeat:
-    heartbeat = _compose(table, **arguments)  # type: ignore[arg-type]  # passed on as they came
-    heard = tuple(replace(each, silent_ms=each.silent_ms if each.seq else 60_000) for each in heartbeat.heard)
-    return replace(heartbeat, heard=heard)
+def _silence_as_if_always_there(table: HeartbeatTable, peer: _Peer, heard: Heard) -> None:
+    hearings = tuple(replace(each, silent_ms=each.silent_ms if each.seq else 60_000) for each in heard.heartbeat.heard)
+    _take_silences(table, peer, replace(heard, heartbeat=replace(heard.heartbeat, heard=hearings)))
 
 
 # --- ownership (R1) -----------------------------------------------------------------------------------------------
@@ -458,9 +442,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         breaks="R2",
         what="An acknowledged heartbeat extends the lease from when the answer came, not from when it was sent.",
         caught_as=_RUNS,
-        broken=broken_by(
-            (HeartbeatTable, "hear", _hear_and_note_when), (HeartbeatTable, "_take_lease", _lease_from_reception)
-        ),
+        broken=broken_by((HeartbeatTable, "_take_lease", _lease_from_reception)),
         plot=again_and_again("one-way cut", every_ms=5_000, for_ms=(2_000, 3_000), picks={2: 0.6}),
         seeds_max=10,
     ),
@@ -497,8 +479,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A node that cannot terminate something does not fence itself.",
         caught_as=_RUNS,
         broken=broken_by((NodeCore, "handle", _handle_without_fence)),
-        plot=tempting({"unwilling resource": 3.0, "hanging monitor": 1.0} | _CUTS),
-        seeds_max=20,
+        plot=again_and_again("isolated with what cannot be killed", every_ms=4_000, for_ms=(1_000, 2_000)),
+        seeds_max=10,
     ),
     Mutation(
         name="what is left does not count",
@@ -506,8 +488,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="A monitor that could not terminate everything is taken for clean.",
         caught_as=_RUNS,
         broken=broken_by((NodeCore, "_everything_terminated", _nothing_is_left)),
-        plot=tempting({"unwilling resource": 3.0} | _CUTS),
-        seeds_max=20,
+        plot=again_and_again("isolated with what cannot be killed", every_ms=4_000, for_ms=(1_000, 2_000)),
+        seeds_max=10,
     ),
     Mutation(
         name="down after the lease",
@@ -542,8 +524,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         what="The silences of a majority count although they were not at the same time.",
         caught_as=frozenset({"R3"}),
         broken=broken_by((HeartbeatTable, "common_silence_ms", _silences_at_different_times)),
-        plot=tempting(_CUTS | _STOPS, nodes=5, rate_per_s=4.0),
-        seeds_max=50,
+        plot=again_and_again("silences in turn", every_ms=5_000, for_ms=(1_600, 2_400)),
+        seeds_max=20,
     ),
     Mutation(
         name="silence until reception",
@@ -559,7 +541,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         breaks="R3",
         what="A service that was started anew reports that it has never heard the others, as if it had listened.",
         caught_as=frozenset({"R3"}),
-        broken=broken_by((HeartbeatTable, "compose", _compose_as_if_always_there)),
+        broken=broken_by((HeartbeatTable, "_take_silences", _silence_as_if_always_there)),
         plot=again_and_again("born into silence", every_ms=4_500, for_ms=(350, 550)),
         seeds_max=10,
     ),

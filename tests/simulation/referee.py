@@ -99,6 +99,8 @@ class Referee:
         self._truth: dict[NodeId, _Truth] = {}
         self._owner_of: dict[tuple[GroupId, int], NodeId] = {}
         self._groups: dict[ResourceId, GroupId] = {}
+        self._moved_from: dict[ResourceId, tuple[NodeId, int]] = {}
+        """The owner and the epoch of the group that a resource was in before it was moved to another one."""
         self._committed: dict[RequestId, int] = {}
         self.acknowledged: dict[RequestId, int] = {}
         self._proposed_us: dict[RequestId, int] = {}
@@ -142,7 +144,9 @@ class Referee:
         group = config.groups.get(home) if config is not None and home is not None else None
         if config is None or group is None:
             raise Violation("R1", f"n{machine.id} starts {resource}, of which it has read nothing in the log")
-        if group.owner != machine.id or group.released or group.epoch != epoch:
+        # A command that waited in a monitor that stood still may be older than a move between groups of its node.
+        ordered = group.epoch == epoch or self._moved_from.get(resource) == (machine.id, epoch)
+        if group.owner != machine.id or group.released or not ordered:
             raise Violation(
                 "R1",
                 f"n{machine.id} starts {resource} under epoch {epoch}; by the log as it has read it, group {group.id}"
@@ -216,7 +220,11 @@ class Referee:
             return
         if after.resources is not before.resources:
             # A resource that was moved to another group is that group's from now on, wherever it runs.
-            self._groups.update({resource.id: resource.group for resource in after.resources.values()})
+            for resource in after.resources.values():
+                former = before.groups.get(self._groups.get(resource.id, resource.group))
+                if former is not None and former.id != resource.group and former.owner is not None:
+                    self._moved_from[resource.id] = former.owner, former.epoch
+                self._groups[resource.id] = resource.group
         for group in after.groups.values():
             earlier = before.groups.get(group.id)
             if earlier is group:

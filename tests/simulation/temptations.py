@@ -195,6 +195,31 @@ def _slow_report(trouble: Trouble, step: Step) -> None:
     scene.at(2_500, scene.network.slow_ms.clear)
 
 
+def _silences_in_turn(trouble: Trouble, step: Step) -> None:
+    """First a voter hears nothing of a node, then the coordinator does. What the voter reported last says that it was
+    silent for long, and is not followed by its next report until the coordinator's own silence is as long."""
+    scene = Scene(trouble, step)
+    judge, reporter, node = scene.roles[:3]
+    scene.cut((node, reporter))
+    scene.at(650, lambda: scene.cut((node, judge)))
+    scene.at(1_050, lambda: scene.mend((node, reporter)))
+    scene.at(1_060, lambda: scene.cut((reporter, judge)))
+    scene.at(1_480, lambda: scene.mend((reporter, judge)))
+    scene.at(step.for_ms, lambda: scene.mend((node, judge)))
+
+
+def _isolated_with_what_cannot_be_killed(trouble: Trouble, step: Step) -> None:
+    """A node is isolated while nothing that runs on it can be terminated."""
+    scene = Scene(trouble, step)
+    machine = trouble.machine(step.picks[1])
+    links = scene.all_links(machine)
+    stubborn = set(machine.running) - scene.world.behaviour.unkillable
+    scene.world.behaviour.unkillable.update(stubborn)
+    scene.cut(*links)
+    scene.at(step.for_ms, lambda: scene.mend(*links))
+    scene.at(step.for_ms + 500, lambda: scene.world.behaviour.unkillable.difference_update(stubborn))
+
+
 def _born_into_silence(trouble: Trouble, step: Step) -> None:
     """The coordinator hears nothing of a node; the other voter did, until its service was started anew."""
     scene = Scene(trouble, step)
@@ -243,6 +268,8 @@ KINDS: dict[str, Callable[[Trouble, Step], None]] = {
     "admission is read late": _admission_is_read_late,
     "slow report": _slow_report,
     "born into silence": _born_into_silence,
+    "silences in turn": _silences_in_turn,
+    "isolated with what cannot be killed": _isolated_with_what_cannot_be_killed,
     "late proposals": _late_proposals,
     "move": _move,
 }

@@ -15,6 +15,7 @@ import random
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -28,18 +29,18 @@ from clussvc.actions import (
     Propose,
     RemoveLogMember,
     Reply,
-    SendHeartbeat,
     SetPeers,
     StartMonitor,
     StopMonitor,
     StopService,
+    Vouch,
 )
 from clussvc.events import (
     CommandArrived,
     Committed,
     ConfigInstalled,
     Event,
-    HeartbeatHeard,
+    HeartbeatsHeard,
     MonitorSaid,
     StopRequested,
     Tick,
@@ -64,9 +65,10 @@ from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import NodeCore
+from tests.simulation.beacon import Beacon
 from tests.simulation.disk import Disk
 from tests.simulation.log import LogModel
-from tests.simulation.machine import DATAGRAMS_WAITING_MAX, Datagram, Machine
+from tests.simulation.machine import Machine
 from tests.simulation.monitors import Behaviour, MonitorEnvironment, SimMonitor
 from tests.simulation.network import Network
 from tests.simulation.ordered_log import OrderedLog
@@ -79,7 +81,7 @@ SECRET_SHA256 = "0" * 64
 LOOK_MS = 50
 """How often the referee looks for what time alone can break."""
 WORDS_KEPT = 400
-EVERY_MOMENT = (Tick, Datagram)
+EVERY_MOMENT = (Tick, HeartbeatsHeard, Vouch)
 """What happens all the time is part of the trace, but nobody wants to read it."""
 
 
@@ -379,6 +381,7 @@ class World:
             if isinstance(self.log, RaftLog) and machine.id == 1 and config is None
             else None,
         )
+        machine.beacon = self._make_beacon(machine)
         known = self.log.entries[-1][1] if self.log.entries else None
         members = frozenset(known.nodes if known is not None else ()) | {machine.id}
         try:
@@ -424,6 +427,8 @@ class World:
         assert machine.core is not None
         machine.read = machine.core.config
         machine.core = None
+        if machine.beacon is not None:
+            machine.beacon.end()
         machine.generation += 1
         machine.frozen = False
         machine.inbox.clear()
@@ -469,8 +474,13 @@ class World:
         if machine.frozen:
             self.tell(machine.id, "the service goes on")
             machine.frozen = False
-            self.log.thawed(machine)
-            self._drain_soon(machine)
+            self._goes_on(machine)
+
+    def _goes_on(self, machine: Machine) -> None:
+        self.log.thawed(machine)
+        if machine.beacon is not None:
+            machine.beacon.goes_on()
+        self._drain_soon(machine)
 
     def suspend(self, name: str) -> None:
         """The whole machine stands still; its clocks run on, as those of a virtual machine that is paused."""
@@ -494,8 +504,7 @@ class World:
         for monitor in machine.monitors.values():
             monitor.thaw()
         if machine.alive and not machine.frozen:
-            self.log.thawed(machine)
-            self._drain_soon(machine)
+            self._goes_on(machine)
 
     def stop_processes(self, name: str) -> None:
         """Service and monitors are stopped by signals; what they started runs on."""
@@ -521,7 +530,7 @@ class World:
 
     # --- events -----------------------------------------------------------------------------------------------------
 
-    def post(self, machine: Machine, event: Event | Datagram) -> None:
+    def post(self, machine: Machine, event: Event) -> None:
         """Put an event into the inbox of a service; its core takes it in a moment later."""
         if machine.alive:
             machine.inbox.append(event)
@@ -558,7 +567,7 @@ class World:
         wait_ms = max(0.0, (machine.stalled_until_us - self.scheduler.now_us) / 1000)
         self.scheduler.later(wait_ms + 0.02 + 0.2 * self.random.random(), drain)
 
-    def _give(self, machine: Machine, event: Event | Datagram) -> None:
+    def _give(self, machine: Machine, event: Event) -> None:
         """Have the core handle this now, after what waits already."""
         if not machine.alive:
             return
@@ -568,15 +577,20 @@ class World:
             return
         self._handle(machine, event)
 
-    def _handle(self, machine: Machine, event: Event | Datagram) -> None:
+    def _handle(self, machine: Machine, event: Event) -> None:
         core = machine.core
         assert core is not None
+        # As in the service: what was heard meanwhile comes before everything.
+        heard = machine.beacon.take() if machine.beacon is not None else ()
+        if heard:
+            self._turn(machine, core, HeartbeatsHeard(heard=heard))
+            if isinstance(event, Tick):
+                return
+        if machine.core is core:
+            self._turn(machine, core, event)
+
+    def _turn(self, machine: Machine, core: NodeCore, event: Event) -> None:
         self.tell(machine.id, event)
-        if isinstance(event, Datagram):
-            # The adapter stamps a datagram when it reads it.
-            heartbeat = event.heartbeat
-            self.referee.heartbeat_received(heartbeat.sender, machine.id, heartbeat.boot, event.sent_us)
-            event = HeartbeatHeard(heartbeat=heartbeat, received_ms=machine.clock.now_ms)
         before = core.index
         actions = core.handle(event, now_ms=machine.clock.now_ms, wall_ms=machine.clock.wall_ms)
         if isinstance(event, Committed | ConfigInstalled) and event.index > before:
@@ -614,13 +628,14 @@ class World:
     # --- actions ----------------------------------------------------------------------------------------------------
 
     def _perform(self, machine: Machine, action: Action) -> None:
-        if not isinstance(action, SendHeartbeat) and not (
+        if not isinstance(action, Vouch) and not (
             isinstance(action, CommandMonitor) and isinstance(action.command, LeaseExtended)
         ):
             self.tell(machine.id, action)
         match action:
-            case SendHeartbeat():
-                self._send_heartbeat(machine, action)
+            case Vouch():
+                assert machine.beacon is not None
+                machine.beacon.vouch(action)
             case Propose():
                 self.referee.proposes(machine, action.proposal)
                 self.log.propose(machine, action)
@@ -647,7 +662,10 @@ class World:
                 assert stopped is None or not stopped.running, "a monitor was stopped that still runs something"
             case AddLogMember() | RemoveLogMember():
                 self.log.change_members(machine, action)
-            case SetPeers() | Note():
+            case SetPeers():
+                assert machine.beacon is not None
+                machine.beacon.set_peers(tuple(action.peers))
+            case Note():
                 pass
 
     def _fence(self, machine: Machine, why: str) -> None:
@@ -665,23 +683,32 @@ class World:
 
     # --- the network ------------------------------------------------------------------------------------------------
 
-    def _send_heartbeat(self, machine: Machine, action: SendHeartbeat) -> None:
-        assert machine.core is not None
-        config = machine.core.config
-        sent_us = self.scheduler.now_us
-        event = Datagram(action.heartbeat, sent_us)
-        for node in config.nodes if config is not None else tuple(self.nodes):
-            if node == machine.id or node not in self.nodes:
-                continue
+    def _make_beacon(self, machine: Machine) -> Beacon:
+        boot = machine.boots
 
-            def arrive(other: Machine = self.nodes[node]) -> None:
-                if not other.alive:
-                    return
-                if not other.awake and len(other.inbox) >= DATAGRAMS_WAITING_MAX:
-                    return
-                self._give(other, event)
+        def send(data: bytes) -> None:
+            sent_us = self.scheduler.now_us
+            config = machine.core.config if machine.core is not None else None
+            for node in config.nodes if config is not None else tuple(self.nodes):
+                if node != machine.id and node in self.nodes:
+                    self.network.datagram(machine.id, node, partial(arrive, self.nodes[node], sent_us, data))
 
-            self.network.datagram(machine.id, node, arrive)
+        def arrive(other: Machine, sent_us: int, data: bytes) -> None:
+            if other.alive and other.beacon is not None:
+                other.beacon.arrive(data, machine.id, boot, sent_us)
+
+        return Beacon(
+            node=machine.id,
+            boot=boot,
+            clock=machine.clock,
+            scheduler=self.scheduler,
+            awake=lambda: machine.awake,
+            send=send,
+            news=lambda: self._give(machine, Tick()),
+            heard=lambda sender, sent_boot, sent_us: self.referee.heartbeat_received(
+                sender, machine.id, sent_boot, sent_us
+            ),
+        )
 
     def _deliver(self, sender: NodeId, receiver: NodeId, frame: bytes) -> None:
         if self.nodes[receiver].alive and isinstance(self.log, RaftLog):

@@ -14,19 +14,20 @@ from clussvc.actions import (
     CommandMonitor,
     FenceSelf,
     Note,
+    PeerAddress,
     Propose,
     Reply,
-    SendHeartbeat,
     StartMonitor,
     StopMonitor,
     StopService,
+    Vouch,
 )
 from clussvc.events import (
     CommandArrived,
     Committed,
     ConfigInstalled,
     Event,
-    HeartbeatHeard,
+    HeartbeatsHeard,
     LeadershipChanged,
     MonitorSaid,
     ProposalFailed,
@@ -53,7 +54,7 @@ from clussvc.global_update.update import (
     StopNode,
     Update,
 )
-from clussvc.membership.heartbeat import Hearing, Heartbeat
+from clussvc.membership.heartbeat import Heard, Heartbeat
 from clussvc.membership.regroup import RESTART_GRACE_MS
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
@@ -79,6 +80,9 @@ GROUP, APP, OWN = GroupId("cluster-group"), ResourceId("app"), ResourceId("own")
 WALL_MS = 1_800_000_000_000
 
 
+PEERS = {n: PeerAddress(name=f"n{n}", addresses=(f"10.0.0.{n}",), port=1) for n in (N2, N3)}
+
+
 class Bench:
     """One core, its log, and two peers that say what the test wants."""
 
@@ -91,7 +95,7 @@ class Bench:
         self.replies: list[Reply] = []
         self.reporting: list[tuple[RequestId, ReportStates]] = []
         self.config = self.three_nodes()
-        self.core = NodeCore(node=N1, boot=5, timing=LAN, peers={}, index=0, config=self.config, now_ms=self.now_ms)
+        self.core = NodeCore(node=N1, boot=5, timing=LAN, peers=PEERS, index=0, config=self.config, now_ms=self.now_ms)
 
     def three_nodes(self) -> Config:
         found = FoundCluster(
@@ -162,33 +166,33 @@ class Bench:
         return self.monitor(EverythingTerminated(ticket=ticket), name=name)
 
     def lease(self) -> list[Action]:
-        """Both peers acknowledge what was sent last."""
-        sent = [action.heartbeat for action in self.actions if isinstance(action, SendHeartbeat)]
-        while not sent:
+        """Both peers acknowledge what was sent last, a millisecond later."""
+        while not any(isinstance(action, Vouch) for action in self.actions):
             self.now_ms = self.core.deadline_ms
-            sent = [action.heartbeat for action in self.give(Tick()) if isinstance(action, SendHeartbeat)]
+            self.give(Tick())
+        sent_ms = self.now_ms
         self.now_ms += 1
+        return self.hear(*(self.heartbeat(peer, sent_ms, self.now_ms) for peer in (N2, N3)))
+
+    def hear(self, *heard: Heard) -> list[Action]:
+        """Heartbeats are taken in now."""
+        return self.give(HeartbeatsHeard(heard=heard))
+
+    def heartbeat(self, peer: NodeId, acknowledged_ms: int | None, received_ms: int) -> Heard:
+        """The next one of that peer."""
         self.seq += 1
-        actions: list[Action] = []
-        for peer in (N2, N3):
-            actions += self.give(
-                HeartbeatHeard(
-                    heartbeat=Heartbeat(
-                        sender=peer,
-                        boot=1,
-                        seq=self.seq,
-                        incarnation=1,
-                        phase=NodePhase.MEMBER,
-                        attempt=0,
-                        index=0,
-                        voters_version=self.config.voters_version,
-                        heard=(Hearing(node=N1, boot=5, seq=sent[-1].seq, silent_ms=0),),
-                    ),
-                    received_ms=self.now_ms,
-                )
-            )
-        self.actions = actions
-        return actions
+        heartbeat = Heartbeat(
+            sender=peer,
+            boot=1,
+            seq=self.seq,
+            incarnation=1,
+            phase=NodePhase.MEMBER,
+            attempt=0,
+            index=0,
+            voters_version=self.config.voters_version,
+            heard=(),
+        )
+        return Heard(heartbeat=heartbeat, received_ms=received_ms, acknowledged_ms=acknowledged_ms)
 
     def up(self, *, attempt: int = 1) -> list[Action]:
         known = self.config.nodes[N1]
@@ -261,11 +265,11 @@ def test_a_node_asks_only_while_its_lease_runs(bench: Bench) -> None:
     """Without a majority there is nobody to ask; with one, the next heartbeat carries the request."""
     bench.clean()
     bench.now_ms += 100
-    quiet = [action.heartbeat for action in bench.give(Tick()) if isinstance(action, SendHeartbeat)]
-    asking = [action.heartbeat for action in bench.lease() if isinstance(action, SendHeartbeat)]
+    quiet = [action for action in bench.give(Tick()) if isinstance(action, Vouch)]
+    asking = [action for action in bench.lease() if isinstance(action, Vouch)]
 
-    assert [heartbeat.attempt for heartbeat in quiet] == [0]
-    assert asking[-1].attempt == 1
+    assert [vouch.attempt for vouch in quiet] == [0]
+    assert [(vouch.attempt, vouch.at_once) for vouch in asking] == [(1, True)]
 
 
 def test_a_node_says_what_it_waits_for(bench: Bench) -> None:
@@ -358,20 +362,62 @@ def test_a_lease_that_ended_during_a_pause_is_lost_although_heartbeats_wait(benc
     """The process was stopped for a while; the first event it then takes must not renew what has ended."""
     bench.online()
     bench.now_ms += 10 * LAN.lease_ms
-    late = Heartbeat(
-        sender=N2,
-        boot=1,
-        seq=99,
-        incarnation=1,
-        phase=NodePhase.MEMBER,
-        attempt=0,
-        index=0,
-        voters_version=1,
-        heard=(),
-    )
-    bench.give(HeartbeatHeard(heartbeat=late, received_ms=bench.now_ms))
+    bench.hear(bench.heartbeat(N2, None, bench.now_ms))
 
     assert phase(bench) is NodePhase.RELEASING
+
+
+def test_heartbeats_that_waited_for_the_core_count_from_when_they_came(bench: Bench) -> None:
+    """The core was late by less than a lease; what arrived meanwhile has kept the lease without a gap."""
+    bench.online()
+    begin_ms = bench.now_ms
+    late_ms = LAN.lease_ms - 60
+    bench.now_ms = begin_ms + late_ms
+    times = [begin_ms + after_ms for after_ms in (100, 200, 300, late_ms)]
+    bench.hear(*(bench.heartbeat(N2, at_ms - 1, at_ms) for at_ms in times))
+
+    assert phase(bench) is NodePhase.MEMBER
+    assert bench.core.view(bench.now_ms).quorum_lease_ms == LAN.lease_ms - 1
+
+
+def test_a_lease_that_had_a_gap_while_heartbeats_waited_is_lost(bench: Bench) -> None:
+    """It runs again when the core takes them in, but it had ended in between."""
+    bench.online()
+    gap_ms = bench.now_ms + LAN.lease_ms + 50
+    bench.now_ms = gap_ms + 20
+    bench.hear(bench.heartbeat(N2, gap_ms - 10, gap_ms))
+
+    assert phase(bench) is NodePhase.RELEASING
+
+
+def test_a_node_admitted_on_the_rest_of_a_lease_feeds_its_monitors_and_starts(bench: Bench) -> None:
+    """The deadman fired a moment before the lease ended; what is left of it is less than a regular step of feeding."""
+    bench.online()
+    (fed_ms,) = {monitor.fed_until_ms for monitor in bench.core._pool}
+    bench.now_ms = fed_ms - LAN.lease_ms + 30
+    bench.hear(bench.heartbeat(N2, bench.now_ms, bench.now_ms))
+    bench.now_ms = fed_ms + 1
+    bench.monitor(DeadmanFired(lease_ended_ms=fed_ms))
+    bench.confirm()
+    known = bench.config.nodes[N1]
+    bench.commit(NodeUp(node=N1, incarnation=known.incarnation, boot=5, attempt=bench.core._attempt))
+    bench.now_ms += 10
+    started = bench.assign() if bench.config.groups[GROUP].released else []
+    assert phase(bench) is NodePhase.MEMBER
+    assert [type(command) for command in commands(started)].count(BringOnline) == 1
+
+
+def test_a_core_that_did_not_feed_its_monitors_in_time_releases(bench: Bench) -> None:
+    """Heartbeats have kept the lease, but the deadmen have fired: nothing is taken for running on old news."""
+    bench.online()
+    begin_ms = bench.now_ms
+    bench.now_ms = begin_ms + LAN.lease_ms + 100
+    times = range(begin_ms + 100, bench.now_ms, 100)
+    said = bench.hear(*(bench.heartbeat(N2, at_ms - 1, at_ms) for at_ms in times))
+
+    assert not [command for command in commands(said) if isinstance(command, BringOnline)]
+    assert phase(bench) is NodePhase.RELEASING
+    assert "not fed in time" in bench.core.view(bench.now_ms).note
 
 
 def test_who_cannot_release_in_time_is_fenced(bench: Bench) -> None:
@@ -455,7 +501,7 @@ def test_a_new_service_that_cannot_clean_up_after_its_earlier_life_is_fenced(ben
 def test_a_new_service_with_nothing_to_clean_up_is_not_fenced(bench: Bench) -> None:
     """After a reboot, or an orderly stop; otherwise a broken monitor would reboot the machine for ever."""
     bench.core = NodeCore(
-        node=N1, boot=5, timing=LAN, peers={}, index=0, config=bench.config, now_ms=bench.now_ms, leftovers=()
+        node=N1, boot=5, timing=LAN, peers=PEERS, index=0, config=bench.config, now_ms=bench.now_ms, leftovers=()
     )
     actions: list[Action] = []
     for _ in range(200):
@@ -469,7 +515,7 @@ def test_a_new_service_with_nothing_to_clean_up_is_not_fenced(bench: Bench) -> N
 def test_a_monitor_of_an_earlier_life_cleans_up_and_ends_if_nobody_needs_it(bench: Bench) -> None:
     """Its resource was deleted meanwhile, or the database was lost."""
     bench.core = NodeCore(
-        node=N1, boot=5, timing=LAN, peers={}, index=0, config=bench.config, now_ms=bench.now_ms, leftovers=("gone",)
+        node=N1, boot=5, timing=LAN, peers=PEERS, index=0, config=bench.config, now_ms=bench.now_ms, leftovers=("gone",)
     )
     bench.clean()
     assert phase(bench) is NodePhase.STARTING
@@ -864,6 +910,7 @@ def test_an_orderly_stop_has_its_own_time_and_feeds_the_deadmen_meanwhile(bench:
     """Many leases long the monitor terminates; as long as quorum is held nothing but the stop's time-out counts."""
     stopping(bench)
     ticket = next(c.ticket for c in commands(bench.actions) if isinstance(c, TerminateEverything))
+    bench.lease()
     began_ms, fed_ms = bench.now_ms, 0
     while bench.now_ms < began_ms + TERMINATE_TIMEOUT_MS - LAN.lease_ms:
         fed_ms = max([fed_ms, *(c.until_ms for c in commands(bench.lease()) if isinstance(c, LeaseExtended))])

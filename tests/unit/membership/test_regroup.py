@@ -8,12 +8,12 @@ import pytest
 
 from clussvc.global_update.apply import apply
 from clussvc.global_update.update import NodeDown, NodeUp, Proposal
-from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.membership.regroup import RESTART_GRACE_MS, admit, declare_down
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import ClusterId, NodeId, RequestId
 from clussvc.model.settings import LAN
 from clussvc.model.states import NodePhase
+from tests.unit.membership.station import Station
 
 N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
 LIMIT_MS = RESTART_GRACE_MS + LAN.silence_ms()
@@ -32,19 +32,17 @@ class Hearing:
 
     def __init__(self) -> None:
         self.config = three_nodes()
-        self.judge = HeartbeatTable(node=N1, boot=1, timing=LAN)
+        self.judge = Station(N1, (N2, N3))
         self.now_ms = 0
 
-    def hear(self, speaker: HeartbeatTable, phase: NodePhase, *, attempt: int = 0, for_ms: int) -> list[NodeDown]:
+    def hear(self, speaker: Station, phase: NodePhase, *, attempt: int = 0, for_ms: int) -> list[NodeDown]:
         """N3 speaks so for a while; who is declared down in that time."""
         found: list[NodeDown] = []
         until_ms = self.now_ms + for_ms
         while self.now_ms < until_ms:
             self.now_ms += STEP_MS
-            beat = speaker.compose(
-                now_ms=self.now_ms, incarnation=0, phase=phase, attempt=attempt, index=0, voters_version=3, peers=(N1,)
-            )
-            self.judge.hear(beat, received_ms=self.now_ms)
+            beat = speaker.say(self.now_ms, phase=phase, attempt=attempt, voters_version=3)
+            self.judge.listen(beat, self.now_ms)
             found += declare_down(self.config, self.judge, node=N1, now_ms=self.now_ms)
         return found
 
@@ -56,8 +54,8 @@ def hearing() -> Hearing:
     return made
 
 
-def speaker(boot: int) -> HeartbeatTable:
-    return HeartbeatTable(node=N3, boot=boot, timing=LAN)
+def speaker(boot: int) -> Station:
+    return Station(N3, (N1,), boot=boot)
 
 
 @pytest.mark.parametrize("phase", [NodePhase.STARTING, NodePhase.ASKING])
@@ -81,11 +79,9 @@ def test_the_admitted_boot_is_not_judged_by_its_phase(hearing: Hearing) -> None:
     """A node that releases and asks again under the same boot ends its incarnation itself."""
     same = speaker(1)
     hearing.hear(same, NodePhase.MEMBER, for_ms=STEP_MS)
-    speaking = HeartbeatTable(node=N3, boot=1, timing=LAN)
+    speaking = speaker(1)
     for _ in range(100):
-        speaking.compose(
-            now_ms=0, incarnation=0, phase=NodePhase.MEMBER, attempt=0, index=0, voters_version=3, peers=()
-        )
+        speaking.say(0)
 
     assert hearing.hear(speaking, NodePhase.ASKING, for_ms=2 * LIMIT_MS) == []
 

@@ -7,30 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from clussvc.events import HeartbeatHeard, Tick
-from clussvc.membership.heartbeat import Heartbeat
+from clussvc.events import Tick
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
-from clussvc.model.ids import ClusterId, NodeId
+from clussvc.model.ids import ClusterId
 from clussvc.model.records import HistoryEntry, Record
-from clussvc.model.states import NodePhase
 from clussvc.service import runtime
 from clussvc.service.runtime import INBOX_MAX, HistoryWriter, Inbox
 
-HEARTBEAT = HeartbeatHeard(
-    heartbeat=Heartbeat(
-        sender=NodeId(2),
-        boot=1,
-        seq=1,
-        incarnation=1,
-        phase=NodePhase.MEMBER,
-        attempt=0,
-        index=0,
-        voters_version=1,
-        heard=(),
-    ),
-    received_ms=0,
-)
 CONFIG = Config(cluster=ClusterId("c"), name="T")
 
 
@@ -74,16 +58,21 @@ def test_the_inbox_gives_events_in_order_and_in_portions() -> None:
     assert inbox.take(timeout_s=0) == []
 
 
-def test_a_full_inbox_drops_heartbeats_and_nothing_else() -> None:
-    """Newer heartbeats follow; anything else that does not fit is the end of the process."""
+def test_a_full_inbox_is_the_end() -> None:
+    """A core that does not keep up with anything has stopped working."""
     inbox = Inbox()
-    for _ in range(INBOX_MAX // 10 + 2):
-        inbox.put(HEARTBEAT)
-    assert inbox.heartbeats_dropped == 1
-    for _ in range(INBOX_MAX - INBOX_MAX // 10 - 1):
+    for _ in range(INBOX_MAX):
         inbox.put(Tick())
     with pytest.raises(AssertionError, match="inbox"):
         inbox.put(Tick())
+
+
+def test_a_nudge_wakes_the_core_without_an_event() -> None:
+    """Heartbeats are taken from the extension, which says that there are some."""
+    inbox = Inbox()
+    inbox.nudge()
+
+    assert inbox.take(timeout_s=60) == []
 
 
 def test_the_writer_merges_what_waits_and_writes_the_rest_at_the_end() -> None:
