@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from clussvc.global_update.update import Update
+from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.records import HistoryEntry
@@ -79,6 +80,9 @@ class ClusterAccess(Protocol):
 
     def statistics(self) -> Mapping[str, int | str]:
         """Counters of the adapters, for diagnosis."""
+
+    def measure_timing(self) -> TimingMeasured:
+        """How late heartbeats and the core were at most since the last call."""
 
     def node_id(self) -> NodeId:
         """Who this is."""

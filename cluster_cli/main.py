@@ -33,6 +33,7 @@ _MODULES: Final = {
     "netinterface": "network",
     "simulate": "insight",
     "explain": "insight",
+    "validate-timing": "insight",
     "events": "insight",
     "admincert": "cluster",
 }

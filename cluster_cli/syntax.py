@@ -476,6 +476,25 @@ _EVENTS = ObjectSpec(
     ),
 )
 
+_VALIDATE_TIMING = ObjectSpec(
+    name="validate-timing",
+    words="",
+    words_max=0,
+    default="measure",
+    help="Measure how late heartbeats are and recommend a timing profile.",
+    options=(
+        OptionSpec(name="measure", modifier=True, help="(The default.)"),
+        OptionSpec(
+            name="seconds",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":SECONDS",
+            help="For so long; 10 by default. The longer, and the busier the machine, the more it says.",
+        ),
+        _HELP,
+    ),
+)
+
 _ADMIN_CERTIFICATE = ObjectSpec(
     name="admincert",
     words="NAME",
@@ -513,6 +532,7 @@ OBJECTS: Final[Mapping[str, ObjectSpec]] = {
         _NET_INTERFACE,
         _SIMULATE,
         _EXPLAIN,
+        _VALIDATE_TIMING,
         _EVENTS,
         _ADMIN_CERTIFICATE,
     )

@@ -35,6 +35,7 @@ from clussvc.admin.wire import POLL_EVENTS_MAX, POLL_WAIT_MS_MAX
 from clussvc.codec import config_digest, from_plain, to_plain
 from clussvc.global_update import update as updates
 from clussvc.global_update.update import Update
+from clussvc.membership.timing_advice import advise
 from clussvc.model import reports
 from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.errors import ClusterError
@@ -318,6 +319,23 @@ class ClusterServant(Servant):
         Nodes that stand still at one index must show one hash. (While changes arrive the hash may be of a later index.)
         """
         return {"index": self.access.view().index, "sha256": config_digest(self.config)}
+
+    @query()
+    def measure_timing(self) -> Plain:
+        """How late heartbeats and this node's service were at most since the last call, and which timing profiles bear
+        that; ask once to begin, and again after a while."""
+        measured = self.access.measure_timing()
+        advice = advise(measured)
+        return {
+            "node": self.config.node_name(self.access.node_id()),
+            "profile": self.config.timing.profile,
+            "interval_ms": measured.interval_ms,
+            "sender_late_ms": measured.sender_late_ms,
+            "core_late_ms": measured.core_late_ms,
+            "gaps_ms": dict(measured.gaps_ms),
+            "profiles": [{"profile": one.profile, "fits": one.fits, "because": one.because} for one in advice],
+            "recommended": next((one.profile for one in advice if one.fits), ""),
+        }
 
     @query()
     def statistics(self) -> Plain:

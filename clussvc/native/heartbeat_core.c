@@ -106,6 +106,7 @@ hb_set_peers(struct hb_core *core, const uint16_t *nodes, size_t count, int64_t 
         peer->watched = peer->ever_heard = false;
         peer->networks = peer->covered = 0;
         peer->acknowledged_seq = 0;
+        peer->gap_max_ms = 0;
         peer->quiet_from_ms = now_ms;
         for (unsigned network = 0; network < HB_NETWORKS_MAX; network++)
             peer->heard_ms[network] = -1;
@@ -343,6 +344,8 @@ hb_receive(struct hb_core *core, const uint8_t *data, size_t length, int64_t rec
     struct hb_content content;
     read_content(data, &content);
     bool new_boot = !peer->ever_heard || boot != peer->boot;
+    if (!new_boot && received_ms - peer->quiet_from_ms > peer->gap_max_ms)
+        peer->gap_max_ms = received_ms - peer->quiet_from_ms;
     peer->ever_heard = true;
     peer->boot = boot;
     peer->seq = seq;

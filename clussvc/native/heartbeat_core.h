@@ -82,6 +82,7 @@ struct hb_peer {
     uint64_t boot, seq;
     uint64_t acknowledged_seq; /* The newest of ours that it has heard. */
     int64_t quiet_from_ms;
+    int64_t gap_max_ms; /* The longest time between two of its heartbeats since somebody asked. */
     int64_t heard_ms[HB_NETWORKS_MAX]; /* The newest arrival at each of our addresses; -1: none. */
     struct hb_content content;
 };

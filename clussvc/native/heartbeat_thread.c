@@ -591,6 +591,34 @@ heartbeats_statistics(PyObject *object, PyObject *unused)
 }
 
 static PyObject *
+heartbeats_measure(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    Heartbeats *self = (Heartbeats *)object;
+    PyObject *gaps = PyDict_New();
+    for (size_t at = 0; gaps != NULL && at < HB_PEERS_MAX; at++) {
+        pthread_mutex_lock(&self->lock);
+        bool there = at < self->core->peer_count, known = there && self->core->peers[at].known;
+        long node = self->core->peers[at].node;
+        long long gap_ms = self->core->peers[at].gap_max_ms;
+        self->core->peers[at].gap_max_ms = 0;
+        pthread_mutex_unlock(&self->lock);
+        if (!there)
+            break;
+        PyObject *key = PyLong_FromLong(node), *value = PyLong_FromLongLong(gap_ms);
+        if (key == NULL || value == NULL || (known && PyDict_SetItem(gaps, key, value) < 0))
+            Py_CLEAR(gaps);
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+    }
+    pthread_mutex_lock(&self->lock);
+    unsigned long long late_ms = self->late_max_ms;
+    self->late_max_ms = 0;
+    pthread_mutex_unlock(&self->lock);
+    return gaps == NULL ? NULL : Py_BuildValue("KN", late_ms, gaps);
+}
+
+static PyObject *
 heartbeats_ages(PyObject *object, PyObject *args)
 {
     Heartbeats *self = (Heartbeats *)object;
@@ -639,6 +667,8 @@ static PyMethodDef heartbeats_methods[] = {
     {"stop", heartbeats_stop, METH_NOARGS, "stop(): end the thread."},
     {"wait", heartbeats_wait, METH_NOARGS, "wait() -> bool: wait for news; False when stopped."},
     {"statistics", heartbeats_statistics, METH_NOARGS, "statistics() -> dict of counters."},
+    {"measure", heartbeats_measure, METH_NOARGS,
+     "measure() -> (ms that sending was late, {node: ms between two heartbeats}): the worst since the last call."},
     {"ages", heartbeats_ages, METH_VARARGS, "ages(now_ms) -> {node: [ms since heard at each address, or -1]}."},
     {NULL, NULL, 0, NULL},
 };

@@ -39,6 +39,7 @@ from clussvc.eventlog.log import record_to_log
 from clussvc.events import LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
 from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
 from clussvc.global_update.update import AddJoinToken
+from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId
@@ -379,6 +380,18 @@ class Node(Runtime):
             "key": pair.key.decode(),
             "ca": self._authority.pair.certificate.decode(),
         }
+
+    def measure_timing(self) -> TimingMeasured:
+        """See ports.ClusterAccess."""
+        late_ms, gaps = self._native.measure()
+        core_late_ms, self._late_max_ms = self._late_max_ms, 0
+        config = self.config()
+        return TimingMeasured(
+            interval_ms=config.timing.heartbeat_interval_ms,
+            sender_late_ms=late_ms,
+            core_late_ms=core_late_ms,
+            gaps_ms={config.node_name(NodeId(node)): gap_ms for node, gap_ms in sorted(gaps.items())},
+        )
 
     def statistics(self) -> Mapping[str, int | str]:
         """See ports.ClusterAccess."""

@@ -187,6 +187,8 @@ class Runtime:
         self._replies: dict[RequestId, _Waiting] = {}
         self._replies_lock = threading.Lock()
         self.stopped_because = ""
+        self._late_max_ms = 0
+        """How late a turn began at most, after the core's deadline, since somebody asked."""
 
     def performs(self, performers: Mapping[type[Action], Callable[[Any], None]]) -> None:
         """Say which adapter performs which action; every action must have exactly one."""
@@ -206,8 +208,10 @@ class Runtime:
                         self._turn(HeartbeatsHeard(heard=heard))
                     if not (heard and isinstance(event, Tick)):
                         self._turn(event)
-            wait_ms = self._core.deadline_ms - self._clock.now_ms()
+            due_ms = self._core.deadline_ms
+            wait_ms = due_ms - self._clock.now_ms()
             events = self._inbox.take(timeout_s=max(0, wait_ms) / 1000) or [Tick()]
+            self._late_max_ms = max(self._late_max_ms, self._clock.now_ms() - due_ms)
         self._writer.close()
 
     def _turn(self, event: Event) -> None:

@@ -1,7 +1,9 @@
-"""``cluster simulate``, ``cluster explain`` and ``cluster events``: what would happen, why it is so, what happened."""
+"""``cluster simulate``, ``explain``, ``events``, ``validate-timing``: what would happen, why it is so, what happened,
+how fast this cluster may be."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +13,8 @@ from cluster_cli.session import Failed, Session
 from cluster_cli.syntax import Invocation
 
 EVENTS_SHOWN = 50
+MEASURED_S = 10
+MEASURED_S_MAX = 3_600
 EVENTS_MAX = 1_000
 
 
@@ -23,6 +27,8 @@ def run(invocation: Invocation, session: Session) -> Screen:
             return explain(session, invocation.name)
         case "simulate":
             return _simulate(invocation, session)
+        case "validate-timing":
+            return _validate_timing(invocation, session)
         case _:
             return _events(invocation, session)
 
@@ -73,6 +79,33 @@ def _paragraphs(first: list[str], parts: Iterable[tuple[str, list[str]]]) -> str
             lines.append("")
             lines.extend([title, *(f"  {one}" for one in sentences)] if title else sentences)
     return "\n".join(lines)
+
+
+def _validate_timing(invocation: Invocation, session: Session) -> Screen:
+    """Measure for a while how late heartbeats are, and say which timing profile bears that."""
+    seconds = _number(invocation, "seconds", MEASURED_S)
+    if not 1 <= seconds <= MEASURED_S_MAX:
+        raise Failed(87, f"/seconds:{seconds} must lie in 1..{MEASURED_S_MAX}.", "bad-argument")
+    session.call("Cluster", "measure_timing")
+    session.progress(f"Measuring for {seconds} s ...")
+    time.sleep(seconds)
+    data = session.call("Cluster", "measure_timing")
+    gaps = [f"{name}: {gap_ms} ms between two heartbeats" for name, gap_ms in data["gaps_ms"].items()]
+    fits = [
+        f"{one['profile']}: {'fits' if one['fits'] else 'does not fit'}; {one['because']}" for one in data["profiles"]
+    ]
+    if data["recommended"]:
+        verdict = f"Recommended: {data['recommended']}."
+    else:
+        verdict = "No profile bears this; look for what delays this machine or its network."
+    first = [
+        f"Seen by {data['node']} in {seconds} s, at the worst (heartbeats every {data['interval_ms']} ms, profile"
+        f" {data['profile']}):",
+        f"  its own heartbeats were sent {data['sender_late_ms']} ms late",
+        f"  its service was {data['core_late_ms']} ms late",
+        *(f"  {line}" for line in gaps),
+    ]
+    return Screen(text=_paragraphs(first, [("Profiles:", fits), ("", [verdict])]), data=data)
 
 
 def _events(invocation: Invocation, session: Session) -> Screen:

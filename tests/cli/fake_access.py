@@ -29,6 +29,7 @@ from clussvc.global_update.update import (
     Update,
 )
 from clussvc.membership.regroup import next_eviction
+from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model import reports
 from clussvc.model.config import Config, Group
 from clussvc.model.ids import GroupId, NodeId, RequestId
@@ -119,6 +120,10 @@ class FakeAccess:
 
     def make_admin_certificate(self, *, name: str, role: str) -> Mapping[str, str]:
         return {"certificate": f"certificate of {name}\n", "key": "key\n", "ca": f"authority for {role}\n"}
+
+    def measure_timing(self) -> TimingMeasured:
+        """As if it had been quiet for a while."""
+        return TimingMeasured(interval_ms=100, sender_late_ms=1, core_late_ms=3, gaps_ms={"NODE2": 104})
 
     def statistics(self) -> Mapping[str, int | str]:
         return {"executed": len(self.executed)}

@@ -216,7 +216,7 @@ def test_manual_names_every_option() -> None:
         for word in (spec.name, *spec.aliases):
             assert re.search(rf"\b{word}\b", text), f"{word} is not in the manual"
         for option in spec.options:
-            if option.name not in ("help", "usedefault", "simulate", "list", "explain"):
+            if option.name not in ("help", "usedefault", "simulate", "list", "explain", "measure"):
                 for word in (option.name, *option.aliases):
                     assert f"/{word}" in text, f"/{word} of {spec.name} is not in the manual"
 
