@@ -123,8 +123,8 @@ class Beacon:
             self._news()
 
     def goes_on(self) -> None:
-        """The process runs again: what has waited is read now, and the timer rings."""
-        while self._waiting:
+        """The process runs again: what has waited is read now, and the timer rings. Nothing yet if the machine stands."""
+        while self._waiting and self._awake():
             self.arrive(*self._waiting.popleft())
-        if not self._ended:
+        if not self._ended and self._awake():
             self._send()
