@@ -123,7 +123,7 @@ class Beacon:
             self._news()
 
     def goes_on(self) -> None:
-        """The process runs again: what has waited is read now, and the timer rings. Nothing yet if the machine stands."""
+        """The process runs again: what has waited is read, and the timer rings; nothing yet if the machine stands."""
         while self._waiting and self._awake():
             self.arrive(*self._waiting.popleft())
         if not self._ended and self._awake():
