@@ -34,6 +34,10 @@ LIFETIME_S: Final = 3
 EXTENSION_INTERVAL_S: Final = 0.5
 """Six extensions fit into a lifetime, so that a busy machine does not lose an address that it may have."""
 DUPLICATE_PAUSE_S: Final = 0.1
+CONFLICT_WINDOW_S: Final = 10.0
+"""For so long after it was added somebody else's claims to an address count (DEFEND_INTERVAL of RFC 5227)."""
+LISTENING_PAUSE_S: Final = 0.2
+"""How soon the listener notices that the address is to go."""
 DUPLICATE_PATIENCE_S: Final = LIFETIME_S + 2.0
 """How long a duplicate is asked for again: the last owner's kernel removes it soon after its lifetime."""
 
@@ -189,14 +193,30 @@ class IPAddress(ResourceType):
                         self._extended_s = now_s
 
     def _announce_again(self, link: Link, address: ipaddress.IPv4Address) -> None:
-        waited_s = 0.0
-        for delay_s in arp.ANNOUNCEMENT_DELAYS_S[1:]:
-            if self._quiet.wait(delay_s - waited_s):
-                return
-            waited_s = delay_s
-            # A link that went down meanwhile is reported by the kernel's event.
-            with contextlib.suppress(OSError):
-                arp.announce(link.name, link.hardware, address)
+        """Announce the address again, and ask and listen whether somebody else claims it: as in RFC 5227, section 2.4,
+        the first claim is answered, a second one gives the address up."""
+        begin_s = time.monotonic()
+        due_s = [begin_s + delay_s for delay_s in arp.ANNOUNCEMENT_DELAYS_S[1:]]
+        checks = self.resource.properties.get("DuplicateCheck") != 0
+        claims = 0
+        # A link that goes down meanwhile is reported by the kernel's event.
+        with contextlib.suppress(OSError), arp.Listener(link.name, link.hardware, address) as listener:
+            while (now_s := time.monotonic()) < begin_s + CONFLICT_WINDOW_S:
+                until_s = due_s[0] if due_s else begin_s + CONFLICT_WINDOW_S
+                other = listener.wait(min(until_s - now_s, LISTENING_PAUSE_S))
+                if self._quiet.is_set():
+                    return
+                claimed = other is not None and checks
+                claims += claimed
+                if claims > 1:
+                    self._stop_watching()
+                    self.resource.failed(f"{address} is used by another host on {link.name} (hardware address {other})")
+                    return
+                due = bool(due_s) and time.monotonic() >= due_s[0]
+                if claimed or due:
+                    due_s = due_s[1:] if due else due_s
+                    arp.announce(link.name, link.hardware, address)
+                    listener.probe()
 
     # --- the rest -------------------------------------------------------------------------------------------------
 

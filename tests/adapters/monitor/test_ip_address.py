@@ -106,6 +106,18 @@ def test_duplicate_on_the_network_is_refused(cable: Cable) -> None:
     assert ResourceState.ONLINE is cable.driver.online(ADDRESS).state
 
 
+def test_a_host_that_claims_the_address_later_is_noticed(cable: Cable) -> None:
+    """It answered none of the first probes. The address is asked for again while it is announced; the first answer is
+    defended against, the second one is a failure with the hardware address."""
+    assert ResourceState.ONLINE is cable.driver.online(ADDRESS).state
+    ip("-n", cable.there, "address", "add", f"{VIP}/24", "dev", "eth0")
+    other = ip("-n", cable.there, "-br", "link", "show", "eth0").split()[2]
+
+    failed = cable.driver.wait_state(ADDRESS, ResourceState.FAILED)
+
+    assert f"used by another host on eth0 (hardware address {other})" in failed.detail
+
+
 def test_address_of_this_host_is_refused(cable: Cable) -> None:
     """An address that the administrator configured is not taken over, and so never taken away."""
     ip("-n", cable.here, "address", "add", f"{VIP}/24", "dev", "eth0")
