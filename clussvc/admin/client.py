@@ -20,7 +20,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -278,6 +278,14 @@ class ClusterClient:
                 # The service may be restarting; it gets a moment before it is asked again.
                 time.sleep(0.2 * attempt)
 
+    def change_many(self, changes: Iterable[Sequence[Any]], *, request: str | None = None) -> None:
+        """Several changes in one step of the log, as ``(object, method, argument, ...)``: all of them, or none.
+
+        A later one may name what an earlier one creates. At most CHANGES_MAX, and 512 KiB together. A mapping at the
+        end of a change holds arguments by name. Raises as :meth:`change`; the refusal says which of them cannot be.
+        """
+        self.change("Cluster", "change_many", [_as_sent(one) for one in changes], request=request)
+
     def events(self, cursor: int, *, limit: int = 100, wait_ms: int = 0) -> tuple[list[dict[str, Any]], int]:
         """Events after the cursor, and the cursor to go on with."""
         answer = self.call("EventStream", "poll", cursor, limit, wait_ms)
@@ -387,3 +395,10 @@ class ClusterClient:
         if entry is not None:
             entry[0]._pyroRelease()
             entry[1].close()
+
+
+def _as_sent(change: Sequence[Any]) -> list[Any]:
+    """One of many changes, in the form in which it travels."""
+    object_, method, *arguments = change
+    named = dict(arguments.pop()) if arguments and isinstance(arguments[-1], Mapping) else {}
+    return [object_, method, arguments, named]

@@ -29,6 +29,7 @@ import Pyro5.server
 from clussvc import __version__
 from clussvc.admin import dto
 from clussvc.admin.dto import Plain
+from clussvc.admin.many import Change, prepare
 from clussvc.admin.roles import Caller, Role, find_role
 from clussvc.admin.values import Assigned, common_changes, private_changes
 from clussvc.admin.wire import POLL_EVENTS_MAX, POLL_WAIT_MS_MAX
@@ -108,6 +109,7 @@ def _exposed(role: Role, *, changes: bool) -> Callable[[F], F]:
                 return {"report": {"code": "internal-error", "status": 1, "message": message, "severity": "error"}}
 
         call._role = role  # type: ignore[attr-defined]
+        call._changes = changes  # type: ignore[attr-defined]
         return cast(F, Pyro5.server.expose(call))
 
     return decorate
@@ -159,7 +161,13 @@ class Servant:
         """Let the cluster decide."""
         if isinstance(update, _Derived):
             assert request is not None
-            update = update.build(str(uuid.uuid5(_IDENTIFIERS, request)))
+            try:
+                update = update.build(str(uuid.uuid5(_IDENTIFIERS, request)))
+            except Refused:
+                # An earlier attempt of the same request may have come true at this moment, which is why.
+                if request not in self.config.recent:
+                    raise
+                return self.config.recent[request]
         return self.access.execute(cast(Update, update), request=request, timeout_ms=EXECUTE_TIMEOUT_MS)
 
     def catch_up(self) -> None:
@@ -255,6 +263,24 @@ class ClusterServant(Servant):
     def rename(self, new_name: str) -> Update:
         """Give the cluster another name."""
         return updates.Rename(kind="cluster", id="", name=new_name)
+
+    @change(Role.OPERATOR)
+    def change_many(self, changes: list[Change]) -> Any:
+        """All of these in one step of the log, or none; see :mod:`clussvc.admin.many`. Each also needs its own role."""
+        return _Derived(lambda identifier: self._batch(changes, identifier))
+
+    def _batch(self, changes: list[Change], identifier: str) -> Update:
+        def find(access: ClusterAccess, object_: str, method: str) -> Any:
+            kind = SERVANTS.get(object_)
+            known = getattr(kind, method, None)
+            if kind is None or not getattr(known, "_changes", False) or method == "change_many":
+                return None
+            return getattr(kind(access, self.caller), method)
+
+        batch = prepare(self.access, changes, identifier, find)
+        if isinstance(batch, Report):
+            raise Refused(batch)
+        return batch
 
     @query(Role.ADMINISTRATOR)
     def make_join_token(self, node_name: str, valid_s: int) -> str:

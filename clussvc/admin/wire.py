@@ -29,3 +29,6 @@ DEFAULT_SOCKET = "/run/clussvc/admin.sock"
 POLL_WAIT_MS_MAX = 30_000
 """The longest an event poll is held open."""
 POLL_EVENTS_MAX = 1_000
+
+CHANGES_MAX = 1_000
+"""Changes in one ``Cluster.change_many``: as many as an entry of the log has records for."""
