@@ -307,7 +307,10 @@ class Node(Runtime):
 
     def _make_monitor(self, name: str) -> MonitorHost:
         return MonitorHost(
-            (sys.executable, "-m", "clussvc.service.monitor_main"),
+            (
+                *(sys.executable, "-m", "clussvc.service.monitor_main"),
+                *("--parallel-starts", str(self._file.parallel_starts)),
+            ),
             monitor_folder(self._file.run, name),
             lambda report: self._said(name, report),
         )

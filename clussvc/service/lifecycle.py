@@ -158,6 +158,7 @@ def _as_joined(file: NodeFile, reply: dict[str, Any], authority: bytes, cluster_
         admin_port=file.admin_port,
         data=file.data,
         socket=file.socket,
+        parallel_starts=file.parallel_starts,
         self_fence=file.self_fence,
     )
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clussvc.resources.monitor.runner import Monitor
+from clussvc.resources.monitor.workers import STARTS_AT_ONCE
 from clussvc.resources.types.base import TypeCatalogue
 from clussvc.service.priority import give_priority_back
 
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="clussvc-monitor", description="Resource monitor; started by clussvc.")
     parser.add_argument("--fd", type=int, required=True, help="inherited end of the socket pair to the service")
     parser.add_argument("--run-folder", type=Path, required=True, help="folder of this monitor alone")
+    parser.add_argument(
+        "--parallel-starts", type=int, default=STARTS_AT_ONCE, help="entry points that begin at the same time"
+    )
     options = parser.parse_args(arguments)
     give_priority_back()
     faulthandler.enable(file=sys.stderr, all_threads=True)
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_folder: Path = options.run_folder.resolve()
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.socket(fileno=options.fd) as connection:
-        monitor = Monitor(connection, run_folder, TypeCatalogue())
+        monitor = Monitor(connection, run_folder, TypeCatalogue(), starts_at_once=options.parallel_starts)
         try:
             status = monitor.run()
         except BaseException:  # noqa: BLE001 -- the process ends right below

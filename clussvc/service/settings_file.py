@@ -10,6 +10,7 @@ port = 3343                  # heartbeats (UDP) and streams (TCP)
 admin_port = 3344            # remote administration (TCP, mutual TLS); 0 for none
 data = "/var/lib/clussvc"
 socket = "/run/clussvc/admin.sock"
+parallel_starts = 16         # resources that one monitor starts or stops at the same time
 self_fence = "none"          # none, or a command to run when resources cannot be terminated in time
 ```
 """
@@ -31,6 +32,8 @@ DEFAULT_DATA = Path("/var/lib/clussvc")
 DEFAULT_SOCKET = Path("/run/clussvc/admin.sock")
 DEFAULT_PORT = 3343
 DEFAULT_ADMIN_PORT = 3344
+DEFAULT_PARALLEL_STARTS = 16
+PARALLEL_STARTS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class NodeFile:
     admin_port: int
     data: Path
     socket: Path
+    parallel_starts: int = DEFAULT_PARALLEL_STARTS
+    """How many entry points one monitor has begin together, 1..1000; see ``resources.monitor.turns``."""
     self_fence: str = "none"
 
     @property
@@ -113,6 +118,7 @@ def _check(path: Path, values: dict[str, Any]) -> NodeFile:
         admin_port=get("admin_port", int, DEFAULT_ADMIN_PORT),
         data=Path(get("data", str, str(DEFAULT_DATA))),
         socket=Path(get("socket", str, str(DEFAULT_SOCKET))),
+        parallel_starts=get("parallel_starts", int, DEFAULT_PARALLEL_STARTS),
         self_fence=get("self_fence", str, "none"),
     )
     if values:
@@ -121,6 +127,11 @@ def _check(path: Path, values: dict[str, Any]) -> NodeFile:
         raise ClusterError("node-file-bad", f"{path}: addresses is empty; name at least one address of this machine")
     if file.node_id < 1:
         raise ClusterError("node-file-bad", f"{path}: node_id is {file.node_id}; node numbers start at 1")
+    if not 1 <= file.parallel_starts <= PARALLEL_STARTS_MAX:
+        raise ClusterError(
+            "node-file-bad",
+            f"{path}: parallel_starts is {file.parallel_starts}; it must lie in 1..{PARALLEL_STARTS_MAX}",
+        )
     for key, port, least in (("port", file.port, 1), ("admin_port", file.admin_port, 0)):
         if not least <= port <= 65_535:
             raise ClusterError("node-file-bad", f"{path}: {key} is {port}; it must lie in {least}..65535")
@@ -139,6 +150,7 @@ def write_node_file(path: Path, file: NodeFile) -> None:
         f"admin_port = {file.admin_port}",
         f"data = {json.dumps(str(file.data))}",
         f"socket = {json.dumps(str(file.socket))}",
+        f"parallel_starts = {file.parallel_starts}",
         f"self_fence = {json.dumps(file.self_fence)}",
     ]
     write_whole(path, ("\n".join(lines) + "\n").encode(), mode=0o600)

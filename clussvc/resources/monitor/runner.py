@@ -31,7 +31,7 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
@@ -73,9 +73,17 @@ from clussvc.resources.monitor.processes import (
 )
 from clussvc.resources.monitor.protocol import HUNG_STATUS, FrameReader, Ping, Pong, command_codec, report_codec
 from clussvc.resources.monitor.records import RecordBook
-from clussvc.resources.monitor.schedule import PollKind, PollSchedule
+from clussvc.resources.monitor.schedule import Poll, PollKind, PollSchedule
 from clussvc.resources.monitor.slot import Catalogue, DrivenType, Ending, Slot
-from clussvc.resources.monitor.workers import Call, CallAborted, CallBoard, CallKind, CallPool, Outcome
+from clussvc.resources.monitor.workers import (
+    STARTS_AT_ONCE,
+    Call,
+    CallAborted,
+    CallBoard,
+    CallKind,
+    CallPool,
+    Outcome,
+)
 
 POLL_LIMIT_MS_MAX: Final = 30_000
 """How long looks_alive, is_alive, open, close and event handlers may take, unless the pending timeout is shorter."""
@@ -94,8 +102,12 @@ GROUPS_SEEN_MAX: Final = 10_000
 HOUSEKEEPING_MS: Final = 2_000
 LOOP_MS_MAX: Final = 60_000
 NEVER_MS: Final = 1 << 62
+CHECK_LIMITS_MS: Final = 50
+"""How often the limits of calls are looked at while calls begin."""
 
 _ABORTABLE: Final = frozenset({CallKind.OPEN, CallKind.ONLINE, CallKind.OFFLINE, CallKind.POLL})
+_AT_ONCE: Final = frozenset({CallKind.TERMINATE, CallKind.EVENT})
+"""Calls that never wait for a turn: they end something, or were called by something that ended."""
 
 
 @dataclass(slots=True)
@@ -110,24 +122,34 @@ class _Watch:
 class Monitor(HandleSink):
     """A resource monitor on one connection to its service. ``run`` returns when all is over."""
 
-    def __init__(self, connection: socket.socket, run_folder: Path, catalogue: Catalogue) -> None:
+    def __init__(
+        self, connection: socket.socket, run_folder: Path, catalogue: Catalogue, *, starts_at_once: int = STARTS_AT_ONCE
+    ) -> None:
+        """``starts_at_once`` bounds the entry points that begin together (:mod:`clussvc.resources.monitor.turns`)."""
         self._connection = connection
         self._connection.setblocking(False)
         self._run_folder = run_folder
         self._catalogue = catalogue
         self._gate = StartGate()
         self._records = RecordBook(run_folder)
-        self._pool = CallPool(self._returned, CallBoard(run_folder / "calls"))
+        self._pool = CallPool(self._returned, CallBoard(run_folder / "calls"), starts_at_once)
         self._spawner = Spawner(self._gate.lock)
         self._deadman = Deadman(self._lease_ended)
-        self._schedule = PollSchedule(self._poll_due)
+        self._schedule = PollSchedule(self._polls_due)
         self._reaper = OrphanReaper()
         self._slots: dict[ResourceId, Slot] = {}
         self._epochs: dict[GroupId, int] = {}
         self._watches: dict[int, _Watch] = {}
-        self._busy: dict[int, tuple[Slot, Call, int]] = {}
+        self._busy: dict[int, tuple[Slot, Call]] = {}
+        """The calls whose outcome is not in the books yet, those that wait for their turn among them."""
+        self._checked_ms = 0
+        self._limit_ms = NEVER_MS
+        """When the first of them will have taken too long, as of the last check."""
+        self._unchecked = False
+        """Calls were made since then."""
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._rung = False
         self._selector = selectors.DefaultSelector()
         self._frames = FrameReader()
         self._commands = command_codec()
@@ -168,12 +190,17 @@ class Monitor(HandleSink):
     def _post(self, note: Callable[[], None]) -> None:
         """Have the main loop run ``note``. May be called from any thread."""
         self._inbox.put(note)
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(self._wake, 1)
+        # One call of the bell is enough for all that comes before it is heard.
+        if not self._rung:
+            self._rung = True
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_write(self._wake, 1)
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
+        # Whoever rings from now on is heard by the next look; what was put before is taken by this one.
+        self._rung = False
 
     def _work_off_inbox(self) -> None:
         for _ in range(self._inbox.qsize()):
@@ -186,8 +213,13 @@ class Monitor(HandleSink):
     def _timeout_s(self) -> float:
         if not self._inbox.empty():
             return 0
-        deadlines = [slot.deadline_ms if call is slot.call else at_ms for slot, call, at_ms in self._busy.values()]
-        return min(max(min(deadlines, default=NEVER_MS) - monotonic_ms(), 0), LOOP_MS_MAX) / 1000
+        at_ms = self._limit_ms
+        if self._busy:
+            # What began since the last check may be due earlier than what was known then.
+            at_ms = min(at_ms, self._checked_ms + CHECK_LIMITS_MS) if self._unchecked else at_ms
+            if (look_ms := self._pool.look_ms) is not None:
+                at_ms = min(at_ms, look_ms)
+        return min(max(at_ms - monotonic_ms(), 0), LOOP_MS_MAX) / 1000
 
     # --- the connection -------------------------------------------------------------------------------------------
 
@@ -348,7 +380,7 @@ class Monitor(HandleSink):
             self._tell(slot)
         elif slot.hung:
             self._refuse_hung(slot)
-        elif slot.call is not None or slot.ending is not None:
+        elif (slot.call is not None and not self._spare_opening(slot)) or slot.ending is not None:
             slot.queued = command
         elif slot.state is ResourceState.FAILED:
             # What failed may still have processes; they would meet the new ones.
@@ -356,6 +388,16 @@ class Monitor(HandleSink):
             self._terminate(slot, None, "")
         else:
             self._start_online(slot, command, permit)
+
+    def _spare_opening(self, slot: Slot) -> bool:
+        """Online opens anew anyway, so an open that still waits for its turn need not take place."""
+        call = slot.call
+        if call is None or call.kind is not CallKind.OPEN or not self._pool.withdraw(call):
+            return False
+        call.finished.set()
+        del self._busy[id(call)]
+        slot.call = slot.handle.call = None
+        return True
 
     def _refuse_hung(self, slot: Slot) -> None:
         slot.queued = None
@@ -394,14 +436,14 @@ class Monitor(HandleSink):
 
     def _call(self, slot: Slot, kind: CallKind, work: Callable[[], object], limit_ms: int) -> Call:
         call = Call(kind, slot.spec.resource, work, limit_ms)
-        at_ms = monotonic_ms() + limit_ms
-        self._busy[id(call)] = (slot, call, at_ms)
-        if kind not in (CallKind.TERMINATE, CallKind.EVENT):
-            assert slot.call is None, f"{slot.call} of {slot.spec.resource} still runs"
-            slot.call = slot.handle.call = call
-            call.adopt = slot.handle.adopt
-            slot.deadline_ms = at_ms
-        return self._pool.submit(call)
+        self._busy[id(call)] = (slot, call)
+        self._unchecked = True
+        if kind in _AT_ONCE:
+            return self._pool.submit(call)
+        assert slot.call is None, f"{slot.call} of {slot.spec.resource} still runs"
+        slot.call = slot.handle.call = call
+        call.adopt = slot.handle.adopt
+        return self._pool.submit_in_turn(call)
 
     def _short_limit_ms(self, slot: Slot) -> int:
         return min(slot.spec.pending_timeout_ms, POLL_LIMIT_MS_MAX)
@@ -410,7 +452,7 @@ class Monitor(HandleSink):
         self._post(lambda: self._finish(call, outcome))
 
     def _finish(self, call: Call, outcome: Outcome) -> None:
-        slot, known, _ = self._busy.pop(id(call), (None, None, 0))
+        slot, known = self._busy.pop(id(call), (None, None))
         if slot is None or known is not call:
             return
         if call.overrun:
@@ -424,7 +466,7 @@ class Monitor(HandleSink):
                 self._log(slot, LogLevel.ERROR, f"an event handler failed: {_words(outcome)}")
         elif call.aborted or call.overrun:
             # Whatever its last step made is undone; a termination that runs has waited for it already, or starts anew.
-            if call.kind is not CallKind.OPEN and slot.state is not ResourceState.ONLINE:
+            if call.begun and call.kind is not CallKind.OPEN and slot.state is not ResourceState.ONLINE:
                 self._terminate(slot, None, "")
         else:
             self._finished[call.kind](self, slot, outcome)
@@ -619,18 +661,26 @@ class Monitor(HandleSink):
         self._tell(slot, why)
 
     def _check_limits(self) -> None:
+        """Look at every call that is under way, but not at every turn of the loop."""
         now_ms = monotonic_ms()
-        for slot, call, at_ms in list(self._busy.values()):
-            if not call.overrun and now_ms >= (slot.deadline_ms if call is slot.call else at_ms):
+        if (look_ms := self._pool.look_ms) is not None and now_ms >= look_ms:
+            self._pool.look()
+        if now_ms < self._limit_ms and not (self._unchecked and now_ms >= self._checked_ms + CHECK_LIMITS_MS):
+            return
+        self._checked_ms, self._limit_ms, self._unchecked = now_ms, NEVER_MS, False
+        for slot, call in list(self._busy.values()):
+            if call.overrun:
+                continue
+            if call.since_ms is None:
+                self._unchecked = True
+            elif now_ms >= call.since_ms + call.limit_ms:
                 self._overrun(slot, call)
+            else:
+                self._limit_ms = min(self._limit_ms, call.since_ms + call.limit_ms)
 
     def _overrun(self, slot: Slot, call: Call) -> None:
         call.overrun = True
         slot.hung += 1
-        # The entry in the table of deadlines would come due at every turn of the loop otherwise.
-        self._busy[id(call)] = (slot, call, NEVER_MS)
-        if call is slot.call:
-            slot.deadline_ms = NEVER_MS
         text = f"{call.kind.value} did not return within its limit of {call.limit_ms} ms (event 1232)"
         self._log(slot, LogLevel.ERROR, text)
         if call.kind is CallKind.TERMINATE and slot.ending is not None and slot.ending.call is call:
@@ -698,7 +748,11 @@ class Monitor(HandleSink):
         So no answer is given in that case: the service is told of the death, starts the next monitor, and has that one
         make sure that nothing is left.
         """
-        hung = [call.resource for call in calls if call.kind is CallKind.ONLINE and not call.finished.is_set()]
+        hung = [
+            call.resource
+            for call in calls
+            if call.kind is CallKind.ONLINE and call.begun and not call.finished.is_set()
+        ]
         if hung:
             print(f"everything was terminated, but online of {', '.join(map(str, hung))} hangs", file=sys.stderr)
             sys.stderr.flush()
@@ -738,8 +792,12 @@ class Monitor(HandleSink):
 
     # --- polls and events -----------------------------------------------------------------------------------------
 
-    def _poll_due(self, resource: ResourceId, kind: PollKind) -> None:
-        self._post(lambda: self._poll(resource, kind))
+    def _polls_due(self, polls: Sequence[Poll]) -> None:
+        def note() -> None:
+            for resource, kind in polls:
+                self._poll(resource, kind)
+
+        self._post(note)
 
     def _poll(self, resource: ResourceId, kind: PollKind) -> None:
         slot = self._slots.get(resource)
@@ -815,7 +873,7 @@ class Monitor(HandleSink):
                 return
             if call is not None and call is not slot.call:
                 return  # An aborted call of an earlier request.
-            slot.deadline_ms = monotonic_ms() + slot.call.limit_ms
+            slot.call.since_ms = monotonic_ms()
             self._tell(slot, f"checkpoint {checkpoint}")
 
         self._post(note)
@@ -868,7 +926,9 @@ class Monitor(HandleSink):
 
 def _returns_late(aborted: Call | None, limit_ms: int) -> bool:
     """Whether an aborted call was still running and returned now; its last step may have made something."""
-    return aborted is not None and not aborted.finished.is_set() and aborted.finished.wait(limit_ms / 1000)
+    if aborted is None or not aborted.begun or aborted.finished.is_set():
+        return False
+    return aborted.finished.wait(limit_ms / 1000)
 
 
 def _words(error: object) -> str:

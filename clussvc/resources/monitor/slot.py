@@ -64,8 +64,6 @@ class Slot:
     """Set by the worker that opens the resource."""
     call: Call | None = None
     """The one entry point other than terminate that runs."""
-    deadline_ms: int = 0
-    """When that call will have taken too long; moved by progress."""
     hung: int = 0
     """Calls that took too long and have not returned: hang mode while there are any."""
     ending: Ending | None = None

@@ -1,6 +1,8 @@
 """Worker threads for the entry points of resources: one call occupies one thread, so a hung call delays nobody.
 
-Threads are made when they are needed and end after a while without work. A call that is no longer wanted is *aborted*:
+Threads are made when they are needed and end after a while without work. Calls that stop something run at once; those
+that start something or look at it take turns (:mod:`clussvc.resources.monitor.turns`), so that many at once do not
+hinder each other. A call that is no longer wanted is *aborted*:
 an exception is raised in its thread before its next step of Python code, so it can do nothing more even if the system
 call it sits in returns much later. Calls that are under way are written to a small shared file, from which the service
 reads after a crash whose entry point was running.
@@ -17,11 +19,18 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from clussvc.model.ids import ResourceId
-from clussvc.resources.monitor.kernel import raise_in_thread
+from clussvc.resources.monitor.kernel import monotonic_ms, raise_in_thread
 from clussvc.resources.monitor.processes import children_of_thread
+from clussvc.resources.monitor.turns import Turns
 
 IDLE_S: Final = 30.0
 """After this long without work a thread ends."""
+STARTS_AT_ONCE: Final = 16
+"""Young calls that start or stop a resource, at the same time; the node file may say otherwise."""
+STARTS_YOUNG_MS: Final = 200
+POLLS_AT_ONCE: Final = 2
+"""Few: most polls take less than waking another thread."""
+POLLS_YOUNG_MS: Final = 20
 
 
 @unique
@@ -46,6 +55,29 @@ Outcome: TypeAlias = object
 """What the call returned, or the exception that it raised."""
 
 
+class Done:
+    """Something that happens once and can be waited for. An Event that costs nothing as long as nobody waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """It has happened; once only."""
+        self._lock.release()
+
+    def is_set(self) -> bool:
+        """Whether it has happened."""
+        return not self._lock.locked() or self.wait(0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has happened; False when it took too long."""
+        if not self._lock.acquire(timeout=timeout_s):
+            return False
+        self._lock.release()
+        return True
+
+
 class Call:
     """One call of an entry point."""
 
@@ -55,8 +87,12 @@ class Call:
         self.work = work
         self.limit_ms = limit_ms
         self.aborted = False
+        self.begun = False
+        """Something of it may have run. One that was aborted before that never will."""
+        self.since_ms: int | None = None
+        """From when its limit counts: it has a thread since then, or has told of progress. None: it waits its turn."""
         self.overrun = False
-        self.finished = threading.Event()
+        self.finished = Done()
         self.native_id = 0
         self.adopt: Callable[[set[int]], None] | None = None
         """Told, before the outcome is, which processes the call forked by itself and left running."""
@@ -77,6 +113,7 @@ class Call:
         with self._lock:
             if self.aborted:
                 return CallAborted()
+            self.begun = True
             self._ident = threading.get_ident()
             self.native_id = threading.get_native_id()
             self._before = children_of_thread(self.native_id)
@@ -105,16 +142,53 @@ class Call:
 class CallPool:
     """Runs calls; ``done(call, outcome)`` is called in the worker's thread, at least once for each call."""
 
-    def __init__(self, done: Callable[[Call, Outcome], None], board: CallBoard) -> None:
+    def __init__(
+        self, done: Callable[[Call, Outcome], None], board: CallBoard, starts_at_once: int = STARTS_AT_ONCE
+    ) -> None:
         self._done = done
         self._board = board
+        self._polls: Turns[Call] = Turns(POLLS_AT_ONCE, POLLS_YOUNG_MS)
+        self._starts: Turns[Call] = Turns(starts_at_once, STARTS_YOUNG_MS)
         self._queue: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
         self._local = threading.local()
 
+    def submit_in_turn(self, call: Call) -> Call:
+        """Run ``call`` when its turn has come."""
+        with self._lock:
+            self._turns_of(call).wait(call)
+        self.look()
+        return call
+
+    def withdraw(self, call: Call) -> bool:
+        """Take back a call that still waits for its turn; False when it runs already."""
+        with self._lock:
+            return self._turns_of(call).withdraw(call)
+
+    def look(self) -> None:
+        """Begin the calls whose turn has come; for the main loop at ``look_ms``."""
+        for turns in (self._starts, self._polls):
+            while True:
+                with self._lock:
+                    call = turns.next(monotonic_ms())
+                if call is None:
+                    break
+                self.submit(call)
+
+    @property
+    def look_ms(self) -> int | None:
+        """When to look although no call returns."""
+        with self._lock:
+            times = [at_ms for turns in (self._starts, self._polls) if (at_ms := turns.look_ms) is not None]
+        return min(times, default=None)
+
+    def _turns_of(self, call: Call) -> Turns[Call]:
+        return self._polls if call.kind is CallKind.POLL else self._starts
+
     def submit(self, call: Call) -> Call:
         """Run ``call`` at once, in an idle thread or a new one."""
+        call.since_ms = monotonic_ms()
         with self._lock:
             if self._idle > 0:
                 self._idle -= 1
@@ -135,7 +209,7 @@ class CallPool:
         call: Call | None = first
         while call is not None:
             self._serve(call)
-            call = self._next()
+            call = self._next(call)
 
     def _serve(self, call: Call) -> None:
         """Run a call and tell its outcome, though an abort may strike at any step on the way out."""
@@ -159,8 +233,14 @@ class CallPool:
                 continue
             return
 
-    def _next(self) -> Call | None:
+    def _next(self, last: Call) -> Call | None:
         with self._lock:
+            turns = self._turns_of(last)
+            turns.over(last)
+            call = turns.next(monotonic_ms())
+            if call is not None:
+                call.since_ms = monotonic_ms()
+                return call
             self._idle += 1
         try:
             return self._queue.get(timeout=IDLE_S)

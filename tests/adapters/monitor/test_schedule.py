@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from clussvc.model.ids import ResourceId
-from clussvc.resources.monitor.schedule import PollKind, PollSchedule
+from clussvc.resources.monitor.schedule import BEATS_MAX, Poll, PollKind, PollSchedule
 from tests.adapters.monitor.conftest import wait_until
 
 
@@ -18,13 +20,15 @@ class Polls:
 
     def __init__(self) -> None:
         self.seen: Counter[tuple[ResourceId, PollKind]] = Counter()
+        self.beats: list[int] = []
         self._lock = threading.Lock()
         self.schedule = PollSchedule(self._due)
         self.schedule.start()
 
-    def _due(self, resource: ResourceId, kind: PollKind) -> None:
+    def _due(self, polls: Sequence[Poll]) -> None:
         with self._lock:
-            self.seen[resource, kind] += 1
+            self.seen.update(polls)
+            self.beats.append(len(polls))
 
 
 def test_polls_come_and_stop() -> None:
@@ -52,8 +56,11 @@ def test_clock_that_is_set_plans_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     polls = Polls()
     try:
         one = ResourceId("one")
-        polls.schedule.watch(one, 0, 3_600_000)
-        polls.schedule._intervals[one, PollKind.IS_ALIVE] = 20  # What remains when the clock is set back by an hour.
+        polls.schedule.watch(one, 0, 20)
+        wait_until(lambda: polls.seen[one, PollKind.IS_ALIVE] >= 2, "it is polled")
+        (job,) = polls.schedule._scheduler.get_jobs()
+        job.modify(next_run_time=datetime.now(UTC) + timedelta(hours=1))  # As when the clock is set back by an hour.
+        polls.seen.clear()
         polls.schedule.check_clock()
         assert 0 == polls.seen[one, PollKind.IS_ALIVE]
         real = time.time
@@ -61,5 +68,27 @@ def test_clock_that_is_set_plans_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         polls.schedule.check_clock()
         monkeypatch.undo()
         wait_until(lambda: polls.seen[one, PollKind.IS_ALIVE] >= 2, "it is planned anew")
+    finally:
+        polls.schedule.stop()
+
+
+def test_polls_of_many_come_in_few_beats() -> None:
+    """Five hundred resources of one interval wake the monitor a few times in it, and none of them is left out."""
+    polls = Polls()
+    try:
+        resources = [ResourceId(f"r{number}") for number in range(500)]
+        for resource in resources:
+            polls.schedule.watch(resource, 5_000, 0)
+        assert 1 == len(polls.schedule._scheduler.get_jobs())
+        (round_,) = polls.schedule._rounds.values()
+        for _ in range(BEATS_MAX):
+            polls.schedule._beat(round_)
+
+        assert {(resource, PollKind.LOOKS_ALIVE) for resource in resources} == set(polls.seen)
+        assert {1, 2} >= set(polls.seen.values()), "the scheduler itself may have added a beat meanwhile"
+        assert max(polls.beats) < 3 * len(resources) / BEATS_MAX, "they are spread"
+        for resource in resources:
+            polls.schedule.forget(resource)
+        assert [] == polls.schedule._scheduler.get_jobs()
     finally:
         polls.schedule.stop()

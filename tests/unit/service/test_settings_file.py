@@ -39,6 +39,7 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
         ("node_id = 1", 'node_id = "1"', "node_id"),
         ("node_id = 1", "node_id = true", "node_id"),
         ("port = 3343", "port = 70000", "port"),
+        ("parallel_starts = 16", "parallel_starts = 0", "parallel_starts"),
         ("port = 3343", "port = 3343\nprot = 1", "prot"),
         ('"10.0.0.1"', '"10.0.0.256"', "addresses"),
         ('["10.0.0.1", "fd00::1"]', "[]", "addresses"),
