@@ -69,6 +69,8 @@ class _Changes:
     new: list[Any]
     moved: list[Any]
     """Unchanged objects that stand elsewhere in the order."""
+    relisted: list[Any]
+    """Changed objects whose lists have other members than before."""
 
 
 class SqliteConfigStore:
@@ -363,10 +365,11 @@ def _compare(section: Section, config: Config, all_kept: Mapping[str, _Kept] | N
     kept = _Kept() if all_kept is None else all_kept[section.table.name]
     objects = section.objects(config)
     if objects is kept.objects:
-        return _Changes(section=section, after=kept, gone=[], changed=[], new=[], moved=[])
+        return _Changes(section=section, after=kept, gone=[], changed=[], new=[], moved=[], relisted=[])
     gone = [key for key in kept.objects if key not in objects]
     changed: list[Any] = []
     new: list[Any] = []
+    relisted: list[Any] = []
     digests = dict(kept.digests)
     for key in gone:
         del digests[key]
@@ -375,6 +378,8 @@ def _compare(section: Section, config: Config, all_kept: Mapping[str, _Kept] | N
         if known and ((old := kept.objects[key]) is value or old == value):
             continue
         (changed if known else new).append(key)
+        if known and section.lists and section.members(kept.objects[key]) != section.members(value):
+            relisted.append(key)
         digests[key] = codec.digest_of(key, value)
     positions, moved = _place(objects, kept.positions)
     after = _Kept(objects=objects, positions=positions, digests=digests)
@@ -386,6 +391,7 @@ def _compare(section: Section, config: Config, all_kept: Mapping[str, _Kept] | N
         changed=changed,
         new=new,
         moved=[key for key in moved if key not in touched],
+        relisted=relisted,
     )
 
 
@@ -422,12 +428,12 @@ def _write(connection: Connection, changes: _Changes) -> None:
     if changes.new:
         connection.execute(insert(table), [{key: each, **_full_row(section, after, each)} for each in changes.new])
     for each in section.lists:
-        if changes.changed:
+        if changes.relisted:
             owner = each.table.c[each.owner] == bindparam("wanted")
-            connection.execute(delete(each.table).where(owner), [{"wanted": key} for key in changes.changed])
+            connection.execute(delete(each.table).where(owner), [{"wanted": key} for key in changes.relisted])
         members = [
             {each.owner: owner_key, "rank": rank, each.member: member}
-            for owner_key in (*changes.changed, *changes.new)
+            for owner_key in (*changes.relisted, *changes.new)
             for rank, member in enumerate(section.members(after.objects[owner_key])[each.table.name])
         ]
         if members:

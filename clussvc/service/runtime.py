@@ -38,6 +38,10 @@ Heartbeats are not among them: the extension keeps them in a queue of its own.""
 
 EVENTS_PER_TURN_MAX = 64
 
+SAVE_GAP_S = 0.2
+"""Pause between two saves. One in such a time is enough for a copy of the log; with a save for each entry, every report
+of states would have whole rows written of the same resources again and again."""
+
 SAVE_ATTEMPTS_MAX = 60
 SAVE_PAUSE_S = 1.0
 """A database that cannot be written for a minute ends the service; its folder also holds the log."""
@@ -103,7 +107,7 @@ class HistoryWriter:
         self._fail = fail
         self._changed = threading.Condition()
         self._pending: tuple[int, Config] | None = None
-        self._entries: list[HistoryEntry] = []
+        self._entries: deque[HistoryEntry] = deque(maxlen=ENTRIES_WAITING_MAX)
         self._closing = False
         self._last_cursor = store.last_cursor()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -113,7 +117,7 @@ class HistoryWriter:
         """Have this written soon."""
         with self._changed:
             self._pending = (index, config)
-            self._entries = (self._entries + entries)[-ENTRIES_WAITING_MAX:]
+            self._entries.extend(entries)
             self._changed.notify_all()
 
     def wait(self, *, after: int, wait_ms: int) -> None:
@@ -134,8 +138,9 @@ class HistoryWriter:
                 self._changed.wait_for(lambda: self._pending is not None or self._closing)
                 if self._pending is None:
                     return
-                (index, config), entries = self._pending, self._entries
-                self._pending, self._entries = None, []
+                (index, config), entries = self._pending, list(self._entries)
+                self._pending = None
+                self._entries.clear()
             try:
                 self._save(index, config, entries)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the node must not go on without its store
@@ -145,6 +150,8 @@ class HistoryWriter:
                 if entries:
                     self._last_cursor = max(self._last_cursor, entries[-1].cursor)
                 self._changed.notify_all()
+                # What comes first is written at once, what follows closely is gathered.
+                self._changed.wait_for(lambda: self._closing, SAVE_GAP_S)
 
     def _save(self, index: int, config: Config, entries: list[HistoryEntry]) -> None:
         """Write; what may pass (a busy file, a full disk) is tried again, since the log has everything anyway."""

@@ -200,17 +200,29 @@ def test_only_rows_that_changed_are_written(path: Path) -> None:
             store.save(31, after, [entry(31_000)])
         assert store.load() == (31, after)
     assert sorted(set(seen)) == [
-        "delete dependencies",
-        "delete possible_owners",
         "delete requests",
         "insert applied",
-        "insert dependencies",
         "insert events",
-        "insert possible_owners",
         "insert requests",
         "update resources",
     ]
     assert seen.count("update resources") == seen.count("insert requests") == seen.count("delete requests") == 1
+
+
+def test_lists_are_written_when_their_members_change(path: Path) -> None:
+    config = numbered(30)
+    some = ResourceId("r10")
+    changed = replace(config.resources[some], depends_on=(ResourceId("r9"), ResourceId("r8")), possible_owners=None)
+    after = replace(config, resources={**config.resources, some: changed})
+    with opened(path) as store:
+        store.save(30, config, [])
+        with statements() as seen:
+            store.save(31, after, [])
+        assert store.load() == (31, after)
+    assert ["delete dependencies", "delete possible_owners", "insert applied", "update resources"] == sorted(
+        each for each in seen if each != "insert dependencies"
+    )
+    assert 2 == seen.count("insert dependencies")
 
 
 def test_what_was_loaded_is_not_written_again(path: Path) -> None:

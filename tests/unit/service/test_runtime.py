@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -85,6 +86,24 @@ def test_the_writer_merges_what_waits_and_writes_the_rest_at_the_end() -> None:
 
     assert store.saved[-1][0] == 49
     assert [cursor for _, cursors in store.saved for cursor in cursors] == list(range(1, 50))
+
+
+def test_what_follows_closely_is_written_together() -> None:
+    """Two hundred entries of the log within a moment do not make two hundred transactions."""
+    store = SlowStore()
+    writer = HistoryWriter(store, lambda why: pytest.fail(why))
+    writer.add(1, CONFIG, [entry(1)])
+    writer.wait(after=0, wait_ms=10_000)
+    begun_s = time.monotonic()
+    for index in range(2, 202):
+        writer.add(index, CONFIG, [entry(index)])
+        time.sleep(0.001)
+    took_s = time.monotonic() - begun_s
+    writer.close()
+
+    assert store.saved[0] == (1, [1]), "the first one does not wait"
+    assert [cursor for _, cursors in store.saved for cursor in cursors] == list(range(1, 202))
+    assert len(store.saved) <= 3 + took_s / runtime.SAVE_GAP_S
 
 
 def test_a_busy_database_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
