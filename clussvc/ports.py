@@ -84,6 +84,9 @@ class ClusterAccess(Protocol):
     def measure_timing(self) -> TimingMeasured:
         """How late heartbeats and the core were at most since the last call."""
 
+    def shortcomings(self) -> tuple[str, ...]:
+        """What this node's machine does not permit its service, and what follows, in sentences."""
+
     def node_id(self) -> NodeId:
         """Who this is."""
 

@@ -377,7 +377,8 @@ class NodeServant(Servant):
         """One node or all of them, by number."""
         view = self.access.view()
         nodes = [self.node(name)] if name else [self.config.nodes[key] for key in sorted(self.config.nodes)]
-        return [dto.node_of(node, view) for node in nodes]
+        own = {"shortcomings": list(self.access.shortcomings())}
+        return [dto.node_of(node, view) | (own if node.id == view.node else {}) for node in nodes]
 
     @query()
     def local(self) -> Plain:

@@ -106,6 +106,7 @@ class Node(Runtime):
         )
         self._monitors = MonitorHosts(self._make_monitor, self._said, stop_ms=MONITOR_STOP_MS)
         self._watched: tuple[object, ...] = ()
+        self._shortcomings: tuple[str, ...] = ()
         self._open_network(boot)
         self._open_log(RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms))
         self._open_administration()
@@ -200,12 +201,16 @@ class Node(Runtime):
         """Run until the service stops; says why it stopped. Raises ClusterError if it cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop_service())
-        for missing in take_priority():
-            log.warning("service.priority", because=missing)
+        self._shortcomings = take_priority()
         self._streams.start()
         self._heartbeats.start()
         if self._heartbeats.without_realtime:
-            log.warning("heartbeats.priority", because=self._heartbeats.without_realtime)
+            self._shortcomings += (
+                f"the heartbeat thread has no real-time priority ({self._heartbeats.without_realtime}), so a busy"
+                " machine may make the node look dead; give the service CAP_SYS_NICE",
+            )
+        for shortcoming in self._shortcomings:
+            log.warning("service.shortcoming", because=shortcoming)
         self._raft.start()
         self._admin.start()
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
@@ -383,6 +388,10 @@ class Node(Runtime):
             "key": pair.key.decode(),
             "ca": self._authority.pair.certificate.decode(),
         }
+
+    def shortcomings(self) -> tuple[str, ...]:
+        """See ports.ClusterAccess."""
+        return self._shortcomings
 
     def measure_timing(self) -> TimingMeasured:
         """See ports.ClusterAccess."""

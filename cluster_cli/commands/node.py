@@ -53,6 +53,9 @@ def run(invocation: Invocation, session: Session) -> Screen:
 def status(session: Session, name: str | None) -> Screen:
     """The status table."""
     screen = _table(session, name)
+    for node in screen.data:
+        for shortcoming in node.get("shortcomings", ()):
+            session.remark(f"On node {node['name']} {shortcoming}.")
     whom = f"node '{screen.data[0]['name']}'" if name else "all available nodes"
     return Screen(text=render.titled(f"Listing status for {whom}:", [screen.text]), data=screen.data)
 

@@ -57,6 +57,8 @@ class FakeAccess:
         self.quorum = True
         self.failing: set[str] = set()
         self.executed: list[tuple[Update, RequestId | None]] = []
+        self.missing: tuple[str, ...] = ()
+        """What this node's machine does not permit its service."""
         self.unknown_outcomes = 0
         """So many of the next changes are made but answered with ``outcome-unknown``."""
         self._found(name)
@@ -120,6 +122,10 @@ class FakeAccess:
 
     def make_admin_certificate(self, *, name: str, role: str) -> Mapping[str, str]:
         return {"certificate": f"certificate of {name}\n", "key": "key\n", "ca": f"authority for {role}\n"}
+
+    def shortcomings(self) -> tuple[str, ...]:
+        """What the story says."""
+        return self.missing
 
     def measure_timing(self) -> TimingMeasured:
         """As if it had been quiet for a while."""

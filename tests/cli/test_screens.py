@@ -33,6 +33,8 @@ def happen(access: FakeAccess, words: list[str]) -> None:
             access.settle()
         case ["failing", *names]:
             access.failing = set(names)
+        case ["missing", what]:
+            access.missing = (what,)
         case ["quorum", "lost"]:
             access.quorum = False
         case ["kill", name]:
