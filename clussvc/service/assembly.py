@@ -107,6 +107,7 @@ class Node(Runtime):
         self._monitors = MonitorHosts(self._make_monitor, self._said, stop_ms=MONITOR_STOP_MS)
         self._watched: tuple[object, ...] = ()
         self._shortcomings: tuple[str, ...] = ()
+        self._lease_ms = timing.lease_ms
         self._open_network(boot)
         self._open_log(RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms))
         self._open_administration()
@@ -201,7 +202,7 @@ class Node(Runtime):
         """Run until the service stops; says why it stopped. Raises ClusterError if it cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop_service())
-        self._shortcomings = take_priority()
+        self._shortcomings = take_priority(self._lease_ms)
         self._streams.start()
         self._heartbeats.start()
         if self._heartbeats.without_realtime:

@@ -1,8 +1,12 @@
-"""Keeping on time on a busy machine: real-time priority and locked memory for the whole service.
+"""Keeping on time on a busy machine: priority and locked memory for the whole service.
 
-Every thread of the service may hold the interpreter's lock when the core needs it, so one thread alone with a high
-priority would wait for the others; all of them get the lowest real-time priority, as other cluster managers do. The
-native thread of the heartbeats has a higher one. Resource monitors give the priority back when they start.
+Any thread of the service may hold the interpreter's lock when the core needs it, so one thread alone with a high
+priority would wait for the others; all of them get the same. With a lease of a tenth of a second that is the lowest
+real-time priority. With longer ones it is a better nice value: a service with much to do (a thousand resources that
+start at once) must not keep everything else from running, its own monitors among them.
+
+The native thread of the heartbeats has real-time priority in any case; it needs microseconds. Resource monitors give
+the priority back when they start.
 """
 
 from __future__ import annotations
@@ -12,19 +16,26 @@ import os
 from clussvc.native import lock_memory
 
 SERVICE_PRIORITY = 1
+SERVICE_NICE = -10
+REALTIME_BELOW_MS = 200
+"""With a shorter lease than this, the delays of an ordinary scheduler on a busy machine would end it."""
 
 
-def take_priority() -> tuple[str, ...]:
+def take_priority(lease_ms: int) -> tuple[str, ...]:
     """Take what the system permits; the answer says, in sentences, what it does not permit and what follows.
 
     Must be called before other threads are started: they inherit it.
     """
     missing = []
     try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(SERVICE_PRIORITY))
+        if lease_ms < REALTIME_BELOW_MS:
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(SERVICE_PRIORITY))
+        else:
+            os.setpriority(os.PRIO_PROCESS, 0, SERVICE_NICE)
     except OSError as error:
+        kind = "real-time priority" if lease_ms < REALTIME_BELOW_MS else "priority over others"
         missing.append(
-            f"the service has no real-time priority ({error.strerror}), so a busy machine may make the node look dead;"
+            f"the service has no {kind} ({error.strerror}), so a busy machine may make the node look dead;"
             " give it CAP_SYS_NICE, or choose a timing profile with longer times"
         )
     refused = lock_memory()
@@ -40,5 +51,6 @@ def give_priority_back() -> None:
     """Run as an ordinary process again; for children of the service."""
     try:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     except OSError:  # pragma: no cover -- nobody forbids a process to have less
         return
