@@ -114,11 +114,11 @@ def test_more_hang_than_have_turns_and_the_next_is_served(driver: Driver, tmp_pa
 
 def test_what_waits_for_its_turn_is_called_off_at_once(driver: Driver, tmp_path: Path) -> None:
     """Taken offline again before it began, a resource is offline without its online ever having run."""
-    ran = tmp_path / "ran"
+    ran, may = tmp_path / "ran", tmp_path / "may"
     path = script(
         tmp_path,
-        f"import time, pathlib\ndef online(resource):\n    time.sleep(0.15)\n"
-        f"    pathlib.Path({str(ran)!r}).open('a').write(resource.name + '\\n')\n",
+        f"import time, pathlib\ndef online(resource):\n    while not pathlib.Path({str(may)!r}).exists():\n"
+        f"        time.sleep(0.01)\n    pathlib.Path({str(ran)!r}).open('a').write(resource.name + '\\n')\n",
     )
     many = [spec(f"r{number:03}", "Generic Script", ScriptFilepath=path) for number in range(6 * STARTS_AT_ONCE)]
     for one in many:
@@ -132,7 +132,8 @@ def test_what_waits_for_its_turn_is_called_off_at_once(driver: Driver, tmp_path:
         assert report.epoch == 2
         offline.add(report.resource)
 
-    # Those that had begun were aborted in their sleep.
+    # Those that had begun were aborted while they waited.
+    may.touch()
     assert not ran.exists()
     assert [] == [seen for seen in driver.seen if isinstance(seen, CommandRefused)]
     driver.send(BringOnline(resource=many[-1].resource, epoch=3))
