@@ -32,6 +32,7 @@ from sqlalchemy.pool import NullPool
 
 from clussvc import codec
 from clussvc.configdb import tables
+from clussvc.configdb.bulk import inserting, updating
 from clussvc.configdb.rows import SECTIONS, Row, Section, cluster_row, event_row, make_config, make_event
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
@@ -154,8 +155,7 @@ class SqliteConfigStore:
                     connection.execute(insert(tables.cluster), row)
                 mark = {"id": 1, "log_index": index, "digest": _digest(row, kept)}
                 connection.execute(_REPLACE_MARK, mark)
-                if fresh:
-                    connection.execute(_ADD_EVENT, fresh)
+                inserting(tables.events, known=True).run(connection, fresh)
                 dropped = self._drop_old_events(connection, len(fresh))
             self._kept, self._cluster_row, self._index = kept, row, index
             self._event_count += len(fresh) - dropped
@@ -424,9 +424,8 @@ def _write(connection: Connection, changes: _Changes) -> None:
         connection.execute(update(table).where(where), places)
     if changes.changed:
         rows = [{"wanted": each, **_full_row(section, after, each)} for each in changes.changed]
-        connection.execute(update(table).where(where), rows)
-    if changes.new:
-        connection.execute(insert(table), [{key: each, **_full_row(section, after, each)} for each in changes.new])
+        updating(table, key).run(connection, rows)
+    inserting(table).run(connection, [{key: each, **_full_row(section, after, each)} for each in changes.new])
     for each in section.lists:
         if changes.relisted:
             owner = each.table.c[each.owner] == bindparam("wanted")
@@ -436,8 +435,7 @@ def _write(connection: Connection, changes: _Changes) -> None:
             for owner_key in (*changes.relisted, *changes.new)
             for rank, member in enumerate(section.members(after.objects[owner_key])[each.table.name])
         ]
-        if members:
-            connection.execute(insert(each.table), members)
+        inserting(each.table).run(connection, members)
 
 
 def _plain(row: Mapping[Any, Any]) -> Row:
@@ -480,4 +478,3 @@ def _clear(connection: Connection) -> None:
 
 
 _REPLACE_MARK: Final = insert_sqlite(tables.applied).prefix_with("OR REPLACE")
-_ADD_EVENT: Final = insert_sqlite(tables.events).on_conflict_do_nothing()
