@@ -830,13 +830,16 @@ class NodeCore:
             if home is not None and moved in home.opened:
                 # The epochs of its new group count from now on; commands under them would be taken for old ones.
                 self._open(home, moved)
+        opening: dict[str, MonitorState] = {}
         for command in wanted.commands:
             monitor = self._pool.want(self._ownership.monitor_of(command.resource), self._now_ms)
             if isinstance(command, BringOnline):
                 self._open(monitor, command.resource)
-                self._close_unknown(monitor)
+                opening[monitor.name] = monitor
             monitor.may_run = True
             self._out.append(CommandMonitor(monitor=monitor.name, command=command))
+        for monitor in opening.values():
+            self._close_unknown(monitor)
         if wanted.commands:
             self._report_due = True
         for failover in wanted.failovers:

@@ -24,6 +24,7 @@ from clussvc.model.monitoring import (
 )
 from clussvc.model.states import ResourceState
 from clussvc.model.view import LocalResourceView
+from clussvc.resources.machine import LocalResource
 from clussvc.resources.monitors import DEFAULT_MONITOR
 from clussvc.resources.restart_policy import count_recent
 from clussvc.resources.type_info import find_type
@@ -61,6 +62,8 @@ class Ownership:
         self._orphans: list[TerminateResource] = []
         self._orphan_homes: dict[ResourceId, str] = {}
         self._moved: list[ResourceId] = []
+        self._troubled: dict[ResourceId, LocalResource] = {}
+        """What has failed at some time, and may be of another epoch by now."""
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -167,11 +170,13 @@ class Ownership:
         """Put new failures where they are kept until the history has them."""
         for resource in resources:
             local = machine.locals.get(resource)
-            for failure in local.untold if local else ():
+            if local is None or not local.untold:
+                continue
+            self._troubled[resource] = local
+            for failure in local.untold:
                 told = ResourceFailure(resource=resource, detail=failure.detail, because=failure.because)
                 self._failures.add(told, failure.at_ms)
-            if local:
-                local.untold.clear()
+            local.untold.clear()
 
     def stir(self) -> None:
         """Look at every group at the next step (a monitor became ready)."""
@@ -325,16 +330,18 @@ class Ownership:
     def views(self, now_ms: int) -> dict[ResourceId, LocalResourceView]:
         """What the owner knows beyond the states, for status commands."""
         found = {}
-        for machine in self._machines.values():
-            for resource_id, local in machine.locals.items():
-                resource = self._config.resources.get(resource_id) if self._config else None
-                if resource is not None and (local.restarts_ms or local.last_failure):
-                    found[resource_id] = LocalResourceView(
-                        restarts_in_period=count_recent(
-                            local.restarts_ms, period_ms=resource.restart_period_ms, now_ms=now_ms
-                        ),
-                        last_failure=local.last_failure,
-                    )
+        for resource_id, local in self._troubled.items():
+            resource = self._config.resources.get(resource_id) if self._config else None
+            machine = self._machines.get(resource.group) if resource else None
+            if resource is None or machine is None or machine.locals.get(resource_id) is not local:
+                continue
+            if local.restarts_ms or local.last_failure:
+                found[resource_id] = LocalResourceView(
+                    restarts_in_period=count_recent(
+                        local.restarts_ms, period_ms=resource.restart_period_ms, now_ms=now_ms
+                    ),
+                    last_failure=local.last_failure,
+                )
         return found
 
     def _machine_of(self, resource_id: ResourceId) -> GroupMachine | None:
