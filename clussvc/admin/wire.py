@@ -30,5 +30,6 @@ POLL_WAIT_MS_MAX = 30_000
 """The longest an event poll is held open."""
 POLL_EVENTS_MAX = 1_000
 
-CHANGES_MAX = 1_000
-"""Changes in one ``Cluster.change_many``: as many as an entry of the log has records for."""
+CHANGES_MAX = 500
+"""Changes in one ``Cluster.change_many``. Applying an entry holds the log up: these take some 50 ms with a thousand
+resources in the cluster, and the followers look for another leader after 300 ms."""

@@ -100,11 +100,7 @@ def _group_records(before: Config, after: Config, groups: list[GroupId], node: s
 
 
 def _members(config: Config, groups: list[GroupId]) -> dict[GroupId, list[Resource]]:
-    found: dict[GroupId, list[Resource]] = {group: [] for group in groups}
-    for resource in config.resources.values():
-        if resource.group in found:
-            found[resource.group].append(resource)
-    return found
+    return {group: list(config.resources_of(group)) for group in groups}
 
 
 def _group_record(group: Group, state: GroupState, resources: list[Resource], node: str) -> tuple[Record, ...]:

@@ -28,9 +28,9 @@ def why_not(config: Config, group: Group, node_id: NodeId, *, although_paused: b
 
 def not_possible(config: Config, group: Group, node_id: NodeId) -> Report | None:
     """The first resource of the group that may not run on the node, as a refusal; None if all may."""
-    for resource in config.resources.values():
+    for resource in config.resources_of(group.id):
         possible = resource.possible_owners
-        if resource.group == group.id and possible is not None and node_id not in possible:
+        if possible is not None and node_id not in possible:
             names = [config.node_name(owner) for owner in possible]
             return not_possible_owner(group.name, config.node_name(node_id), resource.name, names)
     return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from clussvc.model.config import Config
 from clussvc.model.ids import NAME_LENGTH_MAX
+from clussvc.model.index import index_of
 from clussvc.model.properties import is_printable
 from clussvc.model.reports import Report, bad_name, object_exists
 
@@ -55,15 +55,15 @@ def check_new_name(config: Config, kind: str, name: str, *, instead_of: str = ""
     wanted = name.casefold()
     if instead_of and wanted == instead_of.casefold():
         return None
-    taken = any(wanted == other.casefold() for other in _names(config, kind))
-    return object_exists(kind, name) if taken else None
+    return object_exists(kind, name) if _taken(config, kind, wanted) else None
 
 
-def _names(config: Config, kind: str) -> Iterable[str]:
+def _taken(config: Config, kind: str, wanted: str) -> bool:
+    """Whether an object of the kind has that name, which is in folded case."""
     if kind == "node":
-        return (node.name for node in config.nodes.values())
+        return any(wanted == node.name.casefold() for node in config.nodes.values())
     if kind == "group":
-        return (group.name for group in config.groups.values())
+        return wanted in index_of(config.groups).ids
     if kind == "resource":
-        return (resource.name for resource in config.resources.values())
-    return ()
+        return wanted in index_of(config.resources).ids
+    return False

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.ids import GroupId, NodeId, ResourceId
+from clussvc.model.index import carry
 from clussvc.model.records import Record
 from clussvc.model.reports import (
     Report,
@@ -59,26 +60,32 @@ def with_node(config: Config, node: Node) -> Config:
 def with_groups(config: Config, groups: Iterable[Group]) -> Config:
     """The configuration with these groups added or exchanged."""
     changed = {group.id: group for group in groups}
-    return replace(config, groups={**config.groups, **changed}) if changed else config
+    if not changed:
+        return config
+    after = {**config.groups, **changed}
+    carry(config.groups, after, changed.values())
+    return replace(config, groups=after)
 
 
 def with_resources(config: Config, resources: Iterable[Resource]) -> Config:
     """The configuration with these resources added or exchanged."""
     changed = {resource.id: resource for resource in resources}
-    return replace(config, resources={**config.resources, **changed}) if changed else config
+    if not changed:
+        return config
+    after = {**config.resources, **changed}
+    carry(config.resources, after, changed.values())
+    return replace(config, resources=after)
 
 
 def all_offline(config: Config, groups: Iterable[GroupId]) -> Config:
     """The configuration in which nothing of these groups runs, since nobody owns them, or somebody begins anew."""
-    wanted = set(groups)
-    if not wanted:
-        return config
     return with_resources(
         config,
         [
             replace(resource, state=ResourceState.OFFLINE, detail="")
-            for resource in config.resources.values()
-            if resource.group in wanted and (resource.state is not ResourceState.OFFLINE or resource.detail)
+            for group in groups
+            for resource in config.resources_of(group)
+            if resource.state is not ResourceState.OFFLINE or resource.detail
         ],
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.index import index_of
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
@@ -207,23 +208,17 @@ class Config:
 
     def group_named(self, name: str) -> Group | None:
         """The group of that name, whatever the case of its letters, or with that identifier."""
-        wanted = name.casefold()
-        for group in self.groups.values():
-            if group.name.casefold() == wanted:
-                return group
-        return self.groups.get(GroupId(name))
+        found = index_of(self.groups).ids.get(name.casefold())
+        return self.groups.get(GroupId(name) if found is None else found)
 
     def resource_named(self, name: str) -> Resource | None:
         """The resource of that name, whatever the case of its letters, or with that identifier."""
-        wanted = name.casefold()
-        for resource in self.resources.values():
-            if resource.name.casefold() == wanted:
-                return resource
-        return self.resources.get(ResourceId(name))
+        found = index_of(self.resources).ids.get(name.casefold())
+        return self.resources.get(ResourceId(name) if found is None else found)
 
     def resources_of(self, group: GroupId) -> Iterator[Resource]:
         """The resources of one group, in order of creation."""
-        return (resource for resource in self.resources.values() if resource.group == group)
+        return (self.resources[each] for each in index_of(self.resources).members.get(group, ()))
 
     def resources_by_group(self) -> dict[GroupId, list[Resource]]:
         """All resources, by group; one pass, for callers that look at every group."""
