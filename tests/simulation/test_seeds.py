@@ -84,7 +84,8 @@ def test_a_seed_tells_the_same_story_in_every_process() -> None:
 
 def test_a_failing_story_is_told_in_words_and_made_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a product that never gives up its resources; the one step that matters is found."""
-    monkeypatch.setattr("clussvc.node.NodeCore._check_lease", lambda core: None)
+    monkeypatch.setattr("clussvc.node.NodeCore._check_lease", lambda core, at_ms: None)
+    monkeypatch.setattr("clussvc.node.NodeCore._check_deadmen", lambda core: None)
     monkeypatch.setattr("tests.simulation.monitors.SimMonitor._fire", lambda monitor, until_ms: None)
     plot = draw_plot(3, nodes=3, log="ordered")
     cut = Step(at_ms=3_000, kind="isolation", picks=(0.5, 0.2, 0.3, 0.4), for_ms=4_000)
