@@ -142,6 +142,10 @@ class Referee:
         # A command may wait in a monitor that stands still, and the resource be deleted or moved meanwhile.
         home = known.group if known is not None else self._groups.get(resource)
         group = config.groups.get(home) if config is not None and home is not None else None
+        if config is not None and group is None and self._owner_of.get((home or "", epoch)) == machine.id:
+            # It waited while its group was deleted; nobody else had that epoch or will have it.
+            self._check_alone(machine, resource, home or "")
+            return
         if config is None or group is None:
             raise Violation("R1", f"n{machine.id} starts {resource}, of which it has read nothing in the log")
         # A command that waited in a monitor that stood still may be older than a move between groups of its node.
@@ -159,14 +163,17 @@ class Referee:
             if provider not in online:
                 raise Violation("dependencies", f"n{machine.id} starts {resource} while {provider} is not online")
         self._groups[resource] = group.id
+        self._check_alone(machine, resource, group.id)
+
+    def _check_alone(self, machine: Watched, resource: ResourceId, group: GroupId) -> None:
+        """Nothing of the group runs on another machine."""
         for other in self._machines():
             if other.id == machine.id or other.excused or machine.excused or not self.strict:
                 continue
             for running in other.all_running():
-                if self._groups.get(running) == group.id:
+                if self._groups.get(running) == group:
                     raise Violation(
-                        "one owner",
-                        f"group {group.id} runs on n{other.id} ({running}) and n{machine.id} ({resource})",
+                        "one owner", f"group {group} runs on n{other.id} ({running}) and n{machine.id} ({resource})"
                     )
 
     def proposes(self, machine: Watched, proposal: Proposal) -> None:
