@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from clussvc.resources.monitor.lease_word import LeaseWord
 from clussvc.resources.monitor.runner import Monitor
 from clussvc.resources.monitor.workers import STARTS_AT_ONCE
 from clussvc.resources.types.base import TypeCatalogue
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a monitor until its service is gone. 0: nothing was left running; 3: something was."""
     parser = argparse.ArgumentParser(prog="clussvc-monitor", description="Resource monitor; started by clussvc.")
     parser.add_argument("--fd", type=int, required=True, help="inherited end of the socket pair to the service")
+    parser.add_argument("--lease-fd", type=int, help="inherited memory in which the service writes the lease")
     parser.add_argument("--run-folder", type=Path, required=True, help="folder of this monitor alone")
     parser.add_argument(
         "--parallel-starts", type=int, default=STARTS_AT_ONCE, help="entry points that begin at the same time"
@@ -44,10 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: None)
     os.set_inheritable(options.fd, False)
+    lease_word = None
+    if options.lease_fd is not None:
+        lease_word = LeaseWord(options.lease_fd)
+        os.close(options.lease_fd)
     run_folder: Path = options.run_folder.resolve()
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.socket(fileno=options.fd) as connection:
-        monitor = Monitor(connection, run_folder, TypeCatalogue(), starts_at_once=options.parallel_starts)
+        monitor = Monitor(
+            connection, run_folder, TypeCatalogue(), lease_word=lease_word, starts_at_once=options.parallel_starts
+        )
         try:
             status = monitor.run()
         except BaseException:  # noqa: BLE001 -- the process ends right below

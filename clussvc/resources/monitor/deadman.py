@@ -5,8 +5,9 @@ was permitted under; closing the gate raises the number first, under the same lo
 ended afterwards cannot be joined by a late starter.
 
 The *deadman* is a thread of its own with a timer of its own on CLOCK_BOOTTIME. It shares no queue with the work it
-ends, so workers may hang as they like. Invariants: a lease that ended fires exactly once, also when a newer
-one has arrived meanwhile; between the end of the lease and the end of the termination nothing is permitted.
+ends, so workers may hang as they like, and it reads from memory how the lease goes on (``lease_word``). Invariants: a
+lease that ended fires exactly once, also when a newer one has arrived meanwhile; between the end of the lease and the
+end of the termination nothing is permitted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from clussvc.resources.monitor.kernel import arm_boottime_timer, boottime_ms, make_boottime_timer
+from clussvc.resources.monitor.lease_word import LeaseWord
 
 
 class StartGate:
@@ -53,8 +55,11 @@ class StartGate:
 class Deadman:
     """Calls ``fire(lease_ended_ms)`` in its own thread when the lease runs out. Made disarmed: no lease, no start."""
 
-    def __init__(self, fire: Callable[[int], None]) -> None:
+    def __init__(self, fire: Callable[[int], None], word: LeaseWord | None = None) -> None:
+        """``word`` is where the service writes how the lease goes on; without it only ``extend`` does."""
         self._fire = fire
+        self._word = word
+        self._gaps = 0
         self._lock = threading.Lock()
         self._until_ms: int | None = None
         self._next_ms: int | None = None
@@ -72,7 +77,9 @@ class Deadman:
         A lease that has ended is not revived: it fires first, and the new one counts from then on.
         """
         with self._lock:
-            overdue = self._until_ms is not None and boottime_ms() >= self._until_ms
+            overdue = self._until_ms is not None and boottime_ms() >= self._until_ms and not self._went_on()
+            if self._word is not None:
+                self._gaps, _ = self._word.read()
             if self._firing or overdue:
                 self._next_ms = until_ms
                 return
@@ -82,7 +89,20 @@ class Deadman:
     def lease_runs(self) -> bool:
         """Whether a lease was given and has not ended."""
         with self._lock:
-            return not self._firing and self._until_ms is not None and boottime_ms() < self._until_ms
+            if self._firing or self._until_ms is None:
+                return False
+            return boottime_ms() < self._until_ms or self._went_on()
+
+    def _went_on(self) -> bool:
+        """Whether the lease that ends now has been extended in time; then that is taken over. Under the lock."""
+        if self._word is None or self._until_ms is None:
+            return False
+        gaps, until_ms = self._word.read()
+        if gaps != self._gaps or until_ms <= boottime_ms():
+            return False
+        self._until_ms = until_ms
+        arm_boottime_timer(self._timer, until_ms)
+        return True
 
     def _watch(self) -> None:
         _raise_priority()
@@ -94,8 +114,8 @@ class Deadman:
                 os.read(self._timer, 8)
             with self._lock:
                 ended_ms = self._until_ms
-                if ended_ms is None or boottime_ms() < ended_ms:
-                    continue  # Extended while the timer was ringing.
+                if ended_ms is None or boottime_ms() < ended_ms or self._went_on():
+                    continue  # Extended in the meantime, by a command or in the word.
                 self._firing = True
                 self._until_ms = None
             try:

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Final
 
 from clussvc.model.errors import ClusterError
-from clussvc.model.monitoring import MonitorCommand, MonitorDied, MonitorReport
-from clussvc.resources.monitor.kernel import monotonic_ms
+from clussvc.model.monitoring import LeaseExtended, MonitorCommand, MonitorDied, MonitorReport
+from clussvc.resources.monitor.kernel import boottime_ms, monotonic_ms
+from clussvc.resources.monitor.lease_word import LeaseWord, make_lease_memory
 from clussvc.resources.monitor.protocol import HUNG_STATUS, FrameReader, Ping, Pong, command_codec, report_codec
 from clussvc.resources.monitor.workers import CallBoard
 
@@ -48,8 +49,8 @@ _log = logging.getLogger(__name__)
 class MonitorHost:
     """One monitor process at a time. All methods may be called from any thread.
 
-    ``command`` is the program and its first arguments; ``--fd N --run-folder P`` is appended. ``on_report`` is called
-    in the host's own thread, one report at a time, and should return quickly.
+    ``command`` is the program and its first arguments; ``--fd N --lease-fd M --run-folder P`` is appended.
+    ``on_report`` is called in the host's own thread, one report at a time, and should return quickly.
     """
 
     def __init__(
@@ -139,9 +140,13 @@ class _Life:
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._gaps = 0
+        self._lease_until_ms = -1
+        lease_memory = make_lease_memory()
         try:
+            self._lease_word = LeaseWord(lease_memory)
             with theirs:
-                self.process = _start(command, run_folder, theirs)
+                self.process = _start(command, run_folder, theirs, lease_memory)
         except OSError as error:
             self._connection.close()
             self._selector.close()
@@ -149,12 +154,16 @@ class _Life:
             raise ClusterError(
                 "monitor-start-failed", f"the resource monitor {command[0]!r} cannot be started: {error}"
             ) from error
+        finally:
+            os.close(lease_memory)
         self._pidfd = os.pidfd_open(self.process.pid)
         self._connection.setblocking(False)
         self.thread = threading.Thread(target=self._serve, name=f"monitor-{self.process.pid}", daemon=True)
 
     def send(self, message: MonitorCommand | Ping) -> None:
-        """Queue a message and wake the thread."""
+        """Queue a message and wake the thread; most extensions of the lease are no more than a word in memory."""
+        if isinstance(message, LeaseExtended) and self._fed(message.until_ms):
+            return
         frame = self._encode(message)
         with self._lock:
             if self._gone.is_set() or self._stopping:
@@ -165,6 +174,16 @@ class _Life:
         if full:
             self._kill(f"it has left {COMMANDS_MAX} commands unread")
         self._ring()
+
+    def _fed(self, until_ms: int) -> bool:
+        """Write the lease down; False when the monitor must be told as well, since its timer has to be set."""
+        with self._lock:
+            gap = boottime_ms() >= self._lease_until_ms
+            shorter = until_ms < self._lease_until_ms
+            self._gaps += gap
+            self._lease_until_ms = until_ms
+            self._lease_word.write(self._gaps, until_ms)
+        return not gap and not shorter
 
     def stop(self, timeout_ms: int) -> bool:
         """See MonitorHost."""
@@ -322,7 +341,9 @@ class _Life:
         return MonitorDied(why=why, culprit=running[0] if len(running) == 1 else None)
 
 
-def _start(command: Sequence[str], run_folder: Path, connection: socket.socket) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], run_folder: Path, connection: socket.socket, lease_memory: int
+) -> subprocess.Popen[bytes]:
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log_path = run_folder / "monitor.log"
     with contextlib.suppress(FileNotFoundError):
@@ -333,12 +354,12 @@ def _start(command: Sequence[str], run_folder: Path, connection: socket.socket) 
     fd = connection.fileno()
     with open(log_path, "ab") as log:
         return subprocess.Popen(
-            [*command, "--fd", str(fd), "--run-folder", str(run_folder)],
+            [*command, "--fd", str(fd), "--lease-fd", str(lease_memory), "--run-folder", str(run_folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env={**os.environ, "CLUSSVC_RUN": str(run_folder)},
-            pass_fds=(fd,),
+            pass_fds=(fd, lease_memory),
             start_new_session=True,
             close_fds=True,
         )

@@ -63,6 +63,7 @@ from clussvc.model.states import ResourceState
 from clussvc.resources.monitor.deadman import Deadman, StartGate
 from clussvc.resources.monitor.handle import HandleSink, ResourceHandle, plain_text
 from clussvc.resources.monitor.kernel import become_subreaper, monotonic_ms
+from clussvc.resources.monitor.lease_word import LeaseWord
 from clussvc.resources.monitor.processes import (
     RESOURCE_MARKER,
     OrphanReaper,
@@ -123,7 +124,13 @@ class Monitor(HandleSink):
     """A resource monitor on one connection to its service. ``run`` returns when all is over."""
 
     def __init__(
-        self, connection: socket.socket, run_folder: Path, catalogue: Catalogue, *, starts_at_once: int = STARTS_AT_ONCE
+        self,
+        connection: socket.socket,
+        run_folder: Path,
+        catalogue: Catalogue,
+        *,
+        lease_word: LeaseWord | None = None,
+        starts_at_once: int = STARTS_AT_ONCE,
     ) -> None:
         """``starts_at_once`` bounds the entry points that begin together (:mod:`clussvc.resources.monitor.turns`)."""
         self._connection = connection
@@ -134,7 +141,7 @@ class Monitor(HandleSink):
         self._records = RecordBook(run_folder)
         self._pool = CallPool(self._returned, CallBoard(run_folder / "calls"), starts_at_once)
         self._spawner = Spawner(self._gate.lock)
-        self._deadman = Deadman(self._lease_ended)
+        self._deadman = Deadman(self._lease_ended, lease_word)
         self._schedule = PollSchedule(self._polls_due)
         self._reaper = OrphanReaper()
         self._slots: dict[ResourceId, Slot] = {}
