@@ -370,6 +370,7 @@ class StreamTransport:
         self._count("connected")
         # The other side sends nothing here; the reader only tells when it is gone.
         closed = self._loop.create_task(reader.read(1))
+        closed.add_done_callback(lambda _: peer.wake.set())
         try:
             self._call.on_connected(peer.node_id)
             await self._write_queue(peer, writer, closed)
@@ -386,17 +387,14 @@ class StreamTransport:
     async def _write_queue(self, peer: _Peer, writer: asyncio.StreamWriter, closed: asyncio.Task[bytes]) -> None:
         while not closed.done():
             data = self._take(peer)
-            if data:
-                writer.write(data)
+            if not data:
+                await peer.wake.wait()
+                continue
+            writer.write(data)
+            # Nearly always the system has taken everything; a time limit for that would cost more than sending did.
+            if writer.transport.get_write_buffer_size():
                 async with asyncio.timeout(STALL_TIMEOUT_S):
                     await writer.drain()
-                continue
-            waker = self._loop.create_task(peer.wake.wait())
-            try:
-                await asyncio.wait({waker, closed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                # A peer that is removed cancels this here; its waker must not be left waiting for ever.
-                waker.cancel()
 
     def _take(self, peer: _Peer) -> bytes:
         """The next frames in the queue, up to WRITE_BYTES but at least one; when there is none, ask to be woken."""
