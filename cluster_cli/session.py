@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import Any
@@ -15,6 +15,9 @@ from clussvc.model.reports import Report
 STATUS_PENDING = 997
 """The wait ended and the operation goes on (ERROR_IO_PENDING)."""
 STATUS_RESOURCE_FAILED = 5038
+
+CHANGES_AT_ONCE = 500
+"""As many as the service takes in one request."""
 
 POLL_INTERVAL_S = 0.1
 FAILURE_CONFIRMED_S = 1.5
@@ -64,6 +67,11 @@ class Session:
     def change(self, object_: str, method: str, *args: Any, **kwargs: Any) -> None:
         """Change the cluster."""
         self.client.change(object_, method, *args, **kwargs)
+
+    def change_many(self, changes: Sequence[Sequence[Any]]) -> None:
+        """Change the cluster in as few steps as these fit into."""
+        for start in range(0, len(changes), CHANGES_AT_ONCE):
+            self.client.change_many(changes[start : start + CHANGES_AT_ONCE])
 
     def progress(self, line: str) -> None:
         """Say what is being done."""

@@ -18,6 +18,10 @@ PLACED_WAIT_S = 2.0
 """How long /create waits for the new group's first owner."""
 
 
+EVERY = "*"
+"""Stands for all groups, with /online and /offline."""
+
+
 def run(invocation: Invocation, session: Session) -> Screen:
     """Do what the command says."""
     name = invocation.name or ""
@@ -36,6 +40,8 @@ def run(invocation: Invocation, session: Session) -> Screen:
         case "rename":
             session.change("Group", "rename", name, action.argument)
             return status(session, action.argument, None)
+        case "online" | "offline" if name == EVERY and not action.argument:
+            return _all(invocation, session)
         case "moveto" | "online" | "offline":
             return _transition(invocation, session, name)
         case "listowners":
@@ -106,6 +112,25 @@ def _transition(invocation: Invocation, session: Session, name: str) -> Screen:
         return progress, _failures(session, group) if group["failed"] else _sentence(group)
 
     return common.settled(session, look, lambda: _table(session, name), limit_s)
+
+
+def _all(invocation: Invocation, session: Session) -> Screen:
+    """Every group with resources, in as few steps of the log as they fit into."""
+    method = invocation.action.name
+    wanted = [group["name"] for group in session.call("Group", "status") if group["resources"]]
+    limit_s = common.limit_of(invocation, ONLINE_WAIT_S)
+    verb = "Bringing" if method == "online" else "Taking"
+    session.progress(f"{verb} {len(wanted)} resource groups {method}...\n")
+    session.change_many([("Group", method, name) for name in wanted])
+
+    def look() -> tuple[Progress, str]:
+        groups = [group for group in session.call("Group", "status") if group["name"] in set(wanted)]
+        found = [(_offline_progress if method == "offline" else _settled_progress)(group) for group in groups]
+        open_ = [group["name"] for group, one in zip(groups, found, strict=True) if one is not Progress.DONE]
+        said = f"{len(open_)} of {len(groups)} groups are not {method} yet, {', '.join(open_[:5])} among them."
+        return next((one for one in (Progress.PENDING, Progress.FAILED) if one in found), Progress.DONE), said
+
+    return common.settled(session, look, lambda: status(session, None, None), limit_s)
 
 
 def _offline_progress(group: Mapping[str, Any]) -> Progress:
