@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clussvc.global_update.update import Proposal
+from clussvc.membership.fencing import FenceOrder
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorCommand
 from clussvc.model.records import Record
@@ -122,6 +123,13 @@ class FenceSelf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FenceNode:
+    """Have a fence device switch another node off; answered by FenceEnded with the ticket of the order."""
+
+    order: FenceOrder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopService:
     """Everything is handed over or terminated; end the process."""
 
@@ -140,5 +148,6 @@ Action = (
     | Reply
     | Note
     | FenceSelf
+    | FenceNode
     | StopService
 )

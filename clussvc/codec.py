@@ -38,7 +38,7 @@ from clussvc.model.reports import Report
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 2
+PROPOSAL_VERSION_MAX: Final = 3
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -48,6 +48,19 @@ _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
     ("ReportStates", "failures"): 2,
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
+
+_NEW_UPDATES: Final[Mapping[str, int]] = dict.fromkeys(
+    (
+        "CreateFenceDevice",
+        "DeleteFenceDevice",
+        "SetFenceDeviceProperties",
+        "NodeFenced",
+        "FencingFailed",
+        "ClearQuarantine",
+    ),
+    3,
+)
+"""The version that brought each later update."""
 
 VALUE_BYTES_MAX: Final = 64 * 1024
 """The default bound of a single value, such as a heartbeat or a line of a dialogue between processes."""
@@ -119,7 +132,7 @@ def _version(update: Update) -> int:
         return max(map(_version, update.updates), default=FORM_VERSION)
     tag = type(update).__name__
     used = [version for (of, name), version in _NEW_FIELDS.items() if of == tag and getattr(update, name)]
-    return max(used, default=FORM_VERSION)
+    return max(used, default=_NEW_UPDATES.get(tag, FORM_VERSION))
 
 
 def _update_parts(update: Update, depth: int) -> tuple[str, object]:

@@ -92,6 +92,15 @@ class CommandArrived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FenceEnded:
+    """What a fence device did. ``off``: the node was switched off after the order was given."""
+
+    ticket: int
+    off: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """The service is to end in order: hand the groups over, then stop."""
 
@@ -105,5 +114,6 @@ Event = (
     | ProposalFailed
     | MonitorSaid
     | CommandArrived
+    | FenceEnded
     | StopRequested
 )

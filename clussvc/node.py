@@ -32,6 +32,7 @@ from clussvc.actions import (
     Action,
     AddLogMember,
     CommandMonitor,
+    FenceNode,
     FenceSelf,
     Note,
     PeerAddress,
@@ -49,6 +50,7 @@ from clussvc.events import (
     Committed,
     ConfigInstalled,
     Event,
+    FenceEnded,
     HeartbeatsHeard,
     LeadershipChanged,
     MonitorSaid,
@@ -60,8 +62,10 @@ from clussvc.events import (
 from clussvc.global_update.update import (
     Batch,
     ConfirmNodeDown,
+    FencingFailed,
     FoundCluster,
     NodeDown,
+    NodeFenced,
     Proposal,
     RequestFailover,
     SetResourceProperties,
@@ -71,6 +75,7 @@ from clussvc.global_update.update import (
 from clussvc.groups.coordinator import coordinate
 from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.ownership import Ownership
+from clussvc.membership.fencing import Fencing
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.membership.regroup import RESTART_GRACE_MS
 from clussvc.model import reports
@@ -210,6 +215,7 @@ class NodeCore:
         self._planned_for: Config | None = None
         self._plan_again_wall_ms: int | None = None
         self._member_changes: dict[NodeId, int] = {}
+        self._fencing = Fencing()
 
         self._counter = 0
         self._outstanding: dict[str, tuple[RequestId, int]] = {}
@@ -333,6 +339,8 @@ class NodeCore:
                 self._monitor_said(event)
             case CommandArrived():
                 self._command_arrived(event)
+            case FenceEnded():
+                self._fencing.ended(event.ticket, off=event.off, detail=event.detail, now_ms=self._now_ms)
             case StopRequested():
                 self._stop_requested()
             case _:
@@ -961,7 +969,11 @@ class NodeCore:
         if config is None and self._leads and self._found is not None and "found" not in self._outstanding:
             request, update = self._found
             self._propose("found", update, request=request)
-        if config is None or not self._leads or self._quorum_until_ms() <= self._now_ms:
+        if config is None or self._quorum_until_ms() <= self._now_ms:
+            self._fencing.forget()
+            return
+        fenced = self._fence_others(config)
+        if not self._leads:
             return
         if "coordination" in self._outstanding:
             return
@@ -976,6 +988,7 @@ class NodeCore:
             now_ms=self._now_ms,
             wall_ms=self._wall_ms,
             plan_due=again or config is not self._planned_for,
+            fenced=fenced,
         )
         if decided.planned:
             self._planned_for, self._plan_again_wall_ms = config, decided.next_wall_ms
@@ -989,6 +1002,21 @@ class NodeCore:
             if self._now_ms >= self._member_changes.get(node, 0):
                 self._member_changes[node] = self._now_ms + MEMBER_CHANGE_PAUSE_MS
                 self._out.append(RemoveLogMember(node=node))
+
+    def _fence_others(self, config: Config) -> list[NodeFenced | FencingFailed]:
+        """Give fence devices their orders; what came of earlier ones. See :mod:`clussvc.membership.fencing`."""
+        if not config.fence_devices or not (self._leads or self._phase is NodePhase.MEMBER):
+            self._fencing.forget()
+            return []
+        coordinator = self._node if self._leads else self._leader
+        for order in self._fencing.step(
+            config, self._table, node=self._node, coordinator=coordinator, now_ms=self._now_ms
+        ):
+            self._out.append(FenceNode(order=order))
+        updates = self._fencing.updates(config, self._table, self._now_ms)
+        if updates and not self._leads:
+            self._propose("fencing", Batch(updates=tuple(updates)))
+        return updates
 
     # --- small helpers ----------------------------------------------------------------------------------------------
 

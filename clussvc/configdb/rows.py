@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from clussvc.configdb import tables
-from clussvc.model.config import Config, FailoverRequest, Group, JoinToken, Move, Node, Resource
+from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
 from clussvc.model.records import HistoryEntry, Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
@@ -59,6 +59,7 @@ _NODE: Final = _plain_fields(tables.nodes, Node)
 _GROUP: Final = _plain_fields(tables.groups, Group)
 _RESOURCE: Final = _plain_fields(tables.resources, Resource)
 _TOKEN: Final = _plain_fields(tables.tokens, JoinToken)
+_FENCE: Final = _plain_fields(tables.fence_devices, FenceDevice)
 _REPORT: Final = _plain_fields(tables.requests, Report)
 _CLUSTER: Final = _plain_fields(tables.cluster, Config)
 _TIMING: Final = _plain_fields(tables.cluster, Timing)
@@ -164,6 +165,13 @@ SECTIONS: Final = (
         made=lambda key, row, _: JoinToken(id=key, **_given(row, _TOKEN)),
     ),
     Section(
+        table=tables.fence_devices,
+        key="id",
+        objects=lambda config: config.fence_devices,
+        row=lambda device: _taken(device, _FENCE),
+        made=lambda key, row, _: FenceDevice(id=key, **_given(row, _FENCE)),
+    ),
+    Section(
         table=tables.requests,
         key="request_id",
         objects=lambda config: config.recent,
@@ -186,6 +194,7 @@ def make_config(row: Row, sections: Mapping[str, Mapping[Any, Any]]) -> Config:
         groups=sections["groups"],
         resources=sections["resources"],
         tokens=sections["tokens"],
+        fence_devices=sections["fence_devices"],
         recent=sections["requests"],
         **_given(row, _CLUSTER),
     )

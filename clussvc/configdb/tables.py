@@ -34,7 +34,7 @@ from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Severity
 from clussvc.model.states import MoveCause, ResourceState
 
-SCHEMA_REVISION: Final = "0001"
+SCHEMA_REVISION: Final = "0002"
 """The newest migration; a database that says this needs none."""
 
 APPLICATION_ID: Final = 0x636C7573
@@ -157,6 +157,10 @@ cluster = Table(
     _number("raft_election_ms"),
     _number("drift_ppm"),
     Column("evicted", Listed, nullable=False),
+    _flag("fencing_required"),
+    _number("quarantine_threshold"),
+    _number("quarantine_period_s"),
+    _number("quarantine_duration_s"),
 )
 """One row. ``evicted`` holds numbers of nodes that are no objects any more, and so is a plain list."""
 
@@ -181,6 +185,9 @@ nodes = Table(
     _text("down_because"),
     _text("description"),
     Column("private", Properties, nullable=False),
+    Column("losses", Listed, nullable=False),
+    _number("quarantined_until_ms"),
+    _text("fence_failure"),
 )
 
 groups = Table(
@@ -258,6 +265,22 @@ tokens = Table(
     _text("secret_sha256"),
     _number("expires_ms"),
     _text("node_name"),
+)
+
+fence_devices = Table(
+    "fence_devices",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _number("position"),
+    _text("name"),
+    _number("node"),
+    _text("agent"),
+    _text("action"),
+    _number("order"),
+    _number("timeout_ms"),
+    _flag("verify"),
+    _text("description"),
+    Column("private", Properties, nullable=False),
 )
 
 requests = Table(

@@ -16,6 +16,7 @@ from typing import assert_never
 
 from clussvc.global_update import (
     apply_cluster,
+    apply_fence,
     apply_group,
     apply_member,
     apply_node,
@@ -33,19 +34,24 @@ from clussvc.global_update.update import (
     AdmitNode,
     AssignGroup,
     Batch,
+    ClearQuarantine,
     ConfirmNodeDown,
+    CreateFenceDevice,
     CreateGroup,
     CreateResource,
+    DeleteFenceDevice,
     DeleteGroup,
     DeleteResource,
     DenyFailover,
     EvictNode,
     FailResource,
+    FencingFailed,
     FoundCluster,
     GroupReleased,
     MoveGroup,
     MoveResource,
     NodeDown,
+    NodeFenced,
     NodeUp,
     OfflineGroup,
     OfflineResource,
@@ -61,6 +67,7 @@ from clussvc.global_update.update import (
     RequestFailover,
     ResumeNode,
     SetClusterProperties,
+    SetFenceDeviceProperties,
     SetGroupProperties,
     SetNodeProperties,
     SetPreferredOwners,
@@ -224,11 +231,23 @@ def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
         case ReportStates():
             return apply_states.report_states(config, update)
         case NodeUp():
-            return apply_node.node_up(config, update)
+            return apply_node.node_up(config, update, at_ms)
         case NodeDown():
-            return apply_node.node_down(config, update)
+            return apply_node.node_down(config, update, at_ms)
+        case NodeFenced():
+            return apply_node.node_fenced(config, update, at_ms)
+        case FencingFailed():
+            return apply_node.fencing_failed(config, update)
         case ConfirmNodeDown():
-            return apply_node.confirm_node_down(config, update)
+            return apply_node.confirm_node_down(config, update, at_ms)
+        case ClearQuarantine():
+            return apply_node.clear_quarantine(config, update)
+        case CreateFenceDevice():
+            return apply_fence.create_fence_device(config, update)
+        case DeleteFenceDevice():
+            return apply_fence.delete_fence_device(config, update)
+        case SetFenceDeviceProperties():
+            return apply_fence.set_fence_device_properties(config, update)
         case StopNode():
             return apply_node.stop_node(config, update)
         case PauseNode():

@@ -144,6 +144,7 @@ def remove_node(config: Config, update: RemoveNode) -> Result:
         groups={known: _group_without(group, node.id) for known, group in config.groups.items()},
         resources={known: _resource_without(resource, node.id) for known, resource in config.resources.items()},
         evicted=(*config.evicted, node.id)[-EVICTED_MAX:],
+        fence_devices={known: device for known, device in config.fence_devices.items() if device.node != node.id},
     )
     message = f"Node {node.name} was evicted from cluster {config.name}."
     return Done(

@@ -2,6 +2,9 @@
 
 Whatever a node held is released in the same step in which it is admitted anew or declared down. These are, beside the
 owner's own word, the only ways in which a group is ever released.
+
+A node that was lost too often is kept out for a while (quarantine, off by default): its groups would only follow it to
+and fro. A loss is every end of an incarnation that was neither a stop nor a first admission.
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ from dataclasses import replace
 
 from clussvc.global_update.outcome import Done, Result, all_offline, find_node, note, with_groups, with_node
 from clussvc.global_update.update import (
+    ClearQuarantine,
     ConfirmNodeDown,
+    FencingFailed,
     NodeDown,
+    NodeFenced,
     NodeUp,
     PauseNode,
     ResumeNode,
@@ -20,11 +26,22 @@ from clussvc.global_update.update import (
 )
 from clussvc.model.config import Config, Group, Move, Node
 from clussvc.model.properties import common_changes, private_changes
-from clussvc.model.reports import Report, Severity, node_is_down, node_not_paused, stale, voters_changed
+from clussvc.model.records import Record
+from clussvc.model.reports import (
+    Report,
+    Severity,
+    node_in_quarantine,
+    node_is_down,
+    node_not_paused,
+    node_not_quarantined,
+    stale,
+    voters_changed,
+)
+from clussvc.model.settings import QUARANTINE_THRESHOLD_MAX
 from clussvc.model.states import MoveCause
 
 
-def node_up(config: Config, update: NodeUp) -> Result:
+def node_up(config: Config, update: NodeUp, at_ms: int) -> Result:
     """Admit a new incarnation. The node asked only after it had terminated everything, which releases its groups."""
     node = find_node(config, update.node)
     if isinstance(node, Report):
@@ -33,9 +50,20 @@ def node_up(config: Config, update: NodeUp) -> Result:
         return stale(f"{node.name} was admitted meanwhile (incarnation {node.incarnation})")
     if (update.boot, update.attempt) <= (node.boot, node.attempt):
         return stale(f"this request of {node.name} was granted already")
+    if config.quarantined(node, at_ms):
+        return node_in_quarantine(node.name)
     because = update.because or f"{node.name} asked to be admitted"
+    if node.up:
+        # Its former incarnation ended and nobody has noted that yet.
+        lost, _ = _lose(config, node, at_ms)
+        if config.quarantined(lost, at_ms):
+            return _goes_down(config, node, at_ms, because=f"{because}, which it does too often", stopped=False)
+        node = lost
     admitted = replace(
         node,
+        losses=() if node.quarantined_until_ms else node.losses,
+        quarantined_until_ms=0,
+        fence_failure="",
         up=True,
         joining=False,
         stopping=False,
@@ -69,7 +97,49 @@ def _call_home(config: Config, node: Node) -> Config:
     return with_groups(config, called) if called else config
 
 
-def node_down(config: Config, update: NodeDown) -> Result:
+def _lose(config: Config, node: Node, at_ms: int) -> tuple[Node, tuple[Record, ...]]:
+    """Count a loss, and begin a quarantine if there were too many lately."""
+    if not config.quarantine_threshold:
+        return node, ()
+    since_ms = at_ms - config.quarantine_period_s * 1_000
+    losses = (*(each for each in node.losses if each > since_ms), at_ms)[-QUARANTINE_THRESHOLD_MAX:]
+    if len(losses) < config.quarantine_threshold:
+        return replace(node, losses=losses), ()
+    until_ms = at_ms + config.quarantine_duration_s * 1_000
+    message = f"Node {node.name} is kept out for {config.quarantine_duration_s} s (quarantine)."
+    record = note(
+        "node.quarantined",
+        message,
+        kind="node",
+        thing=node.name,
+        because=f"it was lost {len(losses)} times within {config.quarantine_period_s} s",
+        event_id=1672,
+        severity=Severity.ERROR,
+        node=node.name,
+    )
+    return replace(node, losses=losses, quarantined_until_ms=until_ms), record
+
+
+def clear_quarantine(config: Config, update: ClearQuarantine) -> Result:
+    """Let the node in again at once; its losses are forgotten."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.quarantined_until_ms:
+        return node_not_quarantined(node.name)
+    return Done(
+        config=with_node(config, replace(node, quarantined_until_ms=0, losses=())),
+        records=note(
+            "node.quarantine-cleared",
+            f"The quarantine of node {node.name} was ended.",
+            kind="node",
+            thing=node.name,
+            node=node.name,
+        ),
+    )
+
+
+def node_down(config: Config, update: NodeDown, at_ms: int) -> Result:
     """Declare a node down, on a majority's silence or on its own word that it has released everything."""
     node = find_node(config, update.node)
     if isinstance(node, Report):
@@ -79,10 +149,44 @@ def node_down(config: Config, update: NodeDown) -> Result:
     if update.voters_version != config.voters_version and not update.stopped:
         # Its majority was counted on another set, or its silence by other timings.
         return voters_changed()
-    return _goes_down(config, node, because=update.because, stopped=update.stopped)
+    return _goes_down(config, node, at_ms, because=update.because, stopped=update.stopped)
 
 
-def confirm_node_down(config: Config, update: ConfirmNodeDown) -> Result:
+def node_fenced(config: Config, update: NodeFenced, at_ms: int) -> Result:
+    """Declare a node down because it was switched off while this incarnation was up."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.up or update.incarnation != node.incarnation:
+        return stale(f"incarnation {update.incarnation} of {node.name} is not up any more")
+    return _goes_down(config, node, at_ms, because=update.because, stopped=False)
+
+
+def fencing_failed(config: Config, update: FencingFailed) -> Result:
+    """Remember why a node could not be switched off, and tell it once."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.up or update.incarnation != node.incarnation:
+        return stale(f"incarnation {update.incarnation} of {node.name} is not up any more")
+    if node.fence_failure == update.because:
+        return Done(config=config)
+    message = f"Node {node.name} could not be fenced: {update.because}."
+    return Done(
+        config=with_node(config, replace(node, fence_failure=update.because)),
+        records=note(
+            "node.fencing-failed",
+            message,
+            kind="node",
+            thing=node.name,
+            because=update.because,
+            severity=Severity.ERROR,
+            node=node.name,
+        ),
+    )
+
+
+def confirm_node_down(config: Config, update: ConfirmNodeDown, at_ms: int) -> Result:
     """Declare a node down on an administrator's word; nothing to do if it is down.
 
     DANGER: nothing can check this word. If the node still runs, its groups run twice until its lease ends; whoever
@@ -93,11 +197,13 @@ def confirm_node_down(config: Config, update: ConfirmNodeDown) -> Result:
         return node
     if not node.up:
         return Done(config=config)
-    return _goes_down(config, node, because="an administrator confirmed that it does not run", stopped=False)
+    because = "an administrator confirmed that it does not run"
+    return _goes_down(config, node, at_ms, because=because, stopped=False)
 
 
-def _goes_down(config: Config, node: Node, *, because: str, stopped: bool) -> Done:
-    down = replace(node, up=False, stopping=False, down_because=because)
+def _goes_down(config: Config, node: Node, at_ms: int, *, because: str, stopped: bool) -> Done:
+    lost, told = (node, ()) if stopped else _lose(config, node, at_ms)
+    down = replace(lost, up=False, stopping=False, down_because=because, fence_failure="")
     cause = MoveCause.NODE_STOPPING if stopped else MoveCause.NODE_DOWN
     word = "was stopped" if stopped else "went down"
     released = _release_all(with_node(config, down), down, cause, f"{node.name} {word}: {because}")
@@ -112,7 +218,8 @@ def _goes_down(config: Config, node: Node, *, because: str, stopped: bool) -> Do
             event_id=1063 if stopped else 1135,
             severity=Severity.INFORMATION if stopped else Severity.ERROR,
             node=node.name,
-        ),
+        )
+        + told,
     )
 
 

@@ -66,4 +66,6 @@ def _taken(config: Config, kind: str, wanted: str) -> bool:
         return wanted in index_of(config.groups).ids
     if kind == "resource":
         return wanted in index_of(config.resources).ids
+    if kind == "fence device":
+        return any(wanted == device.name.casefold() for device in config.fence_devices.values())
     return False

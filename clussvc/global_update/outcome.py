@@ -100,7 +100,7 @@ def note(
     event_id: int = 0,
     severity: Severity = Severity.INFORMATION,
     node: str = "",
-) -> tuple[Record]:
+) -> tuple[Record, ...]:
     """One record, as the tuple that :class:`Done` wants."""
     return (
         Record(

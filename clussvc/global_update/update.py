@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.states import MoveCause, ResourceState
 
@@ -220,6 +220,41 @@ class ConfirmNodeDown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClearQuarantine:
+    """The node may be admitted again, and its earlier losses are forgotten."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateFenceDevice:
+    """A new way to switch a node off."""
+
+    device: FenceDeviceId
+    name: str
+    node: NodeId
+    agent: str
+    common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteFenceDevice:
+    """The node can no longer be switched off by it."""
+
+    device: FenceDeviceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFenceDeviceProperties:
+    """Change common properties and the agent's parameters; None removes or resets."""
+
+    device: FenceDeviceId
+    common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetNodeProperties:
     """Change common and private properties of a node."""
 
@@ -332,6 +367,24 @@ class NodeDown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFenced:
+    """A fence device has switched the node off since this incarnation was seen up; nobody waits for its silence."""
+
+    node: NodeId
+    incarnation: int
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FencingFailed:
+    """No fence device of the node could switch it off; for the history and for those who ask."""
+
+    node: NodeId
+    incarnation: int
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AssignGroup:
     """Make ``to`` the owner under ``epoch`` + 1; accepted only when the group is released (rule R1)."""
 
@@ -441,6 +494,10 @@ Update = (
     | ResumeNode
     | StopNode
     | ConfirmNodeDown
+    | ClearQuarantine
+    | CreateFenceDevice
+    | DeleteFenceDevice
+    | SetFenceDeviceProperties
     | SetNodeProperties
     | SetClusterProperties
     | AddJoinToken
@@ -451,6 +508,8 @@ Update = (
     | RemoveNode
     | NodeUp
     | NodeDown
+    | NodeFenced
+    | FencingFailed
     | AssignGroup
     | GroupReleased
     | RequestFailover

@@ -9,6 +9,7 @@ that the death and the new owners travel in one entry of the log.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clussvc.global_update.apply import apply
@@ -45,14 +46,17 @@ def coordinate(
     now_ms: int,
     wall_ms: int,
     plan_due: bool,
+    fenced: Sequence[Update] = (),
 ) -> Coordination:
-    """Decide. ``own_request`` is this node's boot and attempt while it asks to be admitted itself.
+    """Decide. ``own_request`` is this node's boot and attempt while it asks to be admitted itself; ``fenced`` is what
+    came of fencing.
 
     ``plan_due`` False skips the groups, which need no look as long as nothing in the configuration has changed.
     """
     members: list[Update] = [
+        *fenced,
         *regroup.declare_down(config, table, node=node, now_ms=now_ms),
-        *regroup.admit(config, table, node=node, own=own_request, now_ms=now_ms),
+        *regroup.admit(config, table, node=node, own=own_request, now_ms=now_ms, wall_ms=wall_ms),
     ]
     change = regroup.next_change(config, table, node=node, now_ms=now_ms) if not members else None
     if change is not None:

@@ -32,7 +32,7 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
         if not member.up or member.id == node:
             continue
         silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
-        if silence_ms >= needed_ms:
+        if silence_ms >= needed_ms and not (config.fencing_required and config.fence_devices_of(member.id)):
             found.append(
                 NodeDown(
                     node=member.id,
@@ -58,21 +58,28 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
 def _stuck_ms(config: Config, table: HeartbeatTable, member: Node, now_ms: int) -> int:
     """For how long a new service of this node has been heard without asking, once that proves that the incarnation
     in the log is over and holds nothing (docs/decisions/0009); 0 before."""
+    heard_ms = waiting_ms(table, member, now_ms)
+    return heard_ms if heard_ms >= RESTART_GRACE_MS + config.timing.silence_ms() else 0
+
+
+def waiting_ms(table: HeartbeatTable, member: Node, now_ms: int) -> int:
+    """For how long a new service of this node has been heard without asking to be admitted; 0 if there is none."""
     heartbeat, heard_ms = table.last(member.id), table.boot_heard_ms(member.id, now_ms)
     if heartbeat is None or heard_ms is None or heartbeat.boot <= member.boot:
         return 0
     waits = heartbeat.phase in (NodePhase.STARTING, NodePhase.ASKING) and heartbeat.attempt == 0
-    return heard_ms if waits and heard_ms >= RESTART_GRACE_MS + config.timing.silence_ms() else 0
+    return heard_ms if waits else 0
 
 
 def admit(
-    config: Config, table: HeartbeatTable, *, node: NodeId, own: tuple[int, int] | None, now_ms: int
+    config: Config, table: HeartbeatTable, *, node: NodeId, own: tuple[int, int] | None, now_ms: int, wall_ms: int
 ) -> tuple[NodeUp, ...]:
-    """The nodes that ask to be admitted and are heard now. ``own`` is this node's boot and attempt if it asks."""
+    """The nodes that ask to be admitted, are heard now and are not in quarantine. ``own`` is this node's boot and
+    attempt if it asks."""
     found = []
     for member in config.nodes.values():
         asks = own if member.id == node else _asks(table, member.id, now_ms, config.timing.lease_ms)
-        if asks is None or asks <= (member.boot, member.attempt):
+        if asks is None or asks <= (member.boot, member.attempt) or config.quarantined(member, wall_ms):
             continue
         boot, attempt = asks
         found.append(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.ids import ClusterId, FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.index import index_of
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Report
@@ -49,6 +49,12 @@ class Node:
     is removed then."""
     description: str = ""
     private: Mapping[str, PropertyValue] = field(default_factory=dict)
+    losses: tuple[int, ...] = ()
+    """When the node was lost without having been stopped, wall clock in ms; as long as it counts for quarantine."""
+    quarantined_until_ms: int = 0
+    """Not admitted before that moment (wall clock), after too many losses; 0: not in quarantine."""
+    fence_failure: str = ""
+    """Why the last attempt to fence this incarnation failed; empty once it is over."""
 
     @property
     def state(self) -> NodeState:
@@ -157,6 +163,29 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FenceDevice:
+    """Something that can switch a node off: an agent of the fence-agents collection with its parameters."""
+
+    id: FenceDeviceId
+    name: str
+    node: NodeId
+    """The node that it switches off."""
+    agent: str
+    """The name of the program (``fence_ipmilan``), or its whole path."""
+    action: str = "reboot"
+    """``off``: the node stays off. ``reboot``: it is switched on again once it is known to be off."""
+    order: int = 100
+    """Devices of a node are tried one after the other, the smallest number first; equal ones as they were created."""
+    timeout_ms: int = 20_000
+    """How long one run of the agent may take."""
+    verify: bool = True
+    """Nothing is believed before the agent's action ``status`` says that the node is off."""
+    description: str = ""
+    private: Mapping[str, PropertyValue] = field(default_factory=dict)
+    """The agent's parameters, by the names of its metadata."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JoinToken:
     """A permission to join once. Only a hash of its secret is known to the cluster."""
 
@@ -187,6 +216,13 @@ class Config:
     groups: Mapping[GroupId, Group] = field(default_factory=dict)
     resources: Mapping[ResourceId, Resource] = field(default_factory=dict)
     tokens: Mapping[str, JoinToken] = field(default_factory=dict)
+    fence_devices: Mapping[FenceDeviceId, FenceDevice] = field(default_factory=dict)
+    fencing_required: bool = False
+    """A silent node that has fence devices counts as down only when it was fenced, or an administrator confirmed it."""
+    quarantine_threshold: int = 0
+    """After so many losses within the period a node is kept out; 0: never."""
+    quarantine_period_s: int = 3_600
+    quarantine_duration_s: int = 7_200
     evicted: tuple[NodeId, ...] = ()
     recent: Mapping[RequestId, Report | None] = field(default_factory=dict)
     """Request ids applied lately with their refusal, oldest first (rule R1: proposed twice, effective once)."""
@@ -215,6 +251,25 @@ class Config:
         """The resource of that name, whatever the case of its letters, or with that identifier."""
         found = index_of(self.resources).ids.get(name.casefold())
         return self.resources.get(ResourceId(name) if found is None else found)
+
+    def quarantined(self, node: Node, at_ms: int) -> bool:
+        """Whether the node is kept out at that moment (wall clock). When no other node is up a flapping one is better
+        than none, so then nobody is kept out."""
+        if node.quarantined_until_ms <= at_ms:
+            return False
+        return any(other.up for other in self.nodes.values() if other.id != node.id)
+
+    def fence_device_named(self, name: str) -> FenceDevice | None:
+        """The fence device of that name, whatever the case of its letters, or with that identifier."""
+        wanted = name.casefold()
+        for device in self.fence_devices.values():
+            if device.name.casefold() == wanted:
+                return device
+        return self.fence_devices.get(FenceDeviceId(name))
+
+    def fence_devices_of(self, node: NodeId) -> list[FenceDevice]:
+        """The devices that can switch a node off, in the order in which they are tried."""
+        return sorted((each for each in self.fence_devices.values() if each.node == node), key=lambda each: each.order)
 
     def resources_of(self, group: GroupId) -> Iterator[Resource]:
         """The resources of one group, in order of creation."""

@@ -14,6 +14,7 @@ NodeId = NewType("NodeId", int)
 GroupId = NewType("GroupId", str)
 ResourceId = NewType("ResourceId", str)
 RequestId = NewType("RequestId", str)
+FenceDeviceId = NewType("FenceDeviceId", str)
 
 NODES_MAX = 64
 NAME_LENGTH_MAX = 255

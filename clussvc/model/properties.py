@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from clussvc.model.config import Config, Group, Node, Resource
+from clussvc.model.config import Config, FenceDevice, Group, Node, Resource
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Report, bad_property, read_only_property, unknown_property
-from clussvc.model.settings import PROFILES, PROPERTY_BYTES_MAX, Timing
+from clussvc.model.settings import PROFILES, PROPERTY_BYTES_MAX, QUARANTINE_THRESHOLD_MAX, Timing
 
 DWORD_MAX = 2**32 - 1
 ULONG_MAX = 2**64 - 1
@@ -55,6 +55,8 @@ class PropertyDef:
     """Further numbers that are allowed outside the range."""
     read_only: bool = False
     form: Form = "plain"
+    choices: tuple[str, ...] = ()
+    """The only texts that are allowed, if there are any."""
     doc: str = ""
 
     @property
@@ -70,9 +72,9 @@ class BadValue:
     why: str
 
 
-def _flag(name: str, attribute: str, doc: str, *, read_only: bool = False) -> PropertyDef:
+def _flag(name: str, attribute: str, doc: str, *, read_only: bool = False, default: int = 0) -> PropertyDef:
     return PropertyDef(
-        name=name, kind="D", attribute=attribute, default=0, maximum=1, form="flag", read_only=read_only, doc=doc
+        name=name, kind="D", attribute=attribute, default=default, maximum=1, form="flag", read_only=read_only, doc=doc
     )
 
 
@@ -102,6 +104,35 @@ CLUSTER_PROPERTIES: tuple[PropertyDef, ...] = (
         maximum=840,
         form="signed",
         doc="Cluster local time minus UTC, for failback windows.",
+    ),
+    _flag(
+        "FencingRequired",
+        "fencing_required",
+        "1: a silent node with fence devices counts as down only when it was fenced or confirmed to be down.",
+    ),
+    PropertyDef(
+        name="QuarantineThreshold",
+        kind="D",
+        attribute="quarantine_threshold",
+        default=0,
+        maximum=QUARANTINE_THRESHOLD_MAX,
+        doc="Losses within QuarantinePeriod after which a node is kept out; 0: never.",
+    ),
+    PropertyDef(
+        name="QuarantinePeriod",
+        kind="D",
+        attribute="quarantine_period_s",
+        default=3_600,
+        minimum=1,
+        doc="Seconds over which the losses of a node are counted.",
+    ),
+    PropertyDef(
+        name="QuarantineDuration",
+        kind="D",
+        attribute="quarantine_duration_s",
+        default=7_200,
+        minimum=1,
+        doc="Seconds for which a node is kept out.",
     ),
 )
 
@@ -221,11 +252,44 @@ RESOURCE_PROPERTIES: tuple[PropertyDef, ...] = (
     ),
 )
 
+FENCE_PROPERTIES: tuple[PropertyDef, ...] = (
+    _name(),
+    PropertyDef(name="Agent", kind="S", attribute="agent", read_only=True, doc="Chosen when the device is created."),
+    _DESCRIPTION,
+    PropertyDef(
+        name="Action",
+        kind="S",
+        attribute="action",
+        default="reboot",
+        choices=("off", "reboot"),
+        doc="reboot: switch the node on again once it is known to be off. off: leave it off.",
+    ),
+    PropertyDef(
+        name="Order",
+        kind="D",
+        attribute="order",
+        default=100,
+        maximum=1_000,
+        doc="The devices of a node are tried one after the other, the smallest number first.",
+    ),
+    PropertyDef(
+        name="Timeout",
+        kind="D",
+        attribute="timeout_ms",
+        default=20_000,
+        minimum=100,
+        maximum=600_000,
+        doc="Milliseconds that one run of the agent may take.",
+    ),
+    _flag("Verify", "verify", "1: believe nothing before the agent's status says that the node is off.", default=1),
+)
+
 PROPERTIES: Mapping[str, tuple[PropertyDef, ...]] = {
     "cluster": CLUSTER_PROPERTIES,
     "node": NODE_PROPERTIES,
     "group": GROUP_PROPERTIES,
     "resource": RESOURCE_PROPERTIES,
+    "fence": FENCE_PROPERTIES,
 }
 """The table of each kind of object, in the order of a listing."""
 
@@ -257,6 +321,13 @@ def convert(definition: PropertyDef, value: PropertyValue) -> Stored | BadValue:
     if definition.form == "profile":
         timing = PROFILES.get(value.lower())
         return timing if timing else BadValue(why=f"{value!r} is none of {', '.join(PROFILES)}")
+    if definition.choices:
+        chosen = value.strip().lower()
+        return (
+            chosen
+            if chosen in definition.choices
+            else BadValue(why=f"{value!r} is none of {', '.join(definition.choices)}")
+        )
     return value
 
 
@@ -317,16 +388,16 @@ def shown(definition: PropertyDef, stored: Stored) -> PropertyValue:
     return stored
 
 
-def common_values(thing: Config | Node | Group | Resource) -> list[tuple[PropertyDef, PropertyValue]]:
+def common_values(thing: Config | Node | Group | Resource | FenceDevice) -> list[tuple[PropertyDef, PropertyValue]]:
     """All common properties of an object with their present values, in the order of a listing."""
     return [(known, shown(known, getattr(thing, known.attribute))) for known in PROPERTIES[kind_of(thing)]]
 
 
-def kind_of(thing: Config | Node | Group | Resource) -> str:
-    """The word for the kind of an object: cluster, node, group or resource."""
+def kind_of(thing: Config | Node | Group | Resource | FenceDevice) -> str:
+    """The word for the kind of an object: cluster, node, group, resource or fence."""
     if isinstance(thing, Config):
         return "cluster"
-    return {Node: "node", Group: "group", Resource: "resource"}[type(thing)]
+    return {Node: "node", Group: "group", Resource: "resource", FenceDevice: "fence"}[type(thing)]
 
 
 def common_changes(kind: str, owner: str, values: Mapping[str, PropertyValue | None]) -> dict[str, Stored] | Report:

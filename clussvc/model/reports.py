@@ -210,6 +210,41 @@ def node_not_paused(node: str) -> Report:
     return Report(code="node-not-paused", status=5058, message=f"Node {node} is not paused.")
 
 
+def node_in_quarantine(node: str) -> Report:
+    """The node was lost too often lately."""
+    return Report(
+        code="node-quarantined",
+        status=5050,
+        message=f"Node {node} is in quarantine since it was lost too often; 'cluster node {node} /clearquarantine'"
+        " ends it.",
+    )
+
+
+def node_not_quarantined(node: str) -> Report:
+    """There is no quarantine to end."""
+    return Report(code="node-not-quarantined", status=5058, message=f"Node {node} is not in quarantine.")
+
+
+def fence_device_not_found(name: str) -> Report:
+    """No fence device has that name."""
+    return Report(
+        code="fence-device-not-found",
+        status=5007,
+        message=f"There is no fence device {name!r}; 'cluster fence' lists them.",
+    )
+
+
+def no_fence_device(node: str) -> Report:
+    """The node cannot be switched off by anything that the cluster knows."""
+    return Report(
+        code="no-fence-device",
+        status=5007,
+        message=f"Node {node} has no fence device; make one with"
+        f" 'cluster fence NAME /create /node:{node} /agent:AGENT', or switch the node off yourself and confirm it with"
+        f" 'cluster node {node} /confirmdown'.",
+    )
+
+
 def node_is_up(node: str, wanted: str) -> Report:
     """What was asked needs a node that is down."""
     return Report(

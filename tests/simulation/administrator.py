@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 
 from clussvc.global_update.update import (
     AddDependency,
+    CreateFenceDevice,
     CreateGroup,
     DeleteGroup,
     DeleteResource,
@@ -24,13 +25,14 @@ from clussvc.global_update.update import (
     PauseNode,
     Rename,
     ResumeNode,
+    SetClusterProperties,
     SetGroupProperties,
     SetPreferredOwners,
     SetResourceProperties,
     StopNode,
     Update,
 )
-from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.reports import Report, outcome_unknown
 from clussvc.model.states import MoveCause
 from tests.simulation.world import World, new_resource
@@ -98,6 +100,16 @@ def create_group(world: World, name: str, size: int) -> Script:
             yield AddDependency(resource=update.resource, provider=world.random.choice(resources))
         resources.append(update.resource)
     yield OnlineGroup(group=group)
+
+
+def create_fence_device(name: str, node: NodeId) -> Script:
+    """One more way to switch a node off."""
+    yield CreateFenceDevice(device=FenceDeviceId(name), name=name, node=node, agent="fence_sim")
+
+
+def require_fencing(required: int) -> Script:
+    """Whether a silent node counts as down before it was fenced."""
+    yield SetClusterProperties(common={"FencingRequired": required})
 
 
 def delete_group(world: World, group: GroupId) -> Script:

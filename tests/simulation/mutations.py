@@ -46,9 +46,11 @@ from clussvc.global_update.raft.journal import Journal, JournalIdentity
 from clussvc.global_update.raft.storage import AppendFile
 from clussvc.global_update.update import AssignGroup, GroupReleased, NodeDown, NodeUp
 from clussvc.groups.machine import GroupMachine, Step
+from clussvc.membership import regroup
+from clussvc.membership.fencing import FenceOrder, Fencing, _Attempt
 from clussvc.membership.heartbeat import Heard, HeartbeatTable, _Peer
 from clussvc.model import reports
-from clussvc.model.config import Config, Group, Resource
+from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import EverythingTerminated
 from clussvc.model.reports import Report
@@ -61,7 +63,7 @@ from tests.simulation import log_temptations, temptations
 from tests.simulation.faults import UNDRAWN
 from tests.simulation.monitors import SimMonitor
 from tests.simulation.story import tell
-from tests.simulation.temptations import Draw, again_and_again, drawn, tempting
+from tests.simulation.temptations import Draw, again_and_again, drawn, tempting, with_fence_devices
 
 UNDRAWN.update(temptations.KINDS | log_temptations.KINDS)
 
@@ -209,17 +211,17 @@ _group_released = apply_ownership.group_released
 _step = GroupMachine.step
 
 
-def _node_up_again(config: Config, update: NodeUp) -> Result:
+def _node_up_again(config: Config, update: NodeUp, at_ms: int) -> Result:
     node = config.nodes.get(update.node)
     if node is None:
-        return _node_up(config, update)
+        return _node_up(config, update, at_ms)
     forgetful = replace(config, nodes={**config.nodes, node.id: replace(node, boot=0, attempt=0)})
-    return _node_up(forgetful, replace(update, incarnation=node.incarnation))
+    return _node_up(forgetful, replace(update, incarnation=node.incarnation), at_ms)
 
 
-def _node_down_of_any_incarnation(config: Config, update: NodeDown) -> Result:
+def _node_down_of_any_incarnation(config: Config, update: NodeDown, at_ms: int) -> Result:
     node = config.nodes.get(update.node)
-    return _node_down(config, replace(update, incarnation=node.incarnation) if node is not None else update)
+    return _node_down(config, replace(update, incarnation=node.incarnation) if node is not None else update, at_ms)
 
 
 def _assign_what_is_owned(config: Config, update: AssignGroup, at_ms: int) -> Result:
@@ -392,6 +394,37 @@ def _keep_term_in_memory(journal: Journal, term: int, voted_for: str | None) -> 
     journal._term, journal._voted_for = term, voted_for
 
 
+# --- fencing ------------------------------------------------------------------------------------------------------
+
+_fence_ended = Fencing.ended
+
+
+def _believe_failures(fencing: Fencing, ticket: int, *, off: bool, detail: str, now_ms: int) -> None:
+    del off
+    _fence_ended(fencing, ticket, off=True, detail=detail, now_ms=now_ms)
+
+
+_fence_next = Fencing._next
+
+
+def _fenced_by_the_order(
+    fencing: Fencing, config: Config, table: HeartbeatTable, member: Node, attempt: _Attempt, now_ms: int
+) -> FenceOrder | None:
+    order = _fence_next(fencing, config, table, member, attempt, now_ms)
+    if order is not None:
+        _fence_ended(fencing, order.ticket, off=True, detail="", now_ms=now_ms)
+    return order
+
+
+_declare_down = regroup.declare_down
+
+
+def _declare_down_by_silence(
+    config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int
+) -> tuple[NodeDown, ...]:
+    return _declare_down(replace(config, fencing_required=False), table, node=node, now_ms=now_ms)
+
+
 # --- coming back --------------------------------------------------------------------------------------------------
 
 _termination_failed = LocalResource.termination_failed
@@ -489,6 +522,33 @@ MUTATIONS: tuple[Mutation, ...] = (
         caught_as=_RUNS,
         broken=broken_by((NodeCore, "_everything_terminated", _nothing_is_left)),
         plot=again_and_again("isolated with what cannot be killed", every_ms=4_000, for_ms=(1_000, 2_000)),
+        seeds_max=10,
+    ),
+    Mutation(
+        name="any end of an agent counts",
+        breaks="R1",
+        what="A node counts as fenced when its fence agent has ended, whatever it said.",
+        caught_as=_RUNS,
+        broken=broken_by((Fencing, "ended", _believe_failures)),
+        plot=with_fence_devices(again_and_again("stopped service and monitor", every_ms=4_000, for_ms=(2_000, 3_000))),
+        seeds_max=10,
+    ),
+    Mutation(
+        name="fenced without a device",
+        breaks="R1",
+        what="A node counts as fenced as soon as the order is given.",
+        caught_as=_RUNS,
+        broken=broken_by((Fencing, "_next", _fenced_by_the_order)),
+        plot=with_fence_devices(again_and_again("stopped service and monitor", every_ms=4_000, for_ms=(2_000, 3_000))),
+        seeds_max=10,
+    ),
+    Mutation(
+        name="silence where fencing is required",
+        breaks="R1",
+        what="A silent node counts as down although it has to be fenced first.",
+        caught_as=_RUNS,
+        broken=broken_by((regroup, "declare_down", _declare_down_by_silence)),
+        plot=with_fence_devices(again_and_again("stopped service and monitor", every_ms=4_000, for_ms=(2_000, 3_000))),
         seeds_max=10,
     ),
     Mutation(

@@ -13,8 +13,9 @@ anew from that, without the code that is under test:
   of which somebody was told that nothing was changed;
 * **dependencies** -- a resource starts only above providers that are online.
 
-Faults beyond what the promise assumes *excuse* a machine: both its processes stopped while its resources run on and
-nothing fences it, or a clock that drifts beyond the budget. What is excused is told in ``docs/safety.md``.
+Faults beyond what the promise assumes *excuse* a machine: both its processes stopped while its resources run on,
+unless the others must fence it before they take over; or a clock that drifts beyond the budget. What is excused is
+told in ``docs/safety.md``.
 """
 
 from __future__ import annotations
@@ -111,6 +112,8 @@ class Referee:
         """Changes in the log that were not refused there."""
         self._denied: set[RequestId] = set()
         """Changes of which somebody was told that they certainly were not made."""
+        self._newest_config: Config | None = None
+        """The configuration before the newest entry."""
         self.newest = 0
         """The newest index that any machine has applied."""
         self.lenient_until_us = -1
@@ -142,9 +145,14 @@ class Referee:
         # A command may wait in a monitor that stands still, and the resource be deleted or moved meanwhile.
         home = known.group if known is not None else self._groups.get(resource)
         group = config.groups.get(home) if config is not None and home is not None else None
-        if config is not None and group is None and self._owner_of.get((home or "", epoch)) == machine.id:
+        if (
+            home is not None
+            and config is not None
+            and group is None
+            and self._owner_of.get((home, epoch)) == machine.id
+        ):
             # It waited while its group was deleted; nobody else had that epoch or will have it.
-            self._check_alone(machine, resource, home or "")
+            self._check_alone(machine, resource, home)
             return
         if config is None or group is None:
             raise Violation("R1", f"n{machine.id} starts {resource}, of which it has read nothing in the log")
@@ -168,13 +176,20 @@ class Referee:
     def _check_alone(self, machine: Watched, resource: ResourceId, group: GroupId) -> None:
         """Nothing of the group runs on another machine."""
         for other in self._machines():
-            if other.id == machine.id or other.excused or machine.excused or not self.strict:
+            if other.id == machine.id or self._excused(other) or self._excused(machine) or not self.strict:
                 continue
             for running in other.all_running():
                 if self._groups.get(running) == group:
                     raise Violation(
                         "one owner", f"group {group} runs on n{other.id} ({running}) and n{machine.id} ({resource})"
                     )
+
+    def _excused(self, machine: Watched) -> bool:
+        """Whether its resources may run beside those of a new owner, as far as the assumptions go; not if the others
+        have to switch it off before they take over."""
+        config = self._newest_config
+        fenced = config is not None and config.fencing_required and bool(config.fence_devices_of(machine.id))
+        return machine.excused and not fenced
 
     def proposes(self, machine: Watched, proposal: Proposal) -> None:
         """A service hands something to the log."""
@@ -213,6 +228,7 @@ class Referee:
     def committed(self, index: int, proposal: Proposal, before: Config | None, after: Config) -> None:
         """Somebody is the first to apply this entry."""
         self.newest = max(self.newest, index)
+        self._newest_config = before
         self.counts["entries"] += 1
         if proposal.request in self._committed:
             if before is not None and after is not before:
@@ -332,7 +348,7 @@ class Referee:
         if not self.strict:
             return
         for machine in self._machines():
-            if machine.id != node or machine.excused:
+            if machine.id != node or self._excused(machine):
                 continue
             left = [r for r in machine.all_running() if group is None or self._groups.get(r) == group]
             if left:

@@ -20,12 +20,15 @@ from clussvc.model.states import ResourceState
 from tests.simulation import administrator as admin
 from tests.simulation.faults import Step, Trouble, draw
 from tests.simulation.referee import Violation
-from tests.simulation.world import World
+from tests.simulation.world import Agent, World
 
 TROUBLE_MS = 20_000
 """How long faults begin for; with forming before and settling after, a story lasts for more than half a minute."""
 
 STORY_MS_LEAST = 30_000
+
+FENCED_FROM = 1_000_000
+"""From this seed on every node has fence devices."""
 
 RECOVERY_MS = 40_000
 """After the end of the faults everything that can be online is online within this time (``wan``: times ten)."""
@@ -46,6 +49,8 @@ class Plot:
     steps: tuple[Step, ...]
     groups: tuple[int, ...]
     """How many resources each group has at the beginning."""
+    fence_devices: bool = False
+    """Whether every node has fence devices, some of which are slow or do not work."""
 
     def __str__(self) -> str:
         return f"{self.nodes} nodes, {self.log} log, profile {self.timing.profile}, {len(self.steps)} steps"
@@ -85,6 +90,7 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
         compaction_entries=rng.choice([20, 60, 200, 5_000]),
         steps=tuple(steps),
         groups=tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 5))),
+        fence_devices=seed >= FENCED_FROM,
     )
 
 
@@ -133,6 +139,8 @@ class _Teller:
             machine.clock.run_at(world.random.randint(-400, 400))
         for number, size in enumerate(self._plot.groups):
             self._trouble.administrator.run(admin.create_group(world, f"g{number}", size))
+        if self._plot.fence_devices:
+            self._install_devices()
         begin_ms = world.now_ms
         for step in self._plot.steps:
             world.run_for(max(0, begin_ms + step.at_ms - world.now_ms))
@@ -143,6 +151,16 @@ class _Teller:
         self._with_help()
         self._be_quiet()
         world.run_for(max(0, STORY_MS_LEAST - world.now_ms))
+
+    def _install_devices(self) -> None:
+        """One or two for each node, drawn apart, so that the rest of the story does not depend on them."""
+        world, rng = self._world, random.Random(f"fence devices of {self._plot.seed}")
+        for node in list(world.config.nodes):
+            for number in range(rng.choice([1, 1, 2])):
+                name = f"pdu{node}-{number}"
+                world.agents[name] = Agent(works=rng.random() < 0.7, takes_ms=rng.choice([50.0, 300.0, 3_000.0]))
+                self._trouble.administrator.run(admin.create_fence_device(name, node))
+        self._trouble.administrator.run(admin.require_fencing(rng.choice([0, 1])))
 
     def _come_back(self) -> None:
         world = self._world

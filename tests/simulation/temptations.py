@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from clussvc.actions import Propose
 from clussvc.events import ProposalFailed, ProposalFate
@@ -79,6 +80,11 @@ def again_and_again(
         return _plot(seed, steps, log=log, nodes=nodes, compaction_entries=compaction_entries)
 
     return draw
+
+
+def with_fence_devices(draw: Draw) -> Draw:
+    """The same stories, told of nodes that others can switch off."""
+    return lambda seed: replace(draw(seed), fence_devices=True)
 
 
 def _step(

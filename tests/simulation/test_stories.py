@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from clussvc.global_update.update import (
+    ConfirmNodeDown,
     CreateResource,
     DeleteResource,
     EvictNode,
@@ -23,8 +24,10 @@ from clussvc.global_update.update import (
     StopNode,
 )
 from clussvc.model.ids import GroupId, NodeId, ResourceId
+from clussvc.model.settings import WAN
 from clussvc.model.states import MoveCause, NodePhase, NodeState, ResourceState
-from tests.simulation.world import World
+from tests.simulation.administrator import create_fence_device, require_fencing
+from tests.simulation.world import Agent, World
 
 SEEDS = range(12)
 
@@ -420,3 +423,90 @@ def test_nodes_that_joined_elect_a_leader_though_the_log_was_compacted() -> None
         world.crash("n1")
 
         world.run_until(lambda: world.leader in (NodeId(2), NodeId(3)), limit_ms=10_000)
+
+
+# --- fencing ----------------------------------------------------------------------------------------------------------
+
+
+def fenced(world: World, *agents: tuple[str, Agent], required: bool = False) -> None:
+    """n1 can be switched off by these, which are tried in this order."""
+    for name, agent in agents:
+        world.agents[name] = agent
+        for update in create_fence_device(name, NodeId(1)):
+            assert world.do(update) is None
+    for update in require_fencing(int(required)):
+        assert world.do(update) is None
+
+
+def test_a_fenced_node_is_not_waited_for() -> None:
+    """Two sites: silence alone would take ten seconds, the device confirms the death after six and a bit."""
+    world = World(nodes=3, timing=WAN)
+    world.start()
+    world.settle(limit_ms=60_000)
+    world.run_until(lambda: len(world.config.voters) == 3, limit_ms=60_000)
+    fenced(world, ("pdu", Agent()))
+    group = sql(world)
+    began_ms = world.now_ms
+    world.partition({"n1"}, {"n2", "n3"})
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=60_000)
+
+    assert world.now_ms - began_ms < WAN.silence_ms()
+    assert "fence device pdu switched it off" in world.config.nodes[NodeId(1)].down_because
+
+
+def test_a_machine_that_stood_still_cannot_run_beside_the_new_owner(world: World) -> None:
+    """Its service and its monitors are stopped while the application goes on: only a device can end that."""
+    group = sql(world)
+    fenced(world, ("broken", Agent(works=False)), ("pdu", Agent(takes_ms=2_000)), required=True)
+    world.stop_processes("n1")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=20_000)
+
+    assert world.running_on(group) <= {"n2", "n3"}
+    assert world.node("n1").power == 1
+
+
+def test_fencing_that_fails_waits_for_a_word_and_not_for_ever(world: World) -> None:
+    """Required, and no device works: the groups stay, it is said why, and an administrator ends the wait."""
+    group = sql(world)
+    fenced(world, ("broken", Agent(works=False)), required=True)
+    world.crash("n1")
+    world.run_for(30_000)
+    assert world.config.groups[group].owner == 1
+    assert world.config.nodes[NodeId(1)].up
+    assert "broken: the device does not answer" in world.config.nodes[NodeId(1)].fence_failure
+
+    assert world.do(ConfirmNodeDown(node=NodeId(1)), on="n2") is None
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+
+
+def test_required_fencing_ends_when_the_node_comes_back(world: World) -> None:
+    """Its new service asks, which proves that the former one is over."""
+    group = sql(world)
+    fenced(world, ("broken", Agent(works=False)), required=True)
+    world.crash("n1")
+    world.run_for(5_000)
+    world.start("n1")
+    world.run_until(lambda: world.online_on(group) is not None, limit_ms=20_000)
+
+
+def test_fencing_that_fails_holds_nobody_up_unless_it_is_required(world: World) -> None:
+    """The silence goes on being judged beside it."""
+    group = sql(world)
+    fenced(world, ("broken", Agent(works=False, takes_ms=60_000)))
+    world.crash("n1")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=3_000)
+
+
+def test_a_device_that_lies_is_found_out(world: World) -> None:
+    """The node cannot let go; the first device says that it is off, but it is heard, so the second one has its turn."""
+    group = sql(world)
+    fenced(world, ("liar", Agent(lies=True)), ("pdu", Agent()))
+    world.behaviour.stop_ms = (100_000, 100_001)
+    world.node("n1").monitors[""].hangs = True
+    world.partition({"n1"}, {"n2", "n3"})
+    world.run_for(world.timing.lease_ms + 100)
+    world.heal()
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=20_000)
+
+    assert world.node("n1").power == 1
+    assert world.running_on(group) <= {"n2", "n3"}

@@ -15,6 +15,7 @@ import random
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -23,6 +24,7 @@ from clussvc.actions import (
     Action,
     AddLogMember,
     CommandMonitor,
+    FenceNode,
     FenceSelf,
     Note,
     PeerAddress,
@@ -40,6 +42,7 @@ from clussvc.events import (
     Committed,
     ConfigInstalled,
     Event,
+    FenceEnded,
     HeartbeatsHeard,
     MonitorSaid,
     StopRequested,
@@ -57,6 +60,7 @@ from clussvc.global_update.update import (
     Proposal,
     Update,
 )
+from clussvc.membership.fencing import FenceOrder
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
@@ -101,6 +105,17 @@ def _memory_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """How a fence device behaves."""
+
+    works: bool = True
+    """It says that it has switched the node off."""
+    lies: bool = False
+    """It has not."""
+    takes_ms: float = 200.0
+
+
 class World:
     """The simulated cluster. Everything random comes from ``seed``."""
 
@@ -135,6 +150,8 @@ class World:
         self.monitor_start_ms = 20.0
         self.replies: dict[RequestId, Report | None] = {}
         self.fenced: list[tuple[NodeId, str]] = []
+        self.agents: dict[str, Agent] = {}
+        """How fence devices behave, by their names; the others work."""
         self._requests = itertools.count(1)
         self._on_reply: dict[RequestId, Callable[[Report | None], None]] = {}
         self._joiners = itertools.count(1)
@@ -653,6 +670,8 @@ class World:
                     then(action.refusal)
             case FenceSelf():
                 self._fence(machine, action.why)
+            case FenceNode():
+                self._run_agent(machine, action.order)
             case StopService():
                 self._end_service(machine)
                 if self.keep_running:
@@ -680,6 +699,21 @@ class World:
                 self._start_later(machine)
 
         self.scheduler.later(5, off)
+
+    def _run_agent(self, machine: Machine, order: FenceOrder) -> None:
+        """A fence agent, which runs on this machine and reaches the device by a way of its own."""
+        generation, kind = machine.generation, self.agents.get(order.device.name, Agent())
+
+        def end() -> None:
+            victim = self.nodes[order.device.node]
+            if kind.works and not kind.lies:
+                self.crash(victim.name)
+                self._start_later(victim)
+            if machine.generation == generation:
+                detail = "" if kind.works else "the device does not answer"
+                self._give(machine, FenceEnded(ticket=order.ticket, off=kind.works, detail=detail))
+
+        self.scheduler.later(kind.takes_ms, end)
 
     # --- the network ------------------------------------------------------------------------------------------------
 

@@ -23,11 +23,11 @@ def newest() -> str | None:
     return ScriptDirectory(_HERE).get_current_head()
 
 
-def upgrade(connection: Connection) -> None:
-    """Bring the tables to the newest revision. The caller has begun a transaction and commits it."""
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Bring the tables to that revision, by default the newest. The caller has begun a transaction and commits it."""
     config = AlembicConfig()
     # The percent sign is special in Alembic's settings.
     config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

@@ -24,7 +24,7 @@ from clussvc import codec
 from clussvc.configdb import tables
 from clussvc.configdb.migrations import runner
 from clussvc.configdb.store import SqliteConfigStore
-from clussvc.model.config import Config, FailoverRequest, Group, JoinToken, Move, Node, Resource
+from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, RequestId, ResourceId
 from clussvc.model.records import Record
@@ -74,12 +74,13 @@ def refused(path: Path) -> ClusterError:
 @pytest.mark.parametrize(
     ("cls", "table", "elsewhere"),
     [
-        (Config, tables.cluster, {"timing", "nodes", "groups", "resources", "tokens", "recent"}),
+        (Config, tables.cluster, {"timing", "nodes", "groups", "resources", "tokens", "fence_devices", "recent"}),
         (Timing, tables.cluster, set()),
         (Node, tables.nodes, set()),
         (Group, tables.groups, {"preferred_owners", "move", "failover"}),
         (Resource, tables.resources, {"depends_on", "possible_owners"}),
         (JoinToken, tables.tokens, set()),
+        (FenceDevice, tables.fence_devices, set()),
         (Report, tables.requests, set()),
         (Record, tables.events, set()),
     ],
@@ -133,6 +134,28 @@ def test_a_current_database_opens_without_the_migration_library(path: Path) -> N
     )
     done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["3", "False"]
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date(path: Path) -> None:
+    """Fence devices and quarantine came later; what was stored before is kept."""
+    engine = engine_on(path)
+    with engine.begin() as connection:
+        runner.upgrade(connection, "0001")
+        connection.exec_driver_sql(f"PRAGMA application_id = {tables.APPLICATION_ID}")
+        for table, values in (
+            ("applied", "1, 7, 'an old digest'"),
+            ("cluster", "'c-1', 'demo', '', '{}', 0, NULL, 2, 1, 'lan', 100, 500, 300, 60, 300, 1000, '[]'"),
+            ("nodes", "1, 0, 'N1', '[\"10.0.0.1\"]', 3343, 0, 1, 1, 0, 0, 4, 0, 2, 1, 0, '', '', '{}'"),
+        ):
+            connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({values})")
+    engine.dispose()
+    with opened(path) as store:
+        loaded = store.load()
+    assert loaded is not None
+    index, config = loaded
+    assert (index, config.name, config.quarantine_threshold, config.fence_devices) == (7, "demo", 0, {})
+    node = next(iter(config.nodes.values()))
+    assert (node.name, node.incarnation, node.losses, node.quarantined_until_ms) == ("N1", 4, (), 0)
 
 
 def test_an_interrupted_migration_leaves_no_trace(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

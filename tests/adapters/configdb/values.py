@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from clussvc.model.config import Config, FailoverRequest, Group, JoinToken, Move, Node, Resource
+from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.records import HistoryEntry, Record
@@ -31,6 +31,7 @@ _BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "NodeId | None": st.none() | NODE_IDS,
     "GroupId": KEYS,
     "ResourceId": KEYS,
+    "FenceDeviceId": KEYS,
     "str | None": st.none() | TEXTS,
     "tuple[str, ...]": st.lists(TEXTS, max_size=3).map(tuple),
     "tuple[int, ...]": st.lists(NUMBERS, max_size=3).map(tuple),
@@ -78,6 +79,11 @@ def configs() -> st.SearchStrategy[Config]:
         groups=_keyed(_GROUPS),
         resources=_keyed(every_field(Resource)),
         tokens=_keyed(every_field(JoinToken)),
+        fence_devices=_keyed(every_field(FenceDevice)),
+        fencing_required=st.booleans(),
+        quarantine_threshold=NUMBERS,
+        quarantine_period_s=NUMBERS,
+        quarantine_duration_s=NUMBERS,
         evicted=st.lists(NODE_IDS, max_size=3).map(tuple),
         recent=st.dictionaries(TEXTS.map(RequestId), st.none() | every_field(Report), max_size=4),
     )

@@ -20,19 +20,24 @@ from clussvc.global_update.update import (
     AdmitNode,
     AssignGroup,
     Batch,
+    ClearQuarantine,
     ConfirmNodeDown,
+    CreateFenceDevice,
     CreateGroup,
     CreateResource,
+    DeleteFenceDevice,
     DeleteGroup,
     DeleteResource,
     DenyFailover,
     EvictNode,
     FailResource,
+    FencingFailed,
     FoundCluster,
     GroupReleased,
     MoveGroup,
     MoveResource,
     NodeDown,
+    NodeFenced,
     NodeUp,
     OfflineGroup,
     OfflineResource,
@@ -50,6 +55,7 @@ from clussvc.global_update.update import (
     ResourceStatus,
     ResumeNode,
     SetClusterProperties,
+    SetFenceDeviceProperties,
     SetGroupProperties,
     SetNodeProperties,
     SetPreferredOwners,
@@ -59,7 +65,7 @@ from clussvc.global_update.update import (
     Update,
 )
 from clussvc.model.config import Config
-from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
@@ -74,6 +80,7 @@ BASE = three_nodes().do(resource(ResourceId("r4"), SQL), resource(ResourceId("r5
 NODES = st.sampled_from([NodeId(number) for number in range(1, 6)])
 GROUPS = st.sampled_from([CORE, SQL, WEB, GroupId("g4"), GroupId("")])
 RESOURCES = st.sampled_from([ResourceId(name) for name in ("disk", "app", "site", "r4", "r5")])
+DEVICES = st.sampled_from([FenceDeviceId("ipmi"), FenceDeviceId("pdu"), FenceDeviceId("")])
 SMALL = st.integers(0, 4)
 CAUSES = st.sampled_from(MoveCause)
 WORDS = st.sampled_from(["why", "", "NODE4", "x" * 300, "\x00", "/x", "Group 4"])
@@ -84,6 +91,7 @@ VALUES: st.SearchStrategy[PropertyValue] = st.one_of(
 COMMON_NAMES = [
     *("FailoverThreshold", "failoverperiod", "AutoFailbackType", "PersistentState", "RestartAction"),
     *("Description", "TimingProfile", "UtcOffsetMinutes", "Name", "Colour"),
+    *("QuarantineThreshold", "FencingRequired", "Action", "Order"),
 ]
 COMMON = st.dictionaries(st.sampled_from(COMMON_NAMES), st.none() | VALUES, max_size=2)
 PRIVATE = st.dictionaries(st.sampled_from(["CommandLine", "commandline", "Other", ""]), st.none() | VALUES, max_size=2)
@@ -128,6 +136,12 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(ResumeNode, node=NODES),
     st.builds(StopNode, node=NODES),
     st.builds(ConfirmNodeDown, node=NODES),
+    st.builds(ClearQuarantine, node=NODES),
+    st.builds(CreateFenceDevice, device=DEVICES, name=NAMES, node=NODES, agent=WORDS, common=COMMON, private=PRIVATE),
+    st.builds(DeleteFenceDevice, device=DEVICES),
+    st.builds(SetFenceDeviceProperties, device=DEVICES, common=COMMON, private=PRIVATE),
+    st.builds(NodeFenced, node=NODES, incarnation=SMALL, because=WORDS),
+    st.builds(FencingFailed, node=NODES, incarnation=SMALL, because=WORDS),
     st.builds(SetNodeProperties, node=NODES, common=COMMON, private=PRIVATE),
     st.builds(SetClusterProperties, common=COMMON, private=PRIVATE),
     st.builds(AddJoinToken, token=NAMES, secret_sha256=st.just(SECRET), expires_ms=SMALL, at_ms=SMALL, node_name=NAMES),

@@ -91,7 +91,7 @@ def test_a_node_that_asks_is_admitted_instead(hearing: Hearing) -> None:
     new = speaker(2)
     assert hearing.hear(new, NodePhase.ASKING, attempt=1, for_ms=2 * LIMIT_MS) == []
 
-    ups = admit(hearing.config, hearing.judge, node=N1, own=None, now_ms=hearing.now_ms)
+    ups = admit(hearing.config, hearing.judge, node=N1, own=None, now_ms=hearing.now_ms, wall_ms=0)
     assert [(up.node, up.boot, up.attempt) for up in ups] == [(N3, 2, 1)]
 
 
@@ -100,7 +100,7 @@ def test_a_death_and_a_later_admission_of_the_same_boot_come_in_order(hearing: H
     new = speaker(2)
     down = hearing.hear(new, NodePhase.STARTING, for_ms=LIMIT_MS + STEP_MS)[0]
     hearing.hear(new, NodePhase.ASKING, attempt=1, for_ms=STEP_MS)
-    (up,) = admit(hearing.config, hearing.judge, node=N1, own=None, now_ms=hearing.now_ms)
+    (up,) = admit(hearing.config, hearing.judge, node=N1, own=None, now_ms=hearing.now_ms, wall_ms=0)
 
     assert outcome(hearing.config, down, up) == ([None, None], True)
     assert outcome(hearing.config, up, down) == ([None, "stale"], True)
