@@ -11,7 +11,7 @@ from typing import Protocol
 
 from clussvc.global_update.update import Update
 from clussvc.membership.timing_advice import TimingMeasured
-from clussvc.model.config import Config
+from clussvc.model.config import Config, FenceDevice
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
@@ -50,6 +50,16 @@ class ConfigStore(Protocol):
         """Release the file."""
 
 
+class AgentParameters(Protocol):
+    """What is used of an agent's metadata."""
+
+    @property
+    def parameters(self) -> frozenset[str]: ...
+
+    @property
+    def required(self) -> frozenset[str]: ...
+
+
 class ClusterAccess(Protocol):
     """What the service offers to its administration: the only way in. Every call may come from any thread."""
 
@@ -86,6 +96,13 @@ class ClusterAccess(Protocol):
 
     def shortcomings(self) -> tuple[str, ...]:
         """What this node's machine does not permit its service, and what follows, in sentences."""
+
+    def fence_agent(self, agent: str) -> AgentParameters:
+        """What a fence agent on this node says of its parameters. Raises ClusterError."""
+
+    def use_fence_device(self, device: FenceDevice, action: str, timeout_ms: int) -> None:
+        """Have this node use a device now: ``monitor`` to see whether it answers, ``off`` to switch its node off (and
+        on again later, if the device reboots). Waits for the outcome; raises ClusterError when it failed."""
 
     def node_id(self) -> NodeId:
         """Who this is."""

@@ -28,6 +28,7 @@ _MODULES: Final = {
     "node": "node",
     "group": "group",
     "resource": "resource",
+    "fence": "fence",
     "resourcetype": "restype",
     "network": "network",
     "netinterface": "network",

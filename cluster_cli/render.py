@@ -65,6 +65,7 @@ NODES: Final = Table(
 )
 GROUPS: Final = _table(("Group", 20), ("Node", 15), ("Status", 6))
 RESOURCES: Final = _table(("Resource", 20), ("Group", 20), ("Node", 15), ("Status", 6))
+FENCES: Final = _table(("Fence Device", 20), ("Node", 15), ("Agent", 20), ("Action", 8), ("Order", 6))
 RESOURCE_TYPES: Final = _table(("Resource Type", 20), ("Class", 10), ("Description", 40))
 NETWORKS: Final = _table(("Network", 20), ("Status", 11))
 INTERFACES: Final = _table(("Node", 14), ("Network", 20), ("Address", 15), ("Status", 11))
@@ -74,6 +75,7 @@ KIND_HEADERS: Final[Mapping[str, str]] = {
     "node": "Node",
     "group": "Resource Group",
     "resource": "Resource",
+    "fence": "Fence Device",
     "resourcetype": "Resource Type",
 }
 """The header of the second column of property listings."""
@@ -83,6 +85,7 @@ KIND_WORDS: Final[Mapping[str, str]] = {
     "node": "node",
     "group": "resource group",
     "resource": "resource",
+    "fence": "fence device",
     "resourcetype": "resource type",
 }
 """Kinds as sentences name them."""

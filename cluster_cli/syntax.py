@@ -279,6 +279,8 @@ _NODE = ObjectSpec(
             needs_name=True,
             help="You have made sure that the machine is off: take its groups over at once.",
         ),
+        OptionSpec(name="fence", needs_name=True, help="Have its fence devices switch the machine off now."),
+        OptionSpec(name="clearquarantine", needs_name=True, help="Let a node in again that was lost too often."),
         OptionSpec(name="listinterfaces", aliases=("listint", "listinterface"), help="Show the node's addresses."),
         _WAIT,
         *_COMMON,
@@ -394,6 +396,33 @@ _RESOURCE = ObjectSpec(
             help="Forbid it on a node.",
         ),
         _WAIT,
+        *_COMMON,
+    ),
+)
+
+_FENCE = ObjectSpec(
+    name="fence",
+    aliases=("fencedevice",),
+    help="The fence devices: what can switch nodes off.",
+    options=(
+        _status("Show the device or all devices (the default)."),
+        OptionSpec(name="create", needs_name=True, help="Create a device, with /node and /agent."),
+        OptionSpec(
+            name="node",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":NODE",
+            help="With /create: the node that it switches off.",
+        ),
+        OptionSpec(
+            name="agent",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":AGENT",
+            help="With /create: the fence agent, such as fence_ipmilan.",
+        ),
+        OptionSpec(name="delete", aliases=("del",), needs_name=True, help="Delete the device."),
+        OptionSpec(name="test", needs_name=True, help="See whether the device answers; nothing is switched."),
         *_COMMON,
     ),
 )
@@ -527,6 +556,7 @@ OBJECTS: Final[Mapping[str, ObjectSpec]] = {
         _NODE,
         _GROUP,
         _RESOURCE,
+        _FENCE,
         _RESOURCE_TYPE,
         _NETWORK,
         _NET_INTERFACE,

@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar, cast, get_type_hints
 import Pyro5.server
 
 from clussvc import __version__
-from clussvc.admin import dto
+from clussvc.admin import dto, fencing
 from clussvc.admin.dto import Plain
 from clussvc.admin.many import Change, prepare
 from clussvc.admin.roles import Caller, Role, find_role
@@ -38,9 +38,9 @@ from clussvc.global_update import update as updates
 from clussvc.global_update.update import Update
 from clussvc.membership.timing_advice import advise
 from clussvc.model import reports
-from clussvc.model.config import Config, Group, Node, Resource
+from clussvc.model.config import Config, FenceDevice, Group, Node, Resource
 from clussvc.model.errors import ClusterError
-from clussvc.model.ids import GroupId, RequestId, ResourceId
+from clussvc.model.ids import FenceDeviceId, GroupId, RequestId, ResourceId
 from clussvc.model.properties import common_values, kind_of
 from clussvc.model.reports import Report
 from clussvc.model.states import MoveCause
@@ -378,7 +378,13 @@ class NodeServant(Servant):
         view = self.access.view()
         nodes = [self.node(name)] if name else [self.config.nodes[key] for key in sorted(self.config.nodes)]
         own = {"shortcomings": list(self.access.shortcomings())}
-        return [dto.node_of(node, view) | (own if node.id == view.node else {}) for node in nodes]
+        wall_ms = time.time_ns() // 1_000_000
+        return [
+            dto.node_of(node, view)
+            | (own if node.id == view.node else {})
+            | {"notes": fencing.notes_on(self.config, node, wall_ms)}
+            for node in nodes
+        ]
 
     @query()
     def local(self) -> Plain:
@@ -428,6 +434,28 @@ class NodeServant(Servant):
     def confirm_down(self, name: str) -> Update:
         """The administrator has made sure that the machine is off."""
         return updates.ConfirmNodeDown(node=self.node(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def fence(self, name: str) -> Update:
+        """Have the node's fence devices switch it off now, from this node."""
+        node = self.node(name)
+        if node.id == self.access.node_id():
+            raise Refused(reports.bad_argument(f"Node {node.name} cannot fence itself; ask another node to do it."))
+        devices = self.config.fence_devices_of(node.id)
+        if not devices:
+            raise Refused(reports.no_fence_device(node.name))
+        done = fencing.fence_by_hand(self.access, self.config, node, devices)
+        if isinstance(done, Report):
+            raise Refused(done)
+        if not node.up:
+            # It had been declared down before; there is nothing to note.
+            return updates.Batch(updates=())
+        return updates.NodeFenced(node=node.id, incarnation=node.incarnation, because=done)
+
+    @change(Role.ADMINISTRATOR)
+    def clear_quarantine(self, name: str) -> Update:
+        """Let a node in again that was lost too often."""
+        return updates.ClearQuarantine(node=self.node(name).id)
 
     @change(Role.ADMINISTRATOR)
     def evict(self, name: str) -> Update:
@@ -682,6 +710,97 @@ class ResourceServant(Servant):
         return updates.SetResourceProperties(resource=resource.id, private=_refuse_reports(changes))
 
 
+class FenceServant(Servant):
+    """The fence devices: what can switch nodes off."""
+
+    @query()
+    def status(self, name: str | None = None) -> list[Plain]:
+        """One device or all of them, in the order in which they are tried."""
+        config = self.config
+        devices = [self.device(name)] if name else config.fence_devices.values()
+        ordered = sorted(devices, key=lambda one: (one.node, one.order))
+        return [fencing.device_of(config, device) for device in ordered]
+
+    @query()
+    def properties(self, name: str | None = None) -> list[Plain]:
+        """Common properties of one device or of all."""
+        return _common_lines([self.device(name)] if name else self.config.fence_devices.values())
+
+    @query()
+    def private(self, name: str | None = None) -> list[Plain]:
+        """The parameters of the agents; secrets are not shown."""
+        devices = [self.device(name)] if name else self.config.fence_devices.values()
+        return [line for device in devices for line in fencing.parameter_lines(device)]
+
+    @change(Role.ADMINISTRATOR)
+    def create(
+        self,
+        name: str,
+        node: str,
+        agent: str,
+        common: list[Assigned] | None = None,
+        private: list[Assigned] | None = None,
+    ) -> Any:
+        """A device for a node. The agent must be on this node, and its metadata must know the parameters."""
+        owner = self.node(node).id
+        blank = FenceDevice(id=FenceDeviceId(""), name=name, node=owner, agent=agent)
+        parameters = _refuse_reports(private_changes(f"fence device {name!r}", {}, None, private or [], []))
+        bad = fencing.check_parameters(self.access, name, agent, parameters, complete=True)
+        if bad is not None:
+            raise Refused(bad)
+        return _Derived(
+            lambda identifier: updates.CreateFenceDevice(
+                device=FenceDeviceId(identifier),
+                name=name,
+                node=owner,
+                agent=agent,
+                common=common_changes(blank, common or [], []),
+                private=parameters,
+            )
+        )
+
+    @change(Role.ADMINISTRATOR)
+    def delete(self, name: str) -> Update:
+        """The device is not used any more."""
+        return updates.DeleteFenceDevice(device=self.device(name).id)
+
+    @change(Role.ADMINISTRATOR)
+    def set_properties(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change common properties."""
+        device = self.device(name)
+        return updates.SetFenceDeviceProperties(device=device.id, common=common_changes(device, assigned, reset))
+
+    @change(Role.ADMINISTRATOR)
+    def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change parameters of the agent, whose metadata must know them."""
+        device = self.device(name)
+        owner = f"fence device {device.name!r}"
+        parameters = _refuse_reports(private_changes(owner, device.private, None, assigned, reset))
+        given = {known: value for known, value in parameters.items() if value is not None}
+        bad = fencing.check_parameters(self.access, device.name, device.agent, given, complete=False)
+        if bad is not None:
+            raise Refused(bad)
+        return updates.SetFenceDeviceProperties(device=device.id, private=parameters)
+
+    @query(Role.OPERATOR)
+    def test(self, name: str) -> Plain:
+        """Whether the device answers to this node; nothing is switched."""
+        device = self.device(name)
+        problem = ""
+        try:
+            self.access.use_fence_device(device, "monitor", min(device.timeout_ms, fencing.HAND_TIMEOUT_MS))
+        except ClusterError as error:
+            problem = error.message
+        return {**fencing.device_of(self.config, device), "from": self.node(None).name, "problem": problem}
+
+    def device(self, name: str) -> FenceDevice:
+        """The device of that name."""
+        found = self.config.fence_device_named(name)
+        if found is None:
+            raise Refused(reports.fence_device_not_found(name))
+        return found
+
+
 class ResourceTypeServant(Servant):
     """The types of resources."""
 
@@ -778,6 +897,7 @@ SERVANTS: Final[Mapping[str, type[Servant]]] = {
     "Group": GroupServant,
     "Resource": ResourceServant,
     "ResourceType": ResourceTypeServant,
+    "Fence": FenceServant,
     "Network": NetworkServant,
     "NetInterface": NetInterfaceServant,
     "EventStream": EventStreamServant,
@@ -790,7 +910,7 @@ def make_servants(access: ClusterAccess, caller: Caller) -> dict[str, Servant]:
     return {name: kind(access, caller) for name, kind in SERVANTS.items()}
 
 
-def _common_lines(objects: Iterable[Node | Group | Resource]) -> list[Plain]:
+def _common_lines(objects: Iterable[Node | Group | Resource | FenceDevice]) -> list[Plain]:
     return [
         {**dto.property_of(definition, value), "object": one.name}
         for one in objects

@@ -14,6 +14,7 @@ OBJECT_NAMES = (
     "ResourceType",
     "Network",
     "NetInterface",
+    "Fence",
     "EventStream",
 )
 """The Pyro object ids under which the servants are registered."""

@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import ssl
-import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from clussvc import codec
 from clussvc.actions import (
     AddLogMember,
     CommandMonitor,
+    FenceNode,
     FenceSelf,
     Note,
     PeerAddress,
@@ -37,10 +38,11 @@ from clussvc.comms.wire import Kind
 from clussvc.configdb.store import SqliteConfigStore
 from clussvc.eventlog.log import record_to_log
 from clussvc.events import LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
+from clussvc.fencing.agents import AgentMetadata, read_metadata
 from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
 from clussvc.global_update.update import AddJoinToken
 from clussvc.membership.timing_advice import TimingMeasured
-from clussvc.model.config import Config
+from clussvc.model.config import Config, FenceDevice
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorDied, MonitorReport
@@ -50,6 +52,7 @@ from clussvc.native import Heartbeats
 from clussvc.node import NodeCore
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
+from clussvc.service.fences import Fences
 from clussvc.service.joining import Doorkeeper
 from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
@@ -107,7 +110,8 @@ class Node(Runtime):
         self._monitors = MonitorHosts(self._make_monitor, self._said, stop_ms=MONITOR_STOP_MS)
         self._watched: tuple[object, ...] = ()
         self._shortcomings: tuple[str, ...] = ()
-        self._lease_ms = timing.lease_ms
+        self._timing = timing
+        self._fences = Fences(file.self_fence, self._clock_, inbox.put)
         self._open_network(boot)
         self._open_log(RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms))
         self._open_administration()
@@ -122,7 +126,8 @@ class Node(Runtime):
                 StopMonitor: self._stop_monitor,
                 CommandMonitor: self._command_monitor,
                 Note: self._note,
-                FenceSelf: self._fence,
+                FenceSelf: lambda action: self._fences.fence_self(action.why),
+                FenceNode: self._fence_node,
             }
         )
 
@@ -202,7 +207,7 @@ class Node(Runtime):
         """Run until the service stops; says why it stopped. Raises ClusterError if it cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop_service())
-        self._shortcomings = take_priority(self._lease_ms)
+        self._shortcomings = take_priority(self._timing.lease_ms)
         self._streams.start()
         self._heartbeats.start()
         if self._heartbeats.without_realtime:
@@ -210,6 +215,7 @@ class Node(Runtime):
                 f"the heartbeat thread has no real-time priority ({self._heartbeats.without_realtime}), so a busy"
                 " machine may make the node look dead; give the service CAP_SYS_NICE",
             )
+        self._shortcomings += self._fences.open(self._timing)
         for shortcoming in self._shortcomings:
             log.warning("service.shortcoming", because=shortcoming)
         self._raft.start()
@@ -227,6 +233,7 @@ class Node(Runtime):
     def _close(self) -> None:
         self._admin.stop()
         self._monitors.close()
+        self._fences.stop(disarm=self._core.holds_nothing)
         self._raft.stop()
         self._streams.stop()
         self._heartbeats.stop()
@@ -235,6 +242,7 @@ class Node(Runtime):
     # --- the network ------------------------------------------------------------------------------------------------
 
     def _vouch(self, action: Vouch) -> None:
+        self._fences.vouch(action.until_ms)
         if self._watched != (action.watched, action.watch_ms):
             self._watched = action.watched, action.watch_ms
             self._native.watch(action.watched, action.watch_ms)
@@ -316,6 +324,8 @@ class Node(Runtime):
             (
                 *(sys.executable, "-m", "clussvc.service.monitor_main"),
                 *("--parallel-starts", str(self._file.parallel_starts)),
+                *("--release-budget", str(self._timing.release_budget_ms)),
+                *(word for means in self._file.self_fence for word in ("--self-fence", means)),
             ),
             monitor_folder(self._file.run, name),
             lambda report: self._said(name, report),
@@ -344,14 +354,21 @@ class Node(Runtime):
     def _note(self, action: Note) -> None:
         record_to_log(action.record)
 
-    def _fence(self, action: FenceSelf) -> None:
-        """Stop the machine by the configured means; without one, say loudly that nothing was done."""
-        if self._file.self_fence == "none":
-            log.critical("fence.not-configured", because=action.why, remedy="set self_fence in the node file")
+    def _fence_node(self, action: FenceNode) -> None:
+        self._fences.fence_node(action.order, self.config().node_name(action.order.device.node))
+
+    def fence_agent(self, agent: str) -> AgentMetadata:
+        """See ports.ClusterAccess."""
+        return read_metadata(agent)
+
+    def use_fence_device(self, device: FenceDevice, action: str, timeout_ms: int) -> None:
+        """See ports.ClusterAccess."""
+        node = self.config().node_name(device.node)
+        if action == "monitor":
+            self._fences.ask(device, node, timeout_ms=timeout_ms)
             return
-        log.critical("fence.self", because=action.why, command=self._file.self_fence)
-        # The administrator's own command line, run as written; nobody waits for it.
-        subprocess.Popen(self._file.self_fence, shell=True, start_new_session=True)  # noqa: S602
+        self._fences.switch_off(device, node, timeout_ms=timeout_ms)
+        threading.Thread(target=self._fences.switch_on_again, args=(device, node), name="fence-on", daemon=True).start()
 
     def make_join_token(self, *, node_name: str, valid_s: int) -> str | Report:
         """See ports.ClusterAccess."""

@@ -64,7 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--config", type=Path, default=DEFAULT_FILE)
         command.add_argument("--data", type=Path, default=DEFAULT_DATA)
         command.add_argument("--socket", type=Path, default=DEFAULT_SOCKET)
-        command.add_argument("--self-fence", default="none")
+        command.add_argument(
+            "--self-fence",
+            action="append",
+            default=[],
+            metavar="MEANS",
+            help="how to end this machine when resources cannot be terminated in time: sysrq,"
+            " watchdog[:DEVICE[:SECONDS]] or a command; may be given several times",
+        )
     return parser
 
 
@@ -132,7 +139,7 @@ def _node_file(options: argparse.Namespace, *, cluster: str, cluster_id: str, no
         admin_port=options.admin_port,
         data=options.data.resolve(),
         socket=options.socket.resolve(),
-        self_fence=options.self_fence,
+        self_fence=tuple(options.self_fence),
     )
 
 

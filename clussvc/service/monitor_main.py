@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from clussvc.fencing.means import Means, parse_means, use_means
+from clussvc.resources.monitor.last_resort import LastResort
 from clussvc.resources.monitor.lease_word import LeaseWord
 from clussvc.resources.monitor.runner import Monitor
 from clussvc.resources.monitor.workers import STARTS_AT_ONCE
@@ -32,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--parallel-starts", type=int, default=STARTS_AT_ONCE, help="entry points that begin at the same time"
     )
+    parser.add_argument(
+        "--self-fence", action="append", default=[], help="a means to end this machine when resources do not end"
+    )
+    parser.add_argument("--release-budget", type=int, default=0, help="how long ending everything may take, in ms")
     options = parser.parse_args(arguments)
     give_priority_back()
     faulthandler.enable(file=sys.stderr, all_threads=True)
@@ -54,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.socket(fileno=options.fd) as connection:
         monitor = Monitor(
-            connection, run_folder, TypeCatalogue(), lease_word=lease_word, starts_at_once=options.parallel_starts
+            connection,
+            run_folder,
+            TypeCatalogue(),
+            lease_word=lease_word,
+            starts_at_once=options.parallel_starts,
+            last_resort=_last_resort(parse_means(options.self_fence), options.release_budget),
         )
         try:
             status = monitor.run()
@@ -65,6 +76,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that hang must not hold the process.
     sys.stderr.flush()
     os._exit(status)
+
+
+def _last_resort(means: tuple[Means, ...], budget_ms: int) -> LastResort | None:
+    """The end of this machine by the means of the node file; None if it has none. Feeding a watchdog is the service's,
+    and a service that is gone feeds none."""
+    means = tuple(each for each in means if each.kind != "watchdog")
+    if not means:
+        return None
+
+    def fence(why: str) -> None:
+        print(f"the resource monitor ends this machine: {why}", file=sys.stderr, flush=True)
+        use_means(means, expire_watchdog=lambda: None, told=lambda one, what: print(f"{one}: {what}", file=sys.stderr))
+        sys.stderr.flush()
+
+    return LastResort(fence, budget_ms)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ admin_port = 3344            # remote administration (TCP, mutual TLS); 0 for no
 data = "/var/lib/clussvc"
 socket = "/run/clussvc/admin.sock"
 parallel_starts = 16         # resources that one monitor starts or stops at the same time
-self_fence = "none"          # none, or a command to run when resources cannot be terminated in time
+self_fence = ["watchdog", "sysrq"]  # how to end this machine when resources cannot be terminated in time
 ```
 """
 
@@ -51,7 +51,8 @@ class NodeFile:
     socket: Path
     parallel_starts: int = DEFAULT_PARALLEL_STARTS
     """How many entry points one monitor has begin together, 1..1000; see ``resources.monitor.turns``."""
-    self_fence: str = "none"
+    self_fence: tuple[str, ...] = ()
+    """How the node ends its machine; see ``clussvc.fencing.means``. The file may also hold one text, or "none"."""
 
     @property
     def keys(self) -> Path:
@@ -119,7 +120,7 @@ def _check(path: Path, values: dict[str, Any]) -> NodeFile:
         data=Path(get("data", str, str(DEFAULT_DATA))),
         socket=Path(get("socket", str, str(DEFAULT_SOCKET))),
         parallel_starts=get("parallel_starts", int, DEFAULT_PARALLEL_STARTS),
-        self_fence=get("self_fence", str, "none"),
+        self_fence=_texts(path, "self_fence", values.pop("self_fence", [])),
     )
     if values:
         raise ClusterError("node-file-bad", f"{path}: unknown key {', '.join(sorted(values))}; remove it")
@@ -138,6 +139,14 @@ def _check(path: Path, values: dict[str, Any]) -> NodeFile:
     return file
 
 
+def _texts(path: Path, key: str, value: object) -> tuple[str, ...]:
+    """A list of texts, or a single one."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        raise ClusterError("node-file-bad", f"{path}: {key} must be a list of texts, not {value!r}")
+    return tuple(each for each in texts if each != "none")
+
+
 def write_node_file(path: Path, file: NodeFile) -> None:
     """Write the file whole or not at all, readable by its owner."""
     lines = [
@@ -151,7 +160,7 @@ def write_node_file(path: Path, file: NodeFile) -> None:
         f"data = {json.dumps(str(file.data))}",
         f"socket = {json.dumps(str(file.socket))}",
         f"parallel_starts = {file.parallel_starts}",
-        f"self_fence = {json.dumps(file.self_fence)}",
+        f"self_fence = {json.dumps(list(file.self_fence))}",
     ]
     write_whole(path, ("\n".join(lines) + "\n").encode(), mode=0o600)
 

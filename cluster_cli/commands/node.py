@@ -45,6 +45,13 @@ def run(invocation: Invocation, session: Session) -> Screen:
         case "confirmdown":
             session.change("Node", "confirm_down", name)
             return _table(session, name)
+        case "fence":
+            session.progress(f"Fencing node '{_known(session, name)}'...\n")
+            session.change("Node", "fence", name)
+            return _table(session, name)
+        case "clearquarantine":
+            session.change("Node", "clear_quarantine", name)
+            return _table(session, name)
         case "listinterfaces":
             return network.interfaces(session, _known(session, name))
     raise Failed(87, f"/{action.name} is not done by 'cluster node'.", "bad-argument")
@@ -56,6 +63,8 @@ def status(session: Session, name: str | None) -> Screen:
     for node in screen.data:
         for shortcoming in node.get("shortcomings", ()):
             session.remark(f"On node {node['name']} {shortcoming}.")
+        for note in node.get("notes", ()):
+            session.remark(f"{note}.")
     whom = f"node '{screen.data[0]['name']}'" if name else "all available nodes"
     return Screen(text=render.titled(f"Listing status for {whom}:", [screen.text]), data=screen.data)
 

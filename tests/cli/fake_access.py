@@ -13,6 +13,7 @@ import itertools
 import threading
 from collections.abc import Mapping
 
+from clussvc.fencing.agents import AgentMetadata
 from clussvc.global_update.apply import apply
 from clussvc.global_update.update import (
     AddJoinToken,
@@ -31,7 +32,8 @@ from clussvc.global_update.update import (
 from clussvc.membership.regroup import next_eviction
 from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model import reports
-from clussvc.model.config import Config, Group
+from clussvc.model.config import Config, FenceDevice, Group
+from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
@@ -59,6 +61,13 @@ class FakeAccess:
         self.executed: list[tuple[Update, RequestId | None]] = []
         self.missing: tuple[str, ...] = ()
         """What this node's machine does not permit its service."""
+        self.broken_devices: dict[str, str] = {}
+        """Fence devices that do not work, and what they say."""
+        self.liars: set[str] = set()
+        """Fence devices that say that they have switched a node off, and have not."""
+        self.switched: list[tuple[str, str]] = []
+        """What was done with fence devices."""
+        self._off: set[NodeId] = set()
         self.unknown_outcomes = 0
         """So many of the next changes are made but answered with ``outcome-unknown``."""
         self._found(name)
@@ -70,7 +79,9 @@ class FakeAccess:
         return self._config
 
     def view(self) -> LiveView:
-        others = {NodeId(number): PeerView(silent_ms=20, lease_ms=480) for number in (2, 3)}
+        others = {
+            NodeId(number): PeerView(silent_ms=5_000 if number in self._off else 20, lease_ms=480) for number in (2, 3)
+        }
         return LiveView(
             node=NodeId(1),
             phase=NodePhase.MEMBER if self.quorum else NodePhase.RELEASING,
@@ -130,6 +141,25 @@ class FakeAccess:
     def measure_timing(self) -> TimingMeasured:
         """As if it had been quiet for a while."""
         return TimingMeasured(interval_ms=100, sender_late_ms=1, core_late_ms=3, gaps_ms={"NODE2": 104})
+
+    def fence_agent(self, agent: str) -> AgentMetadata:
+        """One agent is installed."""
+        if agent != "fence_ipmilan":
+            raise ClusterError("agent-not-found", f"there is no fence agent {agent!r} on this node")
+        return AgentMetadata(
+            description="IPMI",
+            parameters=frozenset({"action", "ip", "username", "password", "plug"}),
+            required=frozenset({"action", "ip"}),
+            actions=frozenset({"on", "off", "reboot", "status", "monitor", "metadata"}),
+        )
+
+    def use_fence_device(self, device: FenceDevice, action: str, timeout_ms: int) -> None:
+        """As the story says."""
+        self.switched.append((device.name, action))
+        if device.name in self.broken_devices:
+            raise ClusterError("fence-failed", self.broken_devices[device.name])
+        if action == "off" and device.name not in self.liars:
+            self._off.add(device.node)
 
     def statistics(self) -> Mapping[str, int | str]:
         return {"executed": len(self.executed)}

@@ -35,6 +35,10 @@ def happen(access: FakeAccess, words: list[str]) -> None:
             access.failing = set(names)
         case ["missing", what]:
             access.missing = (what,)
+        case ["broken", device, why]:
+            access.broken_devices[device] = why
+        case ["liar", device]:
+            access.liars.add(device)
         case ["quorum", "lost"]:
             access.quorum = False
         case ["kill", name]:

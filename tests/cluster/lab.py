@@ -180,6 +180,9 @@ class Node:
         self._assert_up()
         assert self.holder is not None
         self._lab.switch_ip(f"link set {self.port} down")
+        os.kill(self.holder.pid, signal.SIGKILL)
+        # PID 1 does not end before nsenter(1), which is stopped if the service was, has seen the service's end.
+        self._wake_services()
         self.holder.end()
         self._forget_services()
         # The kernel takes the card away some time after the machine's end; the port must be free for the next boot.
@@ -238,9 +241,12 @@ class Node:
     def thaw(self) -> None:
         """Undo ``freeze`` or ``freeze_service``."""
         signal_all(self.processes(), signal.SIGCONT)
+        self._wake_services()
+
+    def _wake_services(self) -> None:
+        """nsenter(1) stops itself when its child is stopped."""
         for service in self._services:
             with contextlib.suppress(ProcessLookupError):
-                # nsenter(1) stops itself when its child is stopped.
                 os.kill(service.pid, signal.SIGCONT)
 
     # --- the cluster service ----------------------------------------------------------------------------------------

@@ -83,14 +83,13 @@ class Machine:
 
     @property
     def unwatched(self) -> bool:
-        """Whether resources run while the service does not, and their monitor does not either or cannot end them.
+        """Whether resources run while neither the service does, nor their monitor.
 
         Only a watchdog of the hardware ends that, and the simulated machines have none.
         """
         deciding = self.awake and self.stalled_until_us <= self.clock.world_us
         return not deciding and any(
-            monitor.running and (monitor.frozen or monitor.dead or monitor.cannot_end())
-            for monitor in self.monitors.values()
+            monitor.running and (monitor.frozen or monitor.dead) for monitor in self.monitors.values()
         )
 
     @property

@@ -63,6 +63,9 @@ class MonitorEnvironment:
     behaviour: Behaviour
     starting: Callable[[str, ResourceId, int], None]
     report: Callable[[str, MonitorReport], None]
+    fence: Callable[[str], None]
+    """Ends the machine; the monitor does it when what it runs does not end within the release budget."""
+    budget_ms: Callable[[], int]
 
 
 class SimMonitor:
@@ -88,7 +91,8 @@ class SimMonitor:
         self._waiting: list[MonitorCommand] = []
         self._hung: list[MonitorCommand] = []
         self._unfinished: list[Callable[[tuple[ResourceId, ...]], None]] = []
-        self._left = False
+        self._due_ms: list[int] = []
+        """By when ends of everything that are under way, or left something, must be over (the last resort)."""
         self._ending = 0
         """How many terminations of everything are under way; nothing starts meanwhile."""
 
@@ -107,10 +111,6 @@ class SimMonitor:
     def online(self) -> set[ResourceId]:
         """What runs with nothing under way."""
         return self.running.keys() - self.busy.keys()
-
-    def cannot_end(self) -> bool:
-        """Whether something runs that cannot even be terminated, or could not when it was tried."""
-        return self._left or not self._environment.behaviour.unkillable.isdisjoint(self.running)
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -141,6 +141,7 @@ class SimMonitor:
     def thaw(self) -> None:
         """The process goes on: first its deadman's timer, then what waited for it."""
         self.frozen = False
+        self._use_last_resort()
         unfinished, self._unfinished = self._unfinished, []
         for then in unfinished:
             self._end_everything(then)
@@ -169,6 +170,7 @@ class SimMonitor:
     def end_with_service(self) -> None:
         """The connection to the service is gone: terminate everything, as at the end of a lease."""
 
+        self._must_be_over(max(self.lease_until_ms, self._environment.clock.now_ms))
         self._end_everything(lambda _: None)
 
     def _later(self, range_ms: tuple[float, float], action: Callable[[], None]) -> None:
@@ -201,7 +203,22 @@ class SimMonitor:
         if not self.running and not self.busy:
             return
 
+        self._must_be_over(until_ms)
         self._end_everything(lambda left: self._report(DeadmanFired(lease_ended_ms=until_ms, left=left)))
+
+    def _must_be_over(self, lease_ended_ms: int) -> None:
+        """What begins now has a release budget from the end of the lease on."""
+        if not self.running and not self.busy:
+            return
+        due_ms = lease_ended_ms + self._environment.budget_ms()
+        self._due_ms.append(due_ms)
+        self._environment.scheduler.later(self._environment.clock.until_ms(due_ms) + 1, self._use_last_resort)
+
+    def _use_last_resort(self) -> None:
+        now_ms = self._environment.clock.now_ms
+        if not self.dead and not self.frozen and any(due_ms <= now_ms for due_ms in self._due_ms):
+            self._due_ms.clear()
+            self._environment.fence("a monitor could not terminate everything within the release budget")
 
     def _end_everything(self, then: Callable[[tuple[ResourceId, ...]], None]) -> None:
         """Terminate everything, which takes a while; nothing is started meanwhile."""
@@ -226,7 +243,8 @@ class SimMonitor:
         left = tuple(sorted(self._environment.behaviour.unkillable & self.running.keys()))
         for resource in [resource for resource in self.running if resource not in left]:
             del self.running[resource]
-        self._left = bool(left)
+        if not left:
+            self._due_ms.clear()
         return left
 
     def _terminate_everything(self, command: TerminateEverything) -> None:

@@ -516,6 +516,15 @@ MUTATIONS: tuple[Mutation, ...] = (
         seeds_max=10,
     ),
     Mutation(
+        name="no last resort",
+        breaks="R4",
+        what="A monitor whose service is dead does not end its machine when what it runs does not end.",
+        caught_as=_RUNS,
+        broken=broken_by((SimMonitor, "_use_last_resort", lambda monitor: None)),
+        plot=again_and_again("killed with what cannot be killed", every_ms=4_000, for_ms=(2_000, 3_000)),
+        seeds_max=10,
+    ),
+    Mutation(
         name="what is left does not count",
         breaks="R4",
         what="A monitor that could not terminate everything is taken for clean.",

@@ -157,14 +157,14 @@ class Referee:
         if config is None or group is None:
             raise Violation("R1", f"n{machine.id} starts {resource}, of which it has read nothing in the log")
         # A command that waited in a monitor that stood still may be older than a move between groups of its node.
-        ordered = group.epoch == epoch or self._moved_from.get(resource) == (machine.id, epoch)
-        if group.owner != machine.id or group.released or not ordered:
+        moved = group.epoch != epoch and self._moved_from.get(resource) == (machine.id, epoch)
+        if group.owner != machine.id or group.released or not (group.epoch == epoch or moved):
             raise Violation(
                 "R1",
                 f"n{machine.id} starts {resource} under epoch {epoch}; by the log as it has read it, group {group.id}"
                 f" has epoch {group.epoch} and {'no owner' if group.released else f'the owner n{group.owner}'}",
             )
-        if self._owner_of.get((group.id, epoch), machine.id) != machine.id:
+        if not moved and self._owner_of.get((group.id, epoch), machine.id) != machine.id:
             raise Violation("R1", f"n{machine.id} starts {resource} under epoch {epoch}, which is another node's")
         online = machine.all_online()
         for provider in known.depends_on if known is not None else ():

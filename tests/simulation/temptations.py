@@ -226,6 +226,17 @@ def _isolated_with_what_cannot_be_killed(trouble: Trouble, step: Step) -> None:
     scene.at(step.for_ms + 500, lambda: scene.world.behaviour.unkillable.difference_update(stubborn))
 
 
+def _killed_with_what_cannot_be_killed(trouble: Trouble, step: Step) -> None:
+    """A service is killed while nothing that runs on its node can be terminated."""
+    scene = Scene(trouble, step)
+    machine = trouble.machine(step.picks[1])
+    stubborn = set(machine.running) - scene.world.behaviour.unkillable
+    scene.world.behaviour.unkillable.update(stubborn)
+    scene.world.crash_service(machine.name)
+    scene.world.start_later(machine)
+    scene.at(step.for_ms, lambda: scene.world.behaviour.unkillable.difference_update(stubborn))
+
+
 def _born_into_silence(trouble: Trouble, step: Step) -> None:
     """The coordinator hears nothing of a node; the other voter did, until its service was started anew."""
     scene = Scene(trouble, step)
@@ -276,6 +287,7 @@ KINDS: dict[str, Callable[[Trouble, Step], None]] = {
     "born into silence": _born_into_silence,
     "silences in turn": _silences_in_turn,
     "isolated with what cannot be killed": _isolated_with_what_cannot_be_killed,
+    "killed with what cannot be killed": _killed_with_what_cannot_be_killed,
     "late proposals": _late_proposals,
     "move": _move,
 }

@@ -428,9 +428,10 @@ class World:
                 self.crash(machine.name)
             else:
                 self._end_service(machine)
-            self._start_later(machine)
+            self.start_later(machine)
 
-    def _start_later(self, machine: Machine) -> None:
+    def start_later(self, machine: Machine) -> None:
+        """Its service is started again after a while, if somebody does that here."""
         generation = machine.generation
 
         def again() -> None:
@@ -675,7 +676,7 @@ class World:
             case StopService():
                 self._end_service(machine)
                 if self.keep_running:
-                    self._start_later(machine)
+                    self.start_later(machine)
             case StopMonitor():
                 stopped = machine.monitors.pop(action.monitor, None)
                 assert stopped is None or not stopped.running, "a monitor was stopped that still runs something"
@@ -696,7 +697,7 @@ class World:
         def off() -> None:
             if machine.power == power:
                 self.crash(machine.name)
-                self._start_later(machine)
+                self.start_later(machine)
 
         self.scheduler.later(5, off)
 
@@ -708,7 +709,7 @@ class World:
             victim = self.nodes[order.device.node]
             if kind.works and not kind.lies:
                 self.crash(victim.name)
-                self._start_later(victim)
+                self.start_later(victim)
             if machine.generation == generation:
                 detail = "" if kind.works else "the device does not answer"
                 self._give(machine, FenceEnded(ticket=order.ticket, off=kind.works, detail=detail))
@@ -792,6 +793,8 @@ class World:
             behaviour=self.behaviour,
             starting=lambda monitor, resource, epoch: self.referee.starts(machine, resource, epoch),
             report=lambda monitor, report: self._monitor_says(machine, generation, monitor, report),
+            fence=lambda why: self._fence(machine, why),
+            budget_ms=lambda: self.timing.release_budget_ms,
         )
         old = machine.monitors.get(name)
         fresh = old.succeed(environment) if old is not None else SimMonitor(name, environment)

@@ -93,6 +93,17 @@ class Deadman:
                 return False
             return boottime_ms() < self._until_ms or self._went_on()
 
+    def lease_until_ms(self) -> int | None:
+        """When the present lease ends (CLOCK_BOOTTIME), as far as it is known; None if none runs."""
+        with self._lock:
+            if self._until_ms is None:
+                return None
+            until_ms = self._until_ms
+            if self._word is not None:
+                gaps, word_ms = self._word.read()
+                until_ms = max(until_ms, word_ms) if gaps == self._gaps else until_ms
+            return until_ms
+
     def _went_on(self) -> bool:
         """Whether the lease that ends now has been extended in time; then that is taken over. Under the lock."""
         if self._word is None or self._until_ms is None:

@@ -62,7 +62,8 @@ from clussvc.model.monitoring import (
 from clussvc.model.states import ResourceState
 from clussvc.resources.monitor.deadman import Deadman, StartGate
 from clussvc.resources.monitor.handle import HandleSink, ResourceHandle, plain_text
-from clussvc.resources.monitor.kernel import become_subreaper, monotonic_ms
+from clussvc.resources.monitor.kernel import become_subreaper, boottime_ms, monotonic_ms
+from clussvc.resources.monitor.last_resort import LastResort
 from clussvc.resources.monitor.lease_word import LeaseWord
 from clussvc.resources.monitor.processes import (
     RESOURCE_MARKER,
@@ -131,8 +132,10 @@ class Monitor(HandleSink):
         *,
         lease_word: LeaseWord | None = None,
         starts_at_once: int = STARTS_AT_ONCE,
+        last_resort: LastResort | None = None,
     ) -> None:
-        """``starts_at_once`` bounds the entry points that begin together (:mod:`clussvc.resources.monitor.turns`)."""
+        """``starts_at_once`` bounds the entry points that begin together (:mod:`clussvc.resources.monitor.turns`);
+        ``last_resort`` is told of every end that must be over in time."""
         self._connection = connection
         self._connection.setblocking(False)
         self._run_folder = run_folder
@@ -142,6 +145,7 @@ class Monitor(HandleSink):
         self._pool = CallPool(self._returned, CallBoard(run_folder / "calls"), starts_at_once)
         self._spawner = Spawner(self._gate.lock)
         self._deadman = Deadman(self._lease_ended, lease_word)
+        self._last_resort = last_resort
         self._schedule = PollSchedule(self._polls_due)
         self._reaper = OrphanReaper()
         self._slots: dict[ResourceId, Slot] = {}
@@ -174,6 +178,8 @@ class Monitor(HandleSink):
         """Serve until the service is gone and everything has been terminated. 0: nothing was left running."""
         become_subreaper()
         self._spawner.start()
+        if self._last_resort is not None:
+            self._last_resort.start(then=lambda: self._post(self._leave_if_alone))
         self._deadman.start()
         self._schedule.start()
         self._schedule.every(HOUSEKEEPING_MS, "housekeeping", lambda: self._post(self._keep_house))
@@ -295,9 +301,13 @@ class Monitor(HandleSink):
 
         def leave(left: tuple[ResourceId, ...]) -> None:
             self._left = left
-            self._over = True
+            # While something is left the last resort is still to come.
+            self._over = not left or self._last_resort is None
 
-        threading.Thread(target=self._end_everything, args=(why, leave), name="last", daemon=True).start()
+        ends_ms = self._deadman.lease_until_ms() or boottime_ms()
+        threading.Thread(
+            target=self._end_in_time, args=(ends_ms, f"the service is gone ({why})", leave), name="last", daemon=True
+        ).start()
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -719,10 +729,26 @@ class Monitor(HandleSink):
         def answer(left: tuple[ResourceId, ...]) -> None:
             self._report(DeadmanFired(lease_ended_ms=ended_ms, left=left))
 
-        self._end_everything("the lease of this node ended", answer)
+        self._end_in_time(ended_ms, "the lease of this node ended", answer)
 
-    def _end_everything(self, why: str, then: Callable[[tuple[ResourceId, ...]], None]) -> None:
-        """Runs in a thread of its own; hung workers are not waited for. ``then`` runs in the main loop."""
+    def _leave_if_alone(self) -> None:
+        """The last resort was used, and this process still lives: without a service there is nothing more to do."""
+        self._over = self._over or self._service_gone
+
+    def _end_in_time(self, lease_ended_ms: int, why: str, then: Callable[[tuple[ResourceId, ...]], None]) -> None:
+        """End everything, which others rely on a release budget after the end of the lease."""
+        if self._last_resort is None:
+            self._end_everything(why, then)
+            return
+        number = self._last_resort.begin(lease_ended_ms, why)
+        left = self._end_everything(why, then)
+        self._last_resort.over(number, clean=not left)
+
+    def _end_everything(self, why: str, then: Callable[[tuple[ResourceId, ...]], None]) -> tuple[ResourceId, ...]:
+        """Runs in a thread of its own; hung workers are not waited for. ``then`` runs in the main loop.
+
+        Returns what could not be terminated.
+        """
         with self._gate.lock:
             self._endings += 1
         with self._ending_all, self._gate.closed():
@@ -748,6 +774,7 @@ class Monitor(HandleSink):
                 slot.handle.reap_ended()
             self._leave_if_hung(calls)
         self._post(lambda: self._ended_everything(why, tuple(sorted(left)), then))
+        return tuple(sorted(left))
 
     def _leave_if_hung(self, calls: list[Call]) -> None:
         """Nobody can vouch for what an online that has not returned will do; only the end of this process settles it.
