@@ -1,0 +1,1 @@
+"""This cluster service beside others, on the same machines, with the same faults, the same client, the same server."""

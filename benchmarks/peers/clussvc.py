@@ -1,0 +1,79 @@
+"""This cluster service as a contender."""
+
+from __future__ import annotations
+
+from benchmarks.peers.contender import NETMASK_BITS, WEB_SERVER
+from clussvc import __version__
+from tests.cluster.formation import Cluster
+from tests.cluster.lab import VIP, Lab, Node
+
+GROUP = "WEB"
+
+
+class Clussvc:
+    """An IP Address and a Generic Script in one group, with a timing profile."""
+
+    faults = frozenset({"crash", "cut", "mute", "server", "daemon", "move", "leader"})
+    phase_s = 1.0
+    hold_s = 3.0
+
+    def __init__(self, lab: Lab, profile: str) -> None:
+        self.name = f"clussvc {profile}"
+        self._lab = lab
+        self._profile = profile
+        self._cluster = Cluster(lab)
+
+    def begin(self) -> None:
+        """Form the cluster and bring the group online."""
+        cluster = self._cluster
+        cluster.form(self._profile)
+        cluster.command("group", GROUP, "/create")
+        private = (f"Address={VIP}", f"SubnetMask={NETMASK_BITS}")
+        cluster.command("res", "IP", "/create", f"/group:{GROUP}", "/type:IP Address", "/priv", *private)
+        private = (f"ScriptFilepath={WEB_SERVER}", "Port=80:dword")
+        cluster.command("res", "WEB", "/create", f"/group:{GROUP}", "/type:Generic Script", "/priv", *private)
+        cluster.command("res", "WEB", "/adddep:IP")
+        cluster.command("group", GROUP, "/online:NODE1", "/wait:60")
+
+    def ready(self) -> bool:
+        """Every node up, by the word of each."""
+        nodes = self._lab.nodes
+        if not all(node.up and node.service() is not None and self._cluster.takes_part(node) for node in nodes):
+            return False
+        return set(self._cluster.node_states(nodes[0]).values()) == {"Up"} and self.active() is not None
+
+    def active(self) -> Node | None:
+        """The owner of the group, if it is online."""
+        for node in self._lab.nodes:
+            if node.up and self._cluster.takes_part(node):
+                group = self._cluster.group(GROUP, on=node)
+                return self._lab.named(group.node) if group is not None and group.state == "Online" else None
+        return None
+
+    def leader(self) -> Node | None:
+        """The node that leads the log."""
+        for node in self._lab.nodes:
+            if node.up and (name := self._cluster.coordinator(node)):
+                return self._lab.named(name)
+        return None
+
+    def restart(self, node: Node) -> None:
+        """Start the service of a machine that was booted."""
+        node.start_service()
+
+    def kill_daemon(self, node: Node) -> None:
+        """Kill the service; its monitors live."""
+        node.kill_service()
+
+    def move(self, source: Node, target: Node) -> None:
+        """The command of an administrator."""
+        self._cluster.command("group", GROUP, f"/moveto:{target.name}", "/wait:60", on=source)
+
+    def after(self, node: Node) -> None:
+        """A service that was killed is started again, as systemd would."""
+        if node.up and node.service() is None:
+            node.start_service()
+
+    def version(self) -> str:
+        """As ``cluster /version`` says."""
+        return f"clussvc {__version__}"
