@@ -1,0 +1,79 @@
+"""False deaths under full load: ``python -m benchmarks.load --profile fast --minutes 10``.
+
+Three nodes on machines made of namespaces, a group online, and as many busy processes as this machine has cores, at
+ordinary priority. Nobody fails, so every lost lease and every node that was declared down is a mistake; both are
+counted from the nodes' own logs. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from benchmarks.peers.clussvc import Clussvc
+from clussvc.model.settings import PROFILES
+from tests.cluster.lab import Lab, eventually
+from tests.cluster.probe import longest_gap
+
+RESULTS: Final = Path(__file__).with_name("results")
+LOOK_S: Final = 5.0
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="load", description="False deaths under full load.")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="lan")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    cores = os.cpu_count() or 1
+    temporary = tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True)
+    with temporary as folder, Lab(folder=Path(folder)) as lab:
+        contender = Clussvc(lab, arguments.profile)
+        contender.begin()
+        eventually(contender.ready, "the cluster is ready", timeout_s=120)
+        starts = {node.name: len((node.data / "service.log").read_text()) for node in lab.nodes}
+        busy = [subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"]) for _ in range(cores)]
+        probe = lab.probe(rate_hz=20)
+        begin_s = time.monotonic()
+        try:
+            while time.monotonic() < begin_s + arguments.minutes * 60:
+                time.sleep(LOOK_S)
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+        gap = longest_gap(probe.end(), since_s=begin_s)
+        logs = {node.name: (node.data / "service.log").read_text()[starts[node.name] :] for node in lab.nodes}
+    lost = {name: text.count(" node.releasing ") for name, text in logs.items()}
+    down = max(text.count(" node.down ") for text in logs.values())
+    result = {
+        "profile": arguments.profile,
+        "minutes": arguments.minutes,
+        "busy_processes": cores,
+        "leases_lost": lost,
+        "declared_down": down,
+        "longest_gap_s": round(gap.length_s, 3) if gap else None,
+        "machine": {"kernel": platform.release(), "python": platform.python_version(), "cpus": cores},
+    }
+    print(
+        f"{arguments.profile}: {arguments.minutes:g} minutes, {cores} busy processes: {down} nodes declared down,"
+        f" {sum(lost.values())} leases lost, the client's longest gap {result['longest_gap_s']} s"
+    )
+    path = arguments.output or RESULTS / f"load-{arguments.profile}-{time.strftime('%Y%m%dT%H%M%S')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"Everything: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
