@@ -1,9 +1,10 @@
 """How long planning takes beside ``crm_simulate``: ``python -m benchmarks.peers.planning``.
 
 1000 resources on 8 nodes: nothing placed yet, everything at rest, one node lost. Ours are 300 groups with owners,
-preferences and repulsions (see ``benchmarks.planning``); Pacemaker's are 1000 separate primitives with a stickiness, and
-a status section as a running cluster would have it. ``crm_simulate`` also starts as a program and reads that file,
-which is part of its figure (a few hundredths of a second); ours is the planner alone, in the process that needs it.
+preferences and repulsions (see ``benchmarks.planning``); Pacemaker's are 1000 primitives of their own with a
+stickiness, and a status section as a running cluster would have it. ``crm_simulate`` also starts as a program and
+reads that file, which is part of its figure (a few hundredths of a second); ours is the planner alone, in the process
+that needs it.
 """
 
 from __future__ import annotations
