@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from benchmarks.machine import machine
 from benchmarks.peers.clussvc import Clussvc
 from clussvc.model.settings import PROFILES
 from tests.cluster.lab import Lab, eventually
@@ -62,7 +62,7 @@ def main() -> int:
         "leases_lost": lost,
         "declared_down": down,
         "longest_gap_s": round(gap.length_s, 3) if gap else None,
-        "machine": {"kernel": platform.release(), "python": platform.python_version(), "cpus": cores},
+        "machine": machine(),
     }
     print(
         f"{arguments.profile}: {arguments.minutes:g} minutes, {cores} busy processes: {down} nodes declared down,"

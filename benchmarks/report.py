@@ -8,18 +8,16 @@ around the marks and stays.
 from __future__ import annotations
 
 import argparse
-import datetime
 import html
 import json
 import math
-import os
-import platform
-import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
+
+from benchmarks.peers.__main__ import CONTENDERS
 
 RESULTS: Final = Path(__file__).with_name("results")
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
@@ -61,26 +59,36 @@ def lines_of(header: list[str], rows: Table) -> str:
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def machine(_: object = None) -> str:
-    """What all this was measured on."""
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "unknown processor",
-    )
-    memory_kib = int(re.findall(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[0])
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+def merged(kind: str) -> dict[str, Any] | None:
+    """The newest rounds of each contender, which may have been measured one after the other."""
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    about: dict[str, Any] = {}
+    for path in sorted(RESULTS.glob(f"{kind}-2*.json"), key=lambda path: path.stat().st_mtime):
+        found = json.loads(path.read_text())
+        about = found["machine"]
+        for tag in {one["tag"] for one in found["rounds"]}:
+            rounds[tag] = [one for one in found["rounds"] if one["tag"] == tag]
+    ordered = [one for tag in CONTENDERS for one in rounds.get(tag, [])]
+    return {"machine": about, "rounds": ordered} if ordered else None
+
+
+def machine() -> str:
+    """What was measured on, when, and which commit."""
+    found = merged("peers")
+    if found is None:
+        return ""
+    about = found["machine"]
     return (
-        f"Measured on {today}: {os.cpu_count()} cores ({model}), {memory_kib / 2**20:.0f} GiB, Linux"
-        f" {platform.release().split('-')[0]}, Python {platform.python_version()}."
+        f"Measured on {about['date']} at commit {about['commit']}: {about['cores']} cores ({about['processor']}),"
+        f" {about['memory_gib']} GiB, Linux {about['kernel']}, Python {about['python']}."
     )
 
 
-def outages(found: dict[str, Any]) -> str:
+def outages() -> str:
     """Outages of all contenders, with a plot."""
+    found = merged("peers")
+    if found is None:
+        return ""
     rounds = found["rounds"]
     contenders = list(dict.fromkeys(one["contender"] for one in rounds))
     rows, bars = [], []
@@ -117,11 +125,11 @@ def updates(found: dict[str, Any]) -> str:
     bars = []
     for clients in dict.fromkeys(one["clients"] for one in found["steps"]):
         mine = [one for one in found["steps"] if one["clients"] == clients]
-        group = [(one["contender"], (one["median_ms"], one["median_ms"], one["p99_ms"])) for one in mine]
+        group = [(one["contender"], (one["min_ms"], one["median_ms"], one["p99_ms"])) for one in mine]
         bars.append((f"{clients} client{'s' if clients > 1 else ''}", group))
     contenders = list(dict.fromkeys(one["contender"] for one in found["steps"]))
     (PLOTS / "updates.svg").write_text(
-        plot(bars, contenders, "milliseconds for a committed update, to the 99th percentile")
+        plot(bars, contenders, "milliseconds for a committed update", most="99th percentile")
     )
     header = ["contender", "clients", "updates per second", "median ms", "p99 ms", "max ms"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
@@ -142,8 +150,11 @@ def startup(found: dict[str, Any]) -> str:
 
 def planning(found: dict[str, Any]) -> str:
     """Planning beside crm_simulate."""
-    rows = [[one["contender"], one["situation"], str(one["median_ms"]), str(one["max_ms"])] for one in found["plans"]]
-    return lines_of(["contender", "situation", "median ms", "max ms"], rows)
+    rows = [
+        [one["contender"], one["situation"], *(str(one[name]) for name in ("median_ms", "max_ms", "planned"))]
+        for one in found["plans"]
+    ]
+    return lines_of(["contender", "situation", "median ms", "max ms", "decisions or actions"], rows)
 
 
 def bulk(found: dict[str, Any]) -> str:
@@ -187,7 +198,7 @@ def load(kind: str) -> Callable[[], str]:
             return "(not measured)"
         return (
             f"`{found['profile']}`: {found['minutes']:g} minutes with {found['busy_processes']} busy processes on"
-            f" {found['machine']['cpus']} cores: {found['declared_down']} nodes declared down,"
+            f" {found['machine']['cores']} cores: {found['declared_down']} nodes declared down,"
             f" {sum(found['leases_lost'].values())} leases lost; the client's longest gap was"
             f" {found['longest_gap_s']} s."
         )
@@ -207,7 +218,7 @@ def part_of(kind: str, told: Callable[[dict[str, Any]], str]) -> Callable[[], st
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "machine": machine,
-    "outages": part_of("peers", outages),
+    "outages": outages,
     "updates": part_of("updates", updates),
     "startup": part_of("startup", startup),
     "planning": part_of("planning", planning),
@@ -221,12 +232,17 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
 
 
 def plot(
-    groups: Iterable[tuple[str, list[tuple[str, tuple[float, float, float]]]]], contenders: list[str], axis: str
+    groups: Iterable[tuple[str, list[tuple[str, tuple[float, float, float]]]]],
+    contenders: list[str],
+    axis: str,
+    *,
+    most: str = "most",
 ) -> str:
     """Bars of medians on a logarithmic scale, with whiskers from the least to the most; an SVG for light and dark."""
     groups = list(groups)
     values = [value for _, bars in groups for _, figures in bars for value in figures]
-    low, high = 10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values)))
+    low, high = 10.0 ** math.floor(math.log10(min(values))), 10.0 ** math.ceil(math.log10(max(values)))
+    high = max(high, 10 * low)
 
     def x(value: float) -> float:
         return LABEL_PX + (WIDTH_PX - LABEL_PX - 60) * math.log(max(value, low) / low) / math.log(high / low)
@@ -236,14 +252,15 @@ def plot(
     for title, bars in groups:
         parts.append(f'<text x="8" y="{y + 11:.0f}" class="title">{html.escape(title)}</text>')
         y += 18
-        for name, (least, median, most) in bars:
+        for name, (least, median, greatest) in bars:
             colour = COLOURS[contenders.index(name) % len(COLOURS)]
             middle = y + BAR_PX / 2
             parts.append(
                 f'<text x="{LABEL_PX - 8}" y="{y + 11:.0f}" class="label">{html.escape(name)}</text>'
                 f'<rect x="{LABEL_PX}" y="{y:.0f}" width="{max(x(median) - LABEL_PX, 1):.1f}" height="{BAR_PX}"'
-                f' fill="{colour}"/><line x1="{x(least):.1f}" y1="{middle:.0f}" x2="{x(most):.1f}" y2="{middle:.0f}"'
-                f' class="whisker"/><text x="{x(most) + 6:.1f}" y="{y + 11:.0f}" class="value">{median:.3g}</text>'
+                f' fill="{colour}"/><line x1="{x(least):.1f}" y1="{middle:.0f}" x2="{x(greatest):.1f}"'
+                f' y2="{middle:.0f}"'
+                f' class="whisker"/><text x="{x(greatest) + 6:.1f}" y="{y + 11:.0f}" class="value">{median:.3g}</text>'
             )
             y += BAR_PX + 3
         y += GAP_PX
@@ -269,7 +286,7 @@ def plot(
         ".grid{stroke:#999;stroke-opacity:.25}.whisker{stroke:#222;stroke-width:1.5}"
         "@media(prefers-color-scheme:dark){text{fill:#ddd}.whisker{stroke:#eee}}</style>"
         f'{legend}{"".join(ticks)}{"".join(parts)}<text x="{LABEL_PX}" y="{height - 6:.0f}" class="value">'
-        f"{html.escape(axis)} (logarithmic; bar: median, line: least to most)</text></svg>\n"
+        f"{html.escape(axis)} (logarithmic; bar: median, line: least to {most})</text></svg>\n"
     )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import shutil
 import statistics
@@ -21,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine
 from benchmarks.peers.clussvc import Clussvc
 from benchmarks.peers.contender import Contender
 from benchmarks.peers.pacemaker import Pacemaker
@@ -77,14 +76,13 @@ def main() -> int:
     if peers and shutil.which("pacemakerd"):
         found += measure(Pacemaker, peers, arguments.times)
     else:
-        print("Pacemaker: skipped, since it is not installed")
+        print("Pacemaker: skipped, since it is not installed (Debian: pacemaker corosync pacemaker-cli-utils pcs)")
     print(f"{'program':<20} {'median ms':>10} {'min':>8} {'max':>8} {'cpu ms':>8}")
     for one in found:
         print(f"{one['program']:<20} {one['median_ms']:>10} {one['min_ms']:>8} {one['max_ms']:>8} {one['cpu_ms']:>8}")
     path = arguments.output or RESULTS / f"startup-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
-    path.write_text(json.dumps({"machine": machine, "programs": found}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine(), "programs": found}, indent=2) + "\n")
     print(f"\nEverything: {path}")
     return 0
 

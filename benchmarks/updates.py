@@ -16,7 +16,6 @@ import contextlib
 import http.client
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine
 from clussvc import __version__
 from clussvc.admin.client import connect
 from tests.cluster.formation import Cluster
@@ -165,6 +165,7 @@ def measure(kind: str, node: Node, where: str, clients: int, seconds: float) -> 
         "clients": clients,
         "updates": len(taken_ms),
         "per_second": round(len(taken_ms) / seconds, 1),
+        "min_ms": round(taken_ms[0], 3),
         "median_ms": round(taken_ms[len(taken_ms) // 2], 3),
         "p99_ms": round(taken_ms[len(taken_ms) * 99 // 100], 3),
         "max_ms": round(taken_ms[-1], 3),
@@ -200,7 +201,7 @@ def main() -> int:
     versions = {"clussvc": __version__}
     contenders = {"clussvc": clussvc_cluster, "etcd": etcd_cluster}
     if shutil.which("etcd") is None:
-        print("etcd: skipped, since it is not installed")
+        print("etcd: skipped, since it is not installed (Debian: etcd-server)")
         del contenders["etcd"]
     else:
         said = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout
@@ -222,8 +223,7 @@ def main() -> int:
     print(f"\nwriting and syncing 512 bytes takes {synced_ms} ms here")
     path = arguments.output or RESULTS / f"updates-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
-    said_all = {"machine": machine, "versions": versions, "sync_ms": synced_ms, "steps": found}
+    said_all = {"machine": machine(), "versions": versions, "sync_ms": synced_ms, "steps": found}
     path.write_text(json.dumps(said_all, indent=2) + "\n")
     print(f"Everything: {path}")
     return 0

@@ -829,7 +829,8 @@ class NodeCore:
             least_ms = max(1, step_ms) if monitor.fed_until_ms > self._now_ms + step_ms else 1
             if until_ms >= monitor.fed_until_ms + least_ms:
                 monitor.fed_until_ms = until_ms
-                self._out.append(CommandMonitor(monitor=monitor.name, command=LeaseExtended(until_ms=until_ms)))
+                extended = LeaseExtended(until_ms=until_ms, budget_ms=self._timing.release_budget_ms)
+                self._out.append(CommandMonitor(monitor=monitor.name, command=extended))
 
     def _step_groups(self) -> None:
         wanted = self._ownership.step(self._now_ms, ready=self._monitor_ready)

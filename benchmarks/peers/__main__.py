@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -36,6 +35,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine
 from benchmarks.peers.clussvc import Clussvc
 from benchmarks.peers.contender import Contender, server_of
 from benchmarks.peers.keepalived import Keepalived
@@ -62,6 +62,11 @@ CONTENDERS: Final[dict[str, tuple[str, Callable[[Lab], Contender]]]] = {
 }
 """Each with the program that must be there."""
 
+PACKAGES: Final = {
+    "pacemakerd": "pacemaker corosync resource-agents pacemaker-cli-utils",
+    "keepalived": "keepalived",
+}
+
 
 class Round:
     """One fault and the way back from it."""
@@ -83,7 +88,12 @@ class Round:
         time.sleep(self._chance.uniform(0, contender.phase_s))
         fault_s = time.monotonic()
         self._strike(victim)
-        probe.wait_answered(since_s=fault_s + 0.02, answers=SETTLED_ANSWERS, timeout_s=SETTLE_LIMIT_S)
+        if self._fault == "move":
+            # A move that is slow to begin must not be taken for one without a gap.
+            eventually(
+                lambda: contender.active() not in (None, victim), "the group has moved", timeout_s=SETTLE_LIMIT_S
+            )
+        probe.wait_answered(since_s=max(fault_s + 0.02, time.monotonic() - 1), answers=SETTLED_ANSWERS)
         over_s = time.monotonic()
         gap = longest_gap(probe.attempts(), since_s=fault_s, until_s=over_s)
         assert gap is not None
@@ -208,15 +218,14 @@ def main() -> int:
             parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     path = arguments.output or RESULTS / f"peers-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
     rounds: list[dict[str, Any]] = []
     for tag in arguments.contenders:
         program, _ = CONTENDERS[tag]
         if program and shutil.which(program) is None:
-            print(f"{tag}: skipped, since {program} is not installed", flush=True)
+            print(f"{tag}: skipped, since {program} is not installed (Debian: {PACKAGES[program]})", flush=True)
             continue
         rounds += measure(tag, arguments.faults, arguments.rounds, arguments.seed)
-        path.write_text(json.dumps({"machine": machine, "rounds": rounds}, indent=2) + "\n")
+        path.write_text(json.dumps({"machine": machine(), "rounds": rounds}, indent=2) + "\n")
     print(f"\n{table(rounds)}\n\nEvery round: {path}")
     return 0
 

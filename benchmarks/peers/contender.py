@@ -36,7 +36,7 @@ class Contender(Protocol):
         """Start the daemons of a machine that has just been booted."""
 
     def move(self, source: Node, target: Node) -> None:
-        """Begin a planned move; returns at once."""
+        """Have it moved, as an administrator would; may return before it is done."""
 
     def after(self, node: Node) -> None:
         """Undo what a fault or a move has left in its configuration."""

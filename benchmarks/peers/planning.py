@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -22,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.machine import machine
 from benchmarks.planning import NODES, NOW_MS, RESOURCES, cluster, without_node
 from clussvc.groups.planner import plan
 from clussvc.model.config import Config
@@ -88,8 +87,9 @@ def cib(*, lost: int | None = None, placed: bool = False) -> str:
     )
 
 
-def simulate(content: str, folder: Path) -> list[float]:
-    """The times of crm_simulate, in milliseconds. Without ``--simulate`` it plans and does no more."""
+def simulate(content: str, folder: Path) -> tuple[list[float], int]:
+    """The times of crm_simulate, in milliseconds, and how many actions it planned. Without ``--simulate`` it plans and
+    does no more."""
     file, graph = folder / "cib.xml", folder / "graph"
     file.write_text(content)
     taken_ms = []
@@ -101,17 +101,18 @@ def simulate(content: str, folder: Path) -> list[float]:
             stdout=subprocess.DEVNULL,
         )
         taken_ms.append((time.perf_counter() - begin_s) * 1000)
-    return taken_ms
+    return taken_ms, graph.read_text().count("<rsc_op ")
 
 
-def think(config: Config) -> list[float]:
-    """The times of our planner, in milliseconds."""
+def think(config: Config) -> tuple[list[float], int]:
+    """The times of our planner, in milliseconds, and how many decisions it made."""
     taken_ms = []
+    decisions = 0
     for _ in range(REPEATS):
         begin_s = time.perf_counter()
-        plan(config, now_ms=NOW_MS)
+        decisions = len(plan(config, now_ms=NOW_MS).updates)
         taken_ms.append((time.perf_counter() - begin_s) * 1000)
-    return taken_ms
+    return taken_ms, decisions
 
 
 def main() -> int:
@@ -122,12 +123,14 @@ def main() -> int:
     placed = cluster(placed=True)
     found: list[dict[str, Any]] = []
 
-    def note(contender: str, situation: str, taken_ms: list[float]) -> None:
+    def note(contender: str, situation: str, taken: tuple[list[float], int]) -> None:
+        taken_ms, planned = taken
         one = {
             "contender": contender,
             "situation": situation,
             "median_ms": round(statistics.median(taken_ms), 1),
             "max_ms": round(max(taken_ms), 1),
+            "planned": planned,
         }
         found.append(one)
         print(f"{contender:<14} {situation:<16} {one['median_ms']:>9} ms   at most {one['max_ms']} ms", flush=True)
@@ -150,8 +153,7 @@ def main() -> int:
                 note("crm_simulate", situation, simulate(content, Path(folder)))
     path = arguments.output or RESULTS / f"planning-{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
-    path.write_text(json.dumps({"machine": machine, "resources": RESOURCES, "nodes": NODES, "plans": found}) + "\n")
+    path.write_text(json.dumps({"machine": machine(), "resources": RESOURCES, "nodes": NODES, "plans": found}) + "\n")
     print(f"\nEverything: {path}")
     return 0
 

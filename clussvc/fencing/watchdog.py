@@ -29,6 +29,8 @@ _KEEP_ALIVE: Final = 0x80045705
 _SET_TIMEOUT: Final = 0xC0045706
 _GET_TIMEOUT: Final = 0x80045707
 
+_MAGIC_CLOSE: Final = 0x0100
+
 FEEDS_PER_TIMEOUT: Final = 5
 
 
@@ -75,6 +77,15 @@ class Watchdog:
         except OSError:
             return ""
         return answer[8:].split(b"\0")[0].decode("utf-8", "replace")
+
+    @property
+    def outlives_its_feeder(self) -> bool:
+        """Whether it goes on when its file is closed without the ``V``, as it is when a process dies."""
+        try:
+            answer = fcntl.ioctl(self._file, _GET_SUPPORT, bytes(40))
+        except OSError:
+            return False
+        return bool(struct.unpack("I", answer[:4])[0] & _MAGIC_CLOSE)
 
     def feed(self) -> None:
         """Begin its time anew. Raises OSError."""

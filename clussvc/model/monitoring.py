@@ -101,6 +101,8 @@ class LeaseExtended:
     """Feed the deadman: everything may run until ``until_ms`` (CLOCK_BOOTTIME)."""
 
     until_ms: int
+    budget_ms: int = 0
+    """How long ending everything may take after that, by the present timings; 0: as it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

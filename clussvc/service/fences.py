@@ -60,6 +60,11 @@ class Fences:
         self._feeder = WatchdogFeeder(watchdog, self._clock)
         self._feeder.start()
         log.info("fence.watchdog", device=str(means.device), identity=watchdog.identity, timeout_s=watchdog.timeout_s)
+        if not watchdog.outlives_its_feeder:
+            return (
+                "its driver stops it when the service dies (it knows no magic close), so it guards only against a"
+                " service that hangs; use another watchdog, or load the driver with nowayout=1"
+            )
         beyond_ms = timing.lease_ms + watchdog.timeout_s * 1_000 - timing.silence_ms()
         if beyond_ms <= 0:
             return ""

@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--self-fence", action="append", default=[], help="a means to end this machine when resources do not end"
     )
-    parser.add_argument("--release-budget", type=int, default=0, help="how long ending everything may take, in ms")
+    parser.add_argument(
+        "--release-budget", type=int, default=0, help="how long ending everything may take at first, in ms"
+    )
     options = parser.parse_args(arguments)
     give_priority_back()
     faulthandler.enable(file=sys.stderr, all_threads=True)
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             TypeCatalogue(),
             lease_word=lease_word,
             starts_at_once=options.parallel_starts,
-            last_resort=_last_resort(parse_means(options.self_fence), options.release_budget),
+            last_resort=_last_resort(parse_means(options.self_fence), options.release_budget, lease_word),
         )
         try:
             status = monitor.run()
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os._exit(status)
 
 
-def _last_resort(means: tuple[Means, ...], budget_ms: int) -> LastResort | None:
+def _last_resort(means: tuple[Means, ...], budget_ms: int, word: LeaseWord | None) -> LastResort | None:
     """The end of this machine by the means of the node file; None if it has none. Feeding a watchdog is the service's,
     and a service that is gone feeds none."""
     means = tuple(each for each in means if each.kind != "watchdog")
@@ -90,7 +92,7 @@ def _last_resort(means: tuple[Means, ...], budget_ms: int) -> LastResort | None:
         use_means(means, expire_watchdog=lambda: None, told=lambda one, what: print(f"{one}: {what}", file=sys.stderr))
         sys.stderr.flush()
 
-    return LastResort(fence, budget_ms)
+    return LastResort(fence, lambda: (word.budget_ms if word is not None else 0) or budget_ms)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class _Life:
 
     def send(self, message: MonitorCommand | Ping) -> None:
         """Queue a message and wake the thread; most extensions of the lease are no more than a word in memory."""
-        if isinstance(message, LeaseExtended) and self._fed(message.until_ms):
+        if isinstance(message, LeaseExtended) and self._fed(message.until_ms, message.budget_ms):
             return
         frame = self._encode(message)
         with self._lock:
@@ -175,13 +175,15 @@ class _Life:
             self._kill(f"it has left {COMMANDS_MAX} commands unread")
         self._ring()
 
-    def _fed(self, until_ms: int) -> bool:
+    def _fed(self, until_ms: int, budget_ms: int) -> bool:
         """Write the lease down; False when the monitor must be told as well, since its timer has to be set."""
         with self._lock:
             gap = boottime_ms() >= self._lease_until_ms
             shorter = until_ms < self._lease_until_ms
             self._gaps += gap
             self._lease_until_ms = until_ms
+            if budget_ms:
+                self._lease_word.budget_ms = budget_ms
             self._lease_word.write(self._gaps, until_ms)
         return not gap and not shorter
 

@@ -22,8 +22,8 @@ LOOK_MS = 50
 class LastResort:
     """Ends of everything that have to be over in time. May be used from any thread."""
 
-    def __init__(self, fence: Callable[[str], None], budget_ms: int) -> None:
-        """``fence(why)`` ends the machine; ``budget_ms`` is the release budget of the timing profile."""
+    def __init__(self, fence: Callable[[str], None], budget_ms: Callable[[], int]) -> None:
+        """``fence(why)`` ends the machine; ``budget_ms`` tells the release budget of the present timings."""
         self._fence = fence
         self._budget_ms = budget_ms
         self._changed = threading.Condition()
@@ -41,7 +41,9 @@ class LastResort:
         """An end of everything has begun, for a lease that ended (or will end) then. Returns its number."""
         with self._changed:
             self._count += 1
-            self._open[self._count] = lease_ended_ms + self._budget_ms, why
+            budget_ms = self._budget_ms()
+            why = f"{why}, and not everything was terminated {budget_ms} ms after the lease"
+            self._open[self._count] = lease_ended_ms + budget_ms, why
             self._changed.notify()
             return self._count
 
@@ -67,7 +69,7 @@ class LastResort:
                 del self._open[number]
                 self._changed.release()
                 try:
-                    self._fence(f"{why}, and not everything was terminated {self._budget_ms} ms later")
+                    self._fence(why)
                     self._then()
                 finally:
                     self._changed.acquire()

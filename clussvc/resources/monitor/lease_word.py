@@ -1,4 +1,4 @@
-"""Until when the lease runs, in eight bytes of memory that the service and one monitor share.
+"""Until when the lease runs, in a few bytes of memory that the service and one monitor share.
 
 Feeding the deadman through the connection would make it depend on the monitor's main loop, which may have five hundred
 commands before it, on a machine that has other work; and it would wake four threads ten times a second. So the service
@@ -24,7 +24,9 @@ class LeaseWord:
 
     def __init__(self, descriptor: int) -> None:
         """Map the memory behind the descriptor, which stays open."""
-        self._word = ctypes.c_uint64.from_buffer(mmap.mmap(descriptor, mmap.PAGESIZE))
+        memory = mmap.mmap(descriptor, mmap.PAGESIZE)
+        self._word = ctypes.c_uint64.from_buffer(memory)
+        self._budget = ctypes.c_uint64.from_buffer(memory, ctypes.sizeof(ctypes.c_uint64))
 
     def write(self, gaps: int, until_ms: int) -> None:
         """The lease runs until then (CLOCK_BOOTTIME), and has had so many gaps (counted modulo 65536)."""
@@ -35,6 +37,15 @@ class LeaseWord:
         """Gaps, and until when."""
         word = self._word.value
         return word >> _UNTIL_BITS, word & ((1 << _UNTIL_BITS) - 1)
+
+    @property
+    def budget_ms(self) -> int:
+        """How long ending everything may take after the end of the lease; 0 as long as nobody has said so."""
+        return self._budget.value
+
+    @budget_ms.setter
+    def budget_ms(self, value: int) -> None:
+        self._budget.value = max(value, 0)
 
 
 def make_lease_memory() -> int:

@@ -26,7 +26,7 @@ class Clock:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 clock = Clock()
 watchdog = Watchdog(pathlib.Path(sys.argv[1]), timeout_s=int(sys.argv[2]))
-print(watchdog.identity, watchdog.timeout_s, flush=True)
+print(watchdog.identity, watchdog.timeout_s, watchdog.outlives_its_feeder, flush=True)
 feeder = WatchdogFeeder(watchdog, clock)
 feeder.start()
 """
@@ -87,7 +87,7 @@ def test_a_core_that_vouches_keeps_the_machine_alive(stand_in: Path, tmp_path: P
     )
     status, said, log = Machine(stand_in, tmp_path, ending).end()
     assert status == 0
-    assert said == "stand-in 1"
+    assert said == "stand-in 1 True"
     assert log.count("fed") >= 6
     assert log[-1] == "disarmed"
 

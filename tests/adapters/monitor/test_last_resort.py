@@ -72,7 +72,8 @@ def test_a_dead_service_is_no_way_out(tmp_path: Path) -> None:
     program = f"""
 import sys, time
 from pathlib import Path
-from clussvc.model.monitoring import LeaseExtended
+from clussvc.model.ids import ResourceId
+from clussvc.model.monitoring import CommandRefused, LeaseExtended, TakeOffline
 from clussvc.resources.monitor.kernel import boottime_ms
 from tests.adapters.monitor.conftest import Driver, spec
 from tests.adapters.monitor.test_last_resort import fenced_by
@@ -80,6 +81,8 @@ driver = Driver(Path({str(run)!r}), command=fenced_by(Path({str(mark)!r}), 200))
 driver.online(spec("slow", "Generic Script", ScriptFilepath={script(tmp_path, 8)!r}))
 driver._feeding.clear()
 driver.send(LeaseExtended(until_ms=boottime_ms() + 3_000))
+driver.send(TakeOffline(resource=ResourceId("nobody"), epoch=1))
+driver.wait(CommandRefused)
 print("up", flush=True)
 time.sleep(1000)
 """
@@ -99,7 +102,7 @@ class Watched:
     def __init__(self, budget_ms: int) -> None:
         self.used: list[str] = []
         self.over = threading.Event()
-        self.resort = LastResort(self.used.append, budget_ms)
+        self.resort = LastResort(self.used.append, lambda: budget_ms)
         self.resort.start(then=self.over.set)
 
 
@@ -109,7 +112,7 @@ def test_an_end_that_left_something_is_not_over() -> None:
     number = watched.resort.begin(boottime_ms(), "a test")
     watched.resort.over(number, clean=False)
     assert watched.over.wait(20)
-    assert watched.used == ["a test, and not everything was terminated 100 ms later"]
+    assert watched.used == ["a test, and not everything was terminated 100 ms after the lease"]
 
 
 def test_a_clean_end_settles_those_that_began_before() -> None:

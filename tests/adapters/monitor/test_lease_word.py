@@ -54,6 +54,9 @@ def test_what_is_written_is_read() -> None:
     assert (65_535, 1 << 47) == reader.read()
     writer.write(65_536, 5)
     assert (0, 5) == reader.read()
+    assert reader.budget_ms == 0
+    writer.budget_ms = 300
+    assert (reader.budget_ms, reader.read()) == (300, (0, 5))
 
 
 def test_a_lease_goes_on_without_a_word_through_the_connection(watched: Watched) -> None:
