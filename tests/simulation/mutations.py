@@ -451,6 +451,9 @@ _STOPS = {"stopped service": 2.0, "stalled core": 2.0, "crash": 1.0, "crash of a
 _WORK = {"administration": 6.0}
 _POWER = {"crash": 2.0, "crash of several": 3.0, "crash while writing": 1.0}
 
+_NO_LAST_RESORT = (SimMonitor, "_use_last_resort", lambda monitor: None)
+"""It would hide what the service itself does not do."""
+
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="lease without end",
@@ -509,9 +512,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         name="no fence",
         breaks="R4",
-        what="A node that cannot terminate something does not fence itself.",
+        what="A node that cannot terminate something does not fence itself, and neither do its monitors.",
         caught_as=_RUNS,
-        broken=broken_by((NodeCore, "handle", _handle_without_fence)),
+        broken=broken_by((NodeCore, "handle", _handle_without_fence), _NO_LAST_RESORT),
         plot=again_and_again("isolated with what cannot be killed", every_ms=4_000, for_ms=(1_000, 2_000)),
         seeds_max=10,
     ),
@@ -520,16 +523,16 @@ MUTATIONS: tuple[Mutation, ...] = (
         breaks="R4",
         what="A monitor whose service is dead does not end its machine when what it runs does not end.",
         caught_as=_RUNS,
-        broken=broken_by((SimMonitor, "_use_last_resort", lambda monitor: None)),
+        broken=broken_by(_NO_LAST_RESORT),
         plot=again_and_again("killed with what cannot be killed", every_ms=4_000, for_ms=(2_000, 3_000)),
         seeds_max=10,
     ),
     Mutation(
         name="what is left does not count",
         breaks="R4",
-        what="A monitor that could not terminate everything is taken for clean.",
+        what="A monitor that could not terminate everything is taken for clean, and has no last resort.",
         caught_as=_RUNS,
-        broken=broken_by((NodeCore, "_everything_terminated", _nothing_is_left)),
+        broken=broken_by((NodeCore, "_everything_terminated", _nothing_is_left), _NO_LAST_RESORT),
         plot=again_and_again("isolated with what cannot be killed", every_ms=4_000, for_ms=(1_000, 2_000)),
         seeds_max=10,
     ),

@@ -85,6 +85,7 @@ def test_operators_move_and_pause_but_do_not_configure() -> None:
         ("Group", "offline"),
         ("Resource", "online"),
         ("Resource", "offline"),
+        ("Fence", "test"),
     }
 
 
