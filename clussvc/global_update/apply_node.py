@@ -153,12 +153,15 @@ def node_down(config: Config, update: NodeDown, at_ms: int) -> Result:
 
 
 def node_fenced(config: Config, update: NodeFenced, at_ms: int) -> Result:
-    """Declare a node down because it was switched off while this incarnation was up."""
+    """Declare a node down because it was switched off while this incarnation was up; nothing to do if that is over.
+
+    A coordinator and an administrator may have the same node fenced, and both have done it.
+    """
     node = find_node(config, update.node)
     if isinstance(node, Report):
         return node
     if not node.up or update.incarnation != node.incarnation:
-        return stale(f"incarnation {update.incarnation} of {node.name} is not up any more")
+        return Done(config=config)
     return _goes_down(config, node, at_ms, because=update.because, stopped=False)
 
 

@@ -86,7 +86,6 @@ def test_a_device_has_defaults_that_can_be_changed(world: World) -> None:
         (SetFenceDeviceProperties(device=FenceDeviceId("b")), "fence-device-not-found"),
         (DeleteFenceDevice(device=FenceDeviceId("b")), "fence-device-not-found"),
         (NodeFenced(node=NodeId(9), incarnation=1, because="x"), "node-not-found"),
-        (NodeFenced(node=N2, incarnation=0, because="x"), "stale"),
         (FencingFailed(node=NodeId(9), incarnation=1, because="x"), "node-not-found"),
         (FencingFailed(node=N2, incarnation=0, because="x"), "stale"),
         (ClearQuarantine(node=NodeId(9)), "node-not-found"),
@@ -123,9 +122,14 @@ def test_a_fenced_node_is_down_and_has_released_everything(world: World) -> None
     assert not world.node(N2).up
     assert world.node(N2).fence_failure == ""
     assert world.group(SQL).released
-    refusal = world.send(NodeFenced(node=N2, incarnation=1, because="again")).refusal
-    assert refusal is not None
-    assert refusal.code == "stale"
+    before = world.config
+    world.do(NodeFenced(node=N2, incarnation=1, because="an administrator's device did it as well"))
+    assert world.config is not None
+    assert before is not None
+    assert (world.config.nodes, world.config.groups) == (before.nodes, before.groups)
+    world.up(N2)
+    world.do(NodeFenced(node=N2, incarnation=1, because="too late"))
+    assert world.node(N2).up
 
 
 def test_an_evicted_node_takes_its_devices_along(world: World) -> None:
