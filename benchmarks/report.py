@@ -297,7 +297,7 @@ def main() -> int:
     PLOTS.mkdir(exist_ok=True)
     text = DOCUMENT.read_text()
     for name, told in PARTS.items():
-        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         if begin not in text:
             print(f"{DOCUMENT} has no place for {name}")
             return 1
@@ -305,7 +305,7 @@ def main() -> int:
         _, after = rest.split(end)
         content = told()
         if content:
-            text = f"{before}{begin}{content}{end}{after}"
+            text = f"{before}{begin}{content}\n{end}{after}"
     DOCUMENT.write_text(text)
     print(f"Written: {DOCUMENT}")
     return 0

@@ -187,7 +187,7 @@ def sync_ms(folder: Path, times: int = 200) -> float:
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="updates", description="Committed updates, beside etcd.")
-    parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 32])
+    parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 16])
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--worker", choices=["clussvc", "etcd"], help=argparse.SUPPRESS)
     parser.add_argument("--where", default="", help=argparse.SUPPRESS)
