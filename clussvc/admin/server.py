@@ -182,7 +182,8 @@ class AdminServer:
                     connected.settimeout(IDLE_S)
         except Pyro5.errors.ConnectionClosedError:
             return
-        except Pyro5.errors.ProtocolError as problem:
+        except (Pyro5.errors.ProtocolError, UnicodeDecodeError) as problem:
+            # The second is the library's way to say that an annotation has a name that is not ASCII.
             counters.bad_messages += 1
             log.warning("admin.bad-message: %s: %s", caller.who, problem)
         except (OSError, Pyro5.errors.PyroError) as problem:

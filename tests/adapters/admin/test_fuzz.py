@@ -51,6 +51,8 @@ def said(place: Place, data: bytes) -> bytes:
 
 def is_harmless(place: Place, data: bytes, caplog: pytest.LogCaptureFixture) -> bool:
     """Whether the answer tells nothing of our files and lines, and no exception was met that nobody had expected."""
+    # What earlier examples have brought about is theirs.
+    caplog.clear()
     answer = said(place, data)
     # The library's answers have a field for the lines of a traceback; it must be empty.
     bare = answer.replace(b'"_pyroTraceback": []', b"")
@@ -121,6 +123,13 @@ def test_lying_lengths(place: Place, caplog: pytest.LogCaptureFixture, size: int
     assert is_harmless(place, message(content, size=size, notes=notes), caplog)
     if size + notes > MESSAGE_BYTES_MAX:
         assert before + 1 == place.server.statistics()["admin_unix_bad_messages"]
+
+
+def test_an_annotation_whose_name_is_not_text(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Found by the test above: a bad message like others, and no defect of ours."""
+    before = place.server.statistics()["admin_unix_bad_messages"]
+    assert is_harmless(place, message(b"\xe2\x28\xa1\x00\x00\x00\x00\x00", size=0, notes=8), caplog)
+    assert place.server.statistics()["admin_unix_bad_messages"] == before + 1
 
 
 @pytest.mark.parametrize("size", [MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX + 1, 2**31, 2**32 - 1])
