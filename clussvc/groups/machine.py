@@ -53,6 +53,14 @@ class Step:
     """When to look again although nothing happened (a retry period)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Support:
+    """What lies below a resource: whether all of it is online as far as is known, and whether that is certain now."""
+
+    holds: bool
+    is_certain: bool
+
+
 class GroupMachine:
     """One group under one ownership epoch on its owner."""
 
@@ -102,15 +110,20 @@ class GroupMachine:
         self._meet(resources, now_ms, step)
         reason = _REASONS[group.move.cause] if group.move else StateChangeReason.UNKNOWN
         wanted = self._wanted(group, resources)
-        unsupported = self._unsupported(resources)
+        offline = {resource.id for resource in resources if self.locals[resource.id].state is not ResourceState.ONLINE}
+        unready = {resource.id for resource in resources if not ready(resource.id)}
+        unsupported = _above(offline, resources)
+        # What a monitor ran that has died is not known to run any more, though its failure is told only when the next
+        # monitor has cleaned up. Nothing is started upon it; what stands on it already waits for that word.
+        uncertain = _above(offline | unready, resources) if unready else unsupported
         dependents = _dependents(resources)
         for resource in resources:
-            if not ready(resource.id):
+            if resource.id in unready:
                 continue
             local = self.locals[resource.id]
             if resource.id in wanted:
-                supported = resource.id not in unsupported
-                self._towards_online(resource, local, step, dependents, reason, supported=supported)
+                support = _Support(holds=resource.id not in unsupported, is_certain=resource.id not in uncertain)
+                self._towards_online(resource, local, step, dependents, reason, support)
             else:
                 self._towards_offline(resource, local, step, dependents, reason)
         self._sweep_deleted(resources, now_ms, step, ready)
@@ -163,20 +176,6 @@ class GroupMachine:
                 return wanted
             wanted -= lacking
 
-    def _unsupported(self, resources: Sequence[Resource]) -> set[ResourceId]:
-        """The resources below which something is not online, however far below: they cannot run, or not go on."""
-        missing = {resource.id for resource in resources if self.locals[resource.id].state is not ResourceState.ONLINE}
-        found: set[ResourceId] = set()
-        while True:
-            more = {
-                resource.id
-                for resource in resources
-                if resource.id not in found and any(p in missing or p in found for p in resource.depends_on)
-            }
-            if not more:
-                return found
-            found |= more
-
     def _towards_online(
         self,
         resource: Resource,
@@ -184,15 +183,14 @@ class GroupMachine:
         step: Step,
         dependents: dict[ResourceId, list[ResourceId]],
         reason: StateChangeReason,
-        *,
-        supported: bool,
+        support: _Support,
     ) -> None:
         if local.state is ResourceState.OFFLINE:
             # What stood on it when it was lost has to be stopped before it starts again.
-            if supported and self._free(resource, dependents):
+            if support.is_certain and self._free(resource, dependents):
                 local.begin_online(self.epoch)
                 step.commands.append(BringOnline(resource=resource.id, epoch=self.epoch, reason=reason))
-        elif local.state is ResourceState.FAILED or not supported:
+        elif local.state is ResourceState.FAILED or not support.holds:
             # It failed itself, or something below it did: it has to stop before it can start again.
             self._terminate(resource, local, step, dependents, StateChangeReason.FAILOVER)
 
@@ -246,6 +244,20 @@ class GroupMachine:
             elif not local.terminating and local.terminate_again_ms is None and ready(deleted):
                 local.begin_terminate(self.epoch)
                 step.commands.append(TerminateResource(resource=deleted, epoch=self.epoch))
+
+
+def _above(missing: set[ResourceId], resources: Sequence[Resource]) -> set[ResourceId]:
+    """The resources below which one of these is, however far below."""
+    found: set[ResourceId] = set()
+    while True:
+        more = {
+            resource.id
+            for resource in resources
+            if resource.id not in found and any(p in missing or p in found for p in resource.depends_on)
+        }
+        if not more:
+            return found
+        found |= more
 
 
 def _await_termination(local: LocalResource, now_ms: int, step: Step) -> None:

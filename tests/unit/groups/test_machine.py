@@ -399,6 +399,20 @@ def test_a_failed_resource_does_not_hold_up_a_move() -> None:
     assert StateChangeReason.FAILOVER is bench.reasons["ip"]
 
 
+def test_nothing_is_started_on_what_a_dead_monitor_ran() -> None:
+    """Whether it still runs is not known before its next monitor has cleaned up, and then it counts as failed. What
+    stands on it already is left alone until then."""
+    bench = Bench(one("ip"), one("disk", "ip"), one("app", "disk"), one("old", "ip"))
+    bench.step()
+    bench.online("ip")
+    bench.online("old")
+    bench.not_ready = {"ip"}
+    assert bench.online("disk") == []
+
+    bench.not_ready = set()
+    assert bench.step() == ["online app"]
+
+
 def test_an_unready_monitor_holds_up_the_release_of_what_runs() -> None:
     """Nobody may say that nothing runs while something does."""
     bench = Bench(one("ip"))
