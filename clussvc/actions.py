@@ -57,6 +57,24 @@ class Vouch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveWill:
+    """Have a last will of this boot ready: that this incarnation is over and holds nothing.
+
+    It is true, and may be sent, only when the process of the service is gone and every monitor has terminated
+    everything; the last monitor sends it then (docs/decisions/0012).
+    """
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetLeader:
+    """The process of this node, which leads the log as far as is known, is certainly over: nobody need keep to it."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Propose:
     """Hand a proposal to the log. Comes back as Committed or ProposalFailed."""
 
@@ -139,6 +157,8 @@ class StopService:
 Action = (
     SetPeers
     | Vouch
+    | LeaveWill
+    | ForgetLeader
     | Propose
     | AddLogMember
     | RemoveLogMember

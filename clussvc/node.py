@@ -34,6 +34,8 @@ from clussvc.actions import (
     CommandMonitor,
     FenceNode,
     FenceSelf,
+    ForgetLeader,
+    LeaveWill,
     Note,
     PeerAddress,
     Propose,
@@ -77,7 +79,7 @@ from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.ownership import Ownership
 from clussvc.membership.fencing import Fencing
 from clussvc.membership.heartbeat import HeartbeatTable
-from clussvc.membership.regroup import RESTART_GRACE_MS
+from clussvc.membership.regroup import RESTART_GRACE_MS, last_will_heard
 from clussvc.model import reports
 from clussvc.model.config import Config, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
@@ -211,6 +213,8 @@ class NodeCore:
 
         self._leader: NodeId | None = None
         self._leads = False
+        self._leader_forgotten: tuple[NodeId, int] | None = None
+        """The leader that this node has called dead last, and its incarnation."""
         self._log_members: frozenset[NodeId] = frozenset()
         self._planned_for: Config | None = None
         self._plan_again_wall_ms: int | None = None
@@ -670,6 +674,7 @@ class NodeCore:
         self._ownership = Ownership(self._node, self._failures)
         self._ownership.follow(self._config)
         self._report_due = True
+        self._out.append(LeaveWill(incarnation=incarnation))
         self._say("node.admitted", f"{self._name} is a member of the cluster as incarnation {incarnation}.", 1062)
 
     def _release(self, why: str) -> None:
@@ -975,6 +980,7 @@ class NodeCore:
             return
         fenced = self._fence_others(config)
         if not self._leads:
+            self._forget_dead_leader(config)
             return
         if "coordination" in self._outstanding:
             return
@@ -1003,6 +1009,15 @@ class NodeCore:
             if self._now_ms >= self._member_changes.get(node, 0):
                 self._member_changes[node] = self._now_ms + MEMBER_CHANGE_PAUSE_MS
                 self._out.append(RemoveLogMember(node=node))
+
+    def _forget_dead_leader(self, config: Config) -> None:
+        """A leader whose last will was heard need not be waited for (docs/decisions/0012)."""
+        leader = config.nodes.get(self._leader) if self._leader is not None else None
+        if leader is None or self._leader_forgotten == (leader.id, leader.incarnation):
+            return
+        if last_will_heard(self._table, leader):
+            self._leader_forgotten = leader.id, leader.incarnation
+            self._out.append(ForgetLeader(node=leader.id))
 
     def _fence_others(self, config: Config) -> list[NodeFenced | FencingFailed]:
         """Give fence devices their orders; what came of earlier ones. See :mod:`clussvc.membership.fencing`."""

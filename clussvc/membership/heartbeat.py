@@ -136,6 +136,10 @@ class HeartbeatTable:
         peer = self._peers.get(heartbeat.sender)
         if peer is None or (heartbeat.boot, heartbeat.seq) <= (peer.boot, peer.seq):
             return False
+        if heartbeat.phase is NodePhase.STOPPED:
+            # The last will of a boot is no sign of life: it ends no silence, and it gives no lease.
+            peer.boot, peer.seq, peer.last = heartbeat.boot, heartbeat.seq, heartbeat
+            return True
         if heartbeat.boot != peer.boot:
             peer.boot_from_ms = heard.received_ms
         peer.boot, peer.seq = heartbeat.boot, heartbeat.seq

@@ -24,12 +24,22 @@ itself then. Until lease and release budget have passed after that, its groups w
 
 
 def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> tuple[NodeDown, ...]:
-    """The nodes that a majority of the voters has heard nothing from for long enough (rule R3), and those whose service
-    was started anew and does not come to ask for admission."""
+    """The nodes that a majority of the voters has heard nothing from for long enough (rule R3), those whose service
+    was started anew and does not come to ask for admission, and those whose last will was heard."""
     needed_ms = config.timing.silence_ms()
     found = []
     for member in config.nodes.values():
         if not member.up or member.id == node:
+            continue
+        if last_will_heard(table, member):
+            found.append(
+                NodeDown(
+                    node=member.id,
+                    incarnation=member.incarnation,
+                    voters_version=config.voters_version,
+                    because=f"the service of {member.name} ended, and its resource monitors have terminated everything",
+                )
+            )
             continue
         silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
         if silence_ms >= needed_ms and not (config.fencing_required and config.fence_devices_of(member.id)):
@@ -53,6 +63,17 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
                 )
             )
     return tuple(found)
+
+
+def last_will_heard(table: HeartbeatTable, member: Node) -> bool:
+    """Whether the incarnation in the log is over and holds nothing, by its own word: the process of its service has
+    ended, and every one of its monitors has terminated everything (docs/decisions/0012)."""
+    heartbeat = table.last(member.id)
+    return (
+        heartbeat is not None
+        and heartbeat.phase is NodePhase.STOPPED
+        and (heartbeat.boot, heartbeat.incarnation) == (member.boot, member.incarnation)
+    )
 
 
 def _stuck_ms(config: Config, table: HeartbeatTable, member: Node, now_ms: int) -> int:

@@ -117,3 +117,4 @@ class NodePhase(Enum):
     STOPPING = "stopping"
     """An orderly stop: groups are handed over before the service ends."""
     STOPPED = "stopped"
+    """The process has ended, and nothing of this incarnation runs. Only a last will says so to others."""

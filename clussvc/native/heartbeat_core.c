@@ -141,6 +141,25 @@ silent_ms(const struct hb_peer *peer, int64_t now_ms)
     return silent < 0 ? 0 : silent > UINT32_MAX ? UINT32_MAX : (uint32_t)silent;
 }
 
+/* All that comes before the hearings but their count. */
+static uint8_t *
+put_head(const struct hb_core *core, const struct hb_content *content, uint64_t seq, uint8_t flags, uint8_t *at)
+{
+    memcpy(at, magic, sizeof magic);
+    at += sizeof magic;
+    at = put(at, VERSION, 1);
+    at = put(at, core->key_number, 1);
+    at = put(at, core->node, 2);
+    at = put(at, core->boot, 8);
+    at = put(at, content->incarnation, 8);
+    at = put(at, seq, 8);
+    at = put(at, content->phase, 1);
+    at = put(at, flags, 1);
+    at = put(at, content->attempt, 4);
+    at = put(at, content->index, 8);
+    return put(at, content->voters_version, 4);
+}
+
 size_t
 hb_compose(struct hb_core *core, int64_t now_ms, uint8_t out[HB_DATAGRAM_BYTES_MAX])
 {
@@ -151,20 +170,7 @@ hb_compose(struct hb_core *core, int64_t now_ms, uint8_t out[HB_DATAGRAM_BYTES_M
     core->sent[core->seq % HB_SENT_MAX].seq = core->seq;
     core->sent[core->seq % HB_SENT_MAX].ms = now_ms;
 
-    uint8_t *at = out;
-    memcpy(at, magic, sizeof magic);
-    at += sizeof magic;
-    at = put(at, VERSION, 1);
-    at = put(at, core->key_number, 1);
-    at = put(at, core->node, 2);
-    at = put(at, core->boot, 8);
-    at = put(at, core->content.incarnation, 8);
-    at = put(at, core->seq, 8);
-    at = put(at, core->content.phase, 1);
-    at = put(at, core->probe ? HB_FLAG_PROBE : 0, 1);
-    at = put(at, core->content.attempt, 4);
-    at = put(at, core->content.index, 8);
-    at = put(at, core->content.voters_version, 4);
+    uint8_t *at = put_head(core, &core->content, core->seq, core->probe ? HB_FLAG_PROBE : 0, out);
     uint8_t *count = at++;
     *count = 0;
     for (size_t number = 0; number < core->peer_count; number++) {
@@ -179,6 +185,16 @@ hb_compose(struct hb_core *core, int64_t now_ms, uint8_t out[HB_DATAGRAM_BYTES_M
         at = put(at, peer->networks, 1);
     }
     core->probe = false;
+    siphash128(core->key, out, (size_t)(at - out), at);
+    return (size_t)(at - out) + HB_TAG_BYTES;
+}
+
+size_t
+hb_compose_will(const struct hb_core *core, uint64_t incarnation, uint8_t out[HB_DATAGRAM_BYTES_MAX])
+{
+    const struct hb_content content = {.incarnation = incarnation, .phase = HB_PHASE_STOPPED};
+    uint8_t *at = put_head(core, &content, UINT64_MAX, 0, out);
+    at = put(at, 0, 1);
     siphash128(core->key, out, (size_t)(at - out), at);
     return (size_t)(at - out) + HB_TAG_BYTES;
 }
@@ -320,7 +336,7 @@ hb_receive(struct hb_core *core, const uint8_t *data, size_t length, int64_t rec
         outcome = boot == peer->boot && seq == peer->seq ? HB_DUPLICATE : HB_REPLAYED;
         if (outcome == HB_DUPLICATE) {
             peer->networks |= came_by;
-            if (network < HB_NETWORKS_MAX && peer->ever_heard)
+            if (network < HB_NETWORKS_MAX && peer->ever_heard && peer->content.phase != HB_PHASE_STOPPED)
                 peer->heard_ms[network] = received_ms;
         }
         core->outcomes[outcome]++;
@@ -343,17 +359,19 @@ hb_receive(struct hb_core *core, const uint8_t *data, size_t length, int64_t rec
     }
     struct hb_content content;
     read_content(data, &content);
-    bool new_boot = !peer->ever_heard || boot != peer->boot;
-    if (!new_boot && received_ms - peer->quiet_from_ms > peer->gap_max_ms)
+    bool new_boot = !peer->ever_heard || boot != peer->boot, lives = content.phase != HB_PHASE_STOPPED;
+    if (!new_boot && lives && received_ms - peer->quiet_from_ms > peer->gap_max_ms)
         peer->gap_max_ms = received_ms - peer->quiet_from_ms;
-    peer->ever_heard = true;
     peer->boot = boot;
     peer->seq = seq;
-    peer->networks = came_by;
-    if (received_ms > peer->quiet_from_ms)
-        peer->quiet_from_ms = received_ms;
-    if (network < HB_NETWORKS_MAX)
-        peer->heard_ms[network] = received_ms;
+    if (lives) {
+        peer->ever_heard = true;
+        peer->networks = came_by;
+        if (received_ms > peer->quiet_from_ms)
+            peer->quiet_from_ms = received_ms;
+        if (network < HB_NETWORKS_MAX)
+            peer->heard_ms[network] = received_ms;
+    }
     heard->news = is_news(core, peer, &content, new_boot, hearings, count, received_ms);
     heard->answer = (data[33] & HB_FLAG_PROBE) != 0;
     peer->content = content;

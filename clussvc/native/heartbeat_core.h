@@ -18,6 +18,8 @@
  *  - nothing of a datagram is used before its tag has been found right; nothing is used of one that is not newer than
  *    what its sender is known to have sent (boot first, then sequence number);
  *  - a heartbeat is composed only while the core of the service vouches for itself (hb_vouch);
+ *  - the last will of a boot (hb_compose_will) is newer than every heartbeat of it, acknowledges nothing, and is no sign
+ *    of life: no silence ends with it;
  *  - the time of sending is noted before anything is sent, the time of arrival after it was read: either error can only
  *    make leases and silences shorter than they are;
  *  - all memory is in struct hb_core; what does not fit into its queue pushes out the oldest, which is counted.
@@ -35,6 +37,7 @@
 #define HB_NETWORKS_MAX 8    /* Addresses of one node. */
 #define HB_SENT_MAX 256      /* Heartbeats whose time of sending is remembered; 5 s at the fastest profile. */
 #define HB_PHASES 6          /* Phases of a node; larger numbers are malformed. */
+#define HB_PHASE_STOPPED 5   /* The last of them: said by a last will alone. */
 #define HB_QUEUE_BYTES 524288 /* Half a second of 64 nodes at the default profile. */
 
 #define HB_HEADER_BYTES 32
@@ -151,6 +154,9 @@ void hb_vouch(struct hb_core *core, const struct hb_content *content, int64_t un
 
 /* Writes the next heartbeat; 0 bytes if nobody vouches for it. */
 size_t hb_compose(struct hb_core *core, int64_t now_ms, uint8_t out[HB_DATAGRAM_BYTES_MAX]);
+
+/* Writes what may be sent on behalf of this boot when its process is gone and nothing of that incarnation runs. */
+size_t hb_compose_will(const struct hb_core *core, uint64_t incarnation, uint8_t out[HB_DATAGRAM_BYTES_MAX]);
 
 /* Takes in a datagram that was read at one of our addresses (network), by multicast or not. */
 enum hb_outcome hb_receive(struct hb_core *core, const uint8_t *data, size_t length, int64_t received_ms,

@@ -477,6 +477,18 @@ heartbeats_compose(PyObject *object, PyObject *args)
 }
 
 static PyObject *
+heartbeats_compose_will(PyObject *object, PyObject *args)
+{
+    Heartbeats *self = (Heartbeats *)object;
+    unsigned long long incarnation;
+    uint8_t data[HB_DATAGRAM_BYTES_MAX];
+    if (!PyArg_ParseTuple(args, "K", &incarnation))
+        return NULL;
+    size_t length = hb_compose_will(self->core, incarnation, data);
+    return PyBytes_FromStringAndSize((const char *)data, (Py_ssize_t)length);
+}
+
+static PyObject *
 heartbeats_receive(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     Heartbeats *self = (Heartbeats *)object;
@@ -660,6 +672,8 @@ static PyMethodDef heartbeats_methods[] = {
      "vouch(...): what the service says of itself, and until when."},
     {"take", heartbeats_take, METH_NOARGS, "take() -> list: the heartbeats heard since the last call, oldest first."},
     {"compose", heartbeats_compose, METH_VARARGS, "compose(now_ms) -> bytes: the next heartbeat, for use by hand."},
+    {"compose_will", heartbeats_compose_will, METH_VARARGS,
+     "compose_will(incarnation) -> bytes: what may be sent when this boot is over and nothing of it runs."},
     {"receive", (PyCFunction)(void (*)(void))heartbeats_receive, METH_VARARGS | METH_KEYWORDS,
      "receive(data, now_ms, network=0, multicast=False) -> (outcome, news, answer): for use by hand."},
     {"start", heartbeats_start, METH_VARARGS,

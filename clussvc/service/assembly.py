@@ -20,6 +20,8 @@ from clussvc.actions import (
     CommandMonitor,
     FenceNode,
     FenceSelf,
+    ForgetLeader,
+    LeaveWill,
     Note,
     PeerAddress,
     Propose,
@@ -54,6 +56,7 @@ from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
 from clussvc.service.fences import Fences
 from clussvc.service.joining import Doorkeeper
+from clussvc.service.last_will import write_will
 from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
 from clussvc.service.monitor_hosts import MonitorHosts
@@ -109,6 +112,8 @@ class Node(Runtime):
         )
         self._monitors = MonitorHosts(self._make_monitor, self._said, stop_ms=MONITOR_STOP_MS)
         self._watched: tuple[object, ...] = ()
+        self._will = b""
+        self._will_goes_to: tuple[tuple[str, int], ...] = ()
         self._shortcomings: tuple[str, ...] = ()
         self._timing = timing
         self._fences = Fences(file.self_fence, self._clock_, inbox.put)
@@ -119,6 +124,8 @@ class Node(Runtime):
             {
                 SetPeers: self._set_peers,
                 Vouch: self._vouch,
+                LeaveWill: self._leave_will,
+                ForgetLeader: lambda action: self._raft.forget_leader(int(action.node)),
                 Propose: self._propose,
                 AddLogMember: self._add_log_member,
                 RemoveLogMember: self._remove_log_member,
@@ -265,6 +272,21 @@ class Node(Runtime):
         }
         self._heartbeats.set_peers(addresses, self._clock_.now_ms())
         self._streams.set_peers({int(node): where for node, where in addresses.items()})
+        self._will_goes_to = tuple(where for each in addresses.values() for where in each)
+        self._write_will()
+
+    def _leave_will(self, action: LeaveWill) -> None:
+        self._will = self._native.compose_will(action.incarnation)
+        self._write_will()
+
+    def _write_will(self) -> None:
+        if not self._will:
+            return
+        try:
+            write_will(self._file.run, self._will, self._will_goes_to)
+        except OSError as error:
+            # Then the others wait for this node's silence when the service dies.
+            log.warning("will.unwritten", because=error.strerror)
 
     def _remember_members(self, action: SetPeers) -> None:
         """Keep in birth.json whom to ask, for a start without the database; the log makes that anew."""

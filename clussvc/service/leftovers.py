@@ -31,7 +31,13 @@ def note_occupied(run_folder: Path, monitor: str) -> None:
     """The monitor will be started now. Raises OSError."""
     folder = monitor_folder(run_folder, monitor)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _marker(folder).write_text(_kernel_boot())
+    boot = _kernel_boot()
+    if _occupied(folder, boot):
+        return
+    fresh = folder / "occupied.new"
+    fresh.write_text(boot)
+    # A service that dies here must not leave a file that says nothing.
+    fresh.replace(_marker(folder))
 
 
 def note_empty(run_folder: Path, monitor: str) -> None:

@@ -22,6 +22,8 @@ from clussvc.resources.monitor.lease_word import LeaseWord
 from clussvc.resources.monitor.runner import Monitor
 from clussvc.resources.monitor.workers import STARTS_AT_ONCE
 from clussvc.resources.types.base import TypeCatalogue
+from clussvc.service.last_will import Service, execute_will
+from clussvc.service.leftovers import note_empty
 from clussvc.service.priority import give_priority_back
 
 
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--release-budget", type=int, default=0, help="how long ending everything may take at first, in ms"
     )
     options = parser.parse_args(arguments)
+    service = Service()
     give_priority_back()
     faulthandler.enable(file=sys.stderr, all_threads=True)
     if os.readlink("/proc/self") != str(os.getpid()):
@@ -71,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         try:
             status = monitor.run()
+            if status == 0 and monitor.service_died:
+                note_empty(run_folder.parent, run_folder.name)
+                execute_will(run_folder.parent, service)
         except BaseException:  # noqa: BLE001 -- the process ends right below
             traceback.print_exc()
             monitor.end_after_crash()

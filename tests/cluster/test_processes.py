@@ -69,6 +69,9 @@ def test_a_service_that_dies_takes_its_resources_with_it(cluster: Cluster) -> No
     first.kill_service()
     cluster.wait_group(second.name, on=second)
     assert [] == cluster.traces(first)
+    # Nobody had to wait for its silence: the monitor said that it had let go.
+    events = cluster.command("events", "/limit:40", on=second)
+    assert f"Node {first.name} went down: the service of {first.name} ended, and its resource monitors" in events
     eventually(lambda: not first.monitors(), "the monitor ends")
 
     first.wait_service_ended()

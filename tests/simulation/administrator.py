@@ -86,14 +86,15 @@ class Administrator:
         world.scheduler.later(ANSWER_MS, lambda: on_reply(outcome_unknown("nobody answered")))
 
 
-def create_group(world: World, name: str, size: int) -> Script:
-    """A group whose resources form a chain with a branch, brought online."""
+def create_group(world: World, name: str, size: int, *, separate_monitors: bool = False) -> Script:
+    """A group whose resources form a chain with a branch, brought online; every other one in a monitor of its own if
+    that is wanted."""
     group = GroupId(f"g-{name}")
     if (yield CreateGroup(group=group, name=name)) is not None:
         return
     resources: list[ResourceId] = []
     for number in range(size):
-        update = new_resource(name, f"r{number}", group)
+        update = new_resource(name, f"r{number}", group, separate=separate_monitors and number % 2 == 1)
         if (yield update) is not None:
             continue
         if resources:

@@ -51,7 +51,7 @@ class Beacon:
         self._timer = 0
         self._ended = False
         self._watched: tuple[object, ...] = ()
-        self._waiting: deque[tuple[bytes, NodeId, int, int]] = deque()
+        self._waiting: deque[tuple[bytes, NodeId, int, int | None]] = deque()
 
     def end(self) -> None:
         """The process is gone."""
@@ -82,6 +82,10 @@ class Beacon:
         if action.at_once or self._next_ms == 0 or self._next_ms > self._clock.now_ms + action.interval_ms:
             self._send()
 
+    def compose_will(self, incarnation: int) -> bytes:
+        """What may be sent when this boot is over."""
+        return self._native.compose_will(incarnation)
+
     def take(self) -> tuple[Heard, ...]:
         """What was heard since the last call."""
         return tuple([as_heard(entry) for entry in self._native.take()])
@@ -106,8 +110,8 @@ class Beacon:
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
-    def arrive(self, data: bytes, sender: NodeId, boot: int, sent_us: int) -> None:
-        """A datagram reaches the socket."""
+    def arrive(self, data: bytes, sender: NodeId, boot: int, sent_us: int | None) -> None:
+        """A datagram reaches the socket; a will was not sent by the service, and has no time."""
         if self._ended:
             return
         if not self._awake():
@@ -115,7 +119,7 @@ class Beacon:
                 self._waiting.append((data, sender, boot, sent_us))
             return
         outcome, news, answer = self._native.receive(data, self._clock.now_ms)
-        if outcome == "received":
+        if outcome == "received" and sent_us is not None:
             self._heard(sender, boot, sent_us)
         if answer:
             self._send()

@@ -34,6 +34,9 @@ class LogModel(Protocol):
     def change_members(self, machine: Machine, action: AddLogMember | RemoveLogMember) -> None:
         """Perform the action."""
 
+    def forget_leader(self, machine: Machine, node: NodeId) -> None:
+        """Perform the action."""
+
     def thawed(self, machine: Machine) -> None:
         """The service goes on after it stood still."""
 

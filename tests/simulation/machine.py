@@ -37,6 +37,10 @@ class Machine:
     excused_until_us: int = -1
     """Something beyond the assumptions has just ended; its monitors have until then to notice."""
     monitors: dict[str, SimMonitor] = field(default_factory=dict)
+    occupied: set[str] = field(default_factory=set)
+    """The monitors of which something may run, as marked in their folders."""
+    will: tuple[int, bytes] | None = None
+    """What the last monitor sends when the service is dead, and of which incarnation."""
     beacon: Beacon | None = None
     """The heartbeats of its service; they go on while the core is stalled."""
     inbox: deque[Event] = field(default_factory=deque)

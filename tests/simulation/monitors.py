@@ -66,6 +66,8 @@ class MonitorEnvironment:
     fence: Callable[[str], None]
     """Ends the machine; the monitor does it when what it runs does not end within the release budget."""
     budget_ms: Callable[[], int]
+    emptied: Callable[[str], None]
+    """Its service is gone, and it has terminated everything."""
 
 
 class SimMonitor:
@@ -170,8 +172,13 @@ class SimMonitor:
     def end_with_service(self) -> None:
         """The connection to the service is gone: terminate everything, as at the end of a lease."""
 
-        self._must_be_over(max(self.lease_until_ms, self._environment.clock.now_ms))
-        self._end_everything(lambda _: None)
+        def over(left: tuple[ResourceId, ...]) -> None:
+            if not left:
+                self._environment.emptied(self.name)
+
+        if not self.dead:
+            self._must_be_over(max(self.lease_until_ms, self._environment.clock.now_ms))
+            self._end_everything(over)
 
     def _later(self, range_ms: tuple[float, float], action: Callable[[], None]) -> None:
         low, high = range_ms

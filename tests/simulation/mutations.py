@@ -45,7 +45,8 @@ from clussvc.global_update.raft.guard import Guard
 from clussvc.global_update.raft.journal import Journal, JournalIdentity
 from clussvc.global_update.raft.storage import AppendFile
 from clussvc.global_update.update import AssignGroup, GroupReleased, NodeDown, NodeUp
-from clussvc.groups.machine import GroupMachine, Step
+from clussvc.groups import machine as machine_module
+from clussvc.groups.machine import GroupMachine, Step, _Support
 from clussvc.membership import regroup
 from clussvc.membership.fencing import FenceOrder, Fencing, _Attempt
 from clussvc.membership.heartbeat import Heard, HeartbeatTable, _Peer
@@ -61,9 +62,18 @@ from clussvc.resources.machine import LocalResource
 from clussvc.resources.monitors import MonitorPool
 from tests.simulation import log_temptations, temptations
 from tests.simulation.faults import UNDRAWN
+from tests.simulation.machine import Machine
 from tests.simulation.monitors import SimMonitor
 from tests.simulation.story import tell
-from tests.simulation.temptations import Draw, again_and_again, drawn, tempting, with_fence_devices
+from tests.simulation.temptations import (
+    Draw,
+    again_and_again,
+    drawn,
+    tempting,
+    with_fence_devices,
+    with_separate_monitors,
+)
+from tests.simulation.world import World
 
 UNDRAWN.update(temptations.KINDS | log_temptations.KINDS)
 
@@ -254,9 +264,31 @@ def _stopped_when_failed(local: LocalResource) -> bool:
     return local.state in (ResourceState.OFFLINE, ResourceState.FAILED)
 
 
-def _no_provider_is_missing(machine: GroupMachine, resources: list[Resource]) -> set[ResourceId]:
-    del machine, resources
+def _no_provider_is_missing(missing: set[ResourceId], resources: list[Resource]) -> set[ResourceId]:
+    del missing, resources
     return set()
+
+
+def _certain_if_known_online(*, holds: bool, is_certain: bool) -> _Support:
+    del is_certain
+    return _Support(holds=holds, is_certain=holds)
+
+
+# --- wills ----------------------------------------------------------------------------------------------------------
+
+_end_with_service = SimMonitor.end_with_service
+
+
+def _say_first_end_later(monitor: SimMonitor) -> None:
+    if not monitor.dead:
+        monitor._environment.emptied(monitor.name)
+    _end_with_service(monitor)
+
+
+def _the_first_sends(world: World, machine: Machine, power: int, name: str) -> None:
+    del name
+    if machine.power == power:
+        world.send_will(machine)
 
 
 # --- applying -----------------------------------------------------------------------------------------------------
@@ -528,6 +560,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         seeds_max=10,
     ),
     Mutation(
+        name="will before the end",
+        breaks="R1",
+        what="The monitors of a dead service say that nothing runs before they have terminated it.",
+        caught_as=_RUNS,
+        broken=broken_by((SimMonitor, "end_with_service", _say_first_end_later)),
+        plot=tempting({"crash of a service": 1.0}),
+        seeds_max=10,
+    ),
+    Mutation(
+        name="will of the first monitor",
+        breaks="R1",
+        what="The first monitor that has terminated everything sends the will, and not the last.",
+        caught_as=_RUNS,
+        broken=broken_by((World, "_monitor_emptied", _the_first_sends)),
+        plot=with_separate_monitors(tempting({"crash of a service": 1.0})),
+        seeds_max=10,
+    ),
+    Mutation(
         name="what is left does not count",
         breaks="R4",
         what="A monitor that could not terminate everything is taken for clean, and has no last resort.",
@@ -691,9 +741,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         breaks="dependencies",
         what="A resource is started while one that it depends on is not online.",
         caught_as=frozenset({"dependencies"}),
-        broken=broken_by((GroupMachine, "_unsupported", _no_provider_is_missing)),
+        broken=broken_by((machine_module, "_above", _no_provider_is_missing)),
         plot=drawn(),
         seeds_max=10,
+    ),
+    Mutation(
+        name="start on what a dead monitor ran",
+        breaks="dependencies",
+        what="A resource is started on one whose monitor has died, as long as nobody has said that it is gone.",
+        caught_as=frozenset({"dependencies"}),
+        broken=broken_by((machine_module, "_Support", _certain_if_known_online)),
+        plot=with_separate_monitors(tempting({"killed monitor": 1.0})),
+        seeds_max=20,
     ),
     Mutation(
         name="requests not remembered",

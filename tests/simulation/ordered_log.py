@@ -90,6 +90,9 @@ class OrderedLog:
 
         self._world.scheduler.later(self._rng.uniform(0.5, 3.0), commit)
 
+    def forget_leader(self, machine: Machine, node: NodeId) -> None:
+        """See LogModel: this log loses its leader at once when the process ends."""
+
     def change_members(self, machine: Machine, action: AddLogMember | RemoveLogMember) -> None:
         """See LogModel."""
         if self._leader != machine.id:

@@ -231,6 +231,13 @@ class RaftLog:
         member.node.propose(command, action.timeout_ms / 1000, done)
         self._wake(machine, member, 0.05)
 
+    def forget_leader(self, machine: Machine, node: NodeId) -> None:
+        """See LogModel."""
+        member = self._members.get(machine.id)
+        if member is not None:
+            member.node.forget_leader(int(node))
+            self._wake(machine, member, 0)
+
     def change_members(self, machine: Machine, action: AddLogMember | RemoveLogMember) -> None:
         """See LogModel."""
         member = self._members.get(machine.id)

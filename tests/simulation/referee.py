@@ -107,6 +107,8 @@ class Referee:
         self._proposed_us: dict[RequestId, int] = {}
         self._admission_us: dict[tuple[NodeId, int, int], int] = {}
         """When somebody first proposed to admit a node, for each of its boots and attempts."""
+        self._wills: set[tuple[NodeId, int]] = set()
+        """The incarnations that are over by their own will."""
         self._answered: set[RequestId] = set()
         self._made: set[RequestId] = set()
         """Changes in the log that were not refused there."""
@@ -190,6 +192,16 @@ class Referee:
         config = self._newest_config
         fenced = config is not None and config.fencing_required and bool(config.fence_devices_of(machine.id))
         return machine.excused and not fenced
+
+    def will_sent(self, machine: Watched, incarnation: int) -> None:
+        """The last monitor of a dead service says on its behalf that the incarnation is over and nothing runs."""
+        self.counts["wills"] += 1
+        running = machine.all_running()
+        if running:
+            raise Violation(
+                "R1", f"the will of n{machine.id} says that nothing runs, but {', '.join(sorted(running))} does"
+            )
+        self._wills.add((machine.id, incarnation))
 
     def proposes(self, machine: Watched, proposal: Proposal) -> None:
         """A service hands something to the log."""
@@ -298,7 +310,7 @@ class Referee:
         victim = config.nodes.get(update.node) if config is not None else None
         if config is None or victim is None or not self.strict or victim.incarnation != update.incarnation:
             return
-        if config.voters_version != update.voters_version:
+        if config.voters_version != update.voters_version or (victim.id, victim.incarnation) in self._wills:
             return
         timing = config.timing
         least_us = int((timing.lease_ms + timing.release_budget_ms) * 1000 * (1 - timing.drift_ppm / 1e6)) - 2_000

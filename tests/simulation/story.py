@@ -30,6 +30,9 @@ STORY_MS_LEAST = 30_000
 FENCED_FROM = 1_000_000
 """From this seed on every node has fence devices."""
 
+SEPARATE_FROM = 100_000
+"""From this seed on some resources have monitors of their own."""
+
 RECOVERY_MS = 40_000
 """After the end of the faults everything that can be online is online within this time (``wan``: times ten)."""
 
@@ -51,6 +54,8 @@ class Plot:
     """How many resources each group has at the beginning."""
     fence_devices: bool = False
     """Whether every node has fence devices, some of which are slow or do not work."""
+    separate_monitors: bool = False
+    """Whether some resources have a monitor of their own."""
 
     def __str__(self) -> str:
         return f"{self.nodes} nodes, {self.log} log, profile {self.timing.profile}, {len(self.steps)} steps"
@@ -91,6 +96,7 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
         steps=tuple(steps),
         groups=tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 5))),
         fence_devices=seed >= FENCED_FROM,
+        separate_monitors=seed >= SEPARATE_FROM,
     )
 
 
@@ -138,7 +144,8 @@ class _Teller:
         for machine in world.nodes.values():
             machine.clock.run_at(world.random.randint(-400, 400))
         for number, size in enumerate(self._plot.groups):
-            self._trouble.administrator.run(admin.create_group(world, f"g{number}", size))
+            script = admin.create_group(world, f"g{number}", size, separate_monitors=self._plot.separate_monitors)
+            self._trouble.administrator.run(script)
         if self._plot.fence_devices:
             self._install_devices()
         begin_ms = world.now_ms

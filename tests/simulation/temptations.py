@@ -87,6 +87,11 @@ def with_fence_devices(draw: Draw) -> Draw:
     return lambda seed: replace(draw(seed), fence_devices=True)
 
 
+def with_separate_monitors(draw: Draw) -> Draw:
+    """The same stories, with resources that have monitors of their own."""
+    return lambda seed: replace(draw(seed), separate_monitors=True)
+
+
 def _step(
     rng: random.Random,
     kind: str,

@@ -27,7 +27,7 @@ from clussvc.model.ids import GroupId, NodeId, ResourceId
 from clussvc.model.settings import WAN
 from clussvc.model.states import MoveCause, NodePhase, NodeState, ResourceState
 from tests.simulation.administrator import create_fence_device, require_fencing
-from tests.simulation.world import Agent, World
+from tests.simulation.world import Agent, World, new_resource
 
 SEEDS = range(12)
 
@@ -149,6 +149,65 @@ def test_a_crashed_service_leaves_its_monitor_to_the_deadman(world: World) -> No
     group = sql(world)
     world.crash_service("n1")
     world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+    world.start("n1")
+    world.settle(limit_ms=10_000)
+
+
+def test_the_monitors_of_a_crashed_service_say_when_they_have_let_go(world: World) -> None:
+    """Then nobody waits for the silence of the node; and it can come back."""
+    group = sql(world)
+    begin_ms = world.now_ms
+    world.crash_service("n1", noticed=True)
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+
+    assert world.now_ms - begin_ms < world.timing.silence_ms()
+    assert "monitors have terminated everything" in world.config.nodes[NodeId(1)].down_because
+    world.start("n1")
+    world.settle(limit_ms=10_000)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nobody_waits_for_a_leader_whose_monitors_have_let_go(seed: int) -> None:
+    """The election begins at once, and not when the leader has been silent for long enough."""
+    with World(nodes=3, seed=seed, log="raft") as world:
+        world.form()
+        leader = f"n{world.leader}"
+        group = sql(world, on=leader)
+        world.run_for(300)
+        begin_ms = world.now_ms
+        world.crash_service(leader, noticed=True)
+        world.run_until(lambda: world.online_on(group) not in {leader, None}, limit_ms=5_000)
+
+        assert world.now_ms - begin_ms < world.timing.raft_election_ms
+
+
+def test_a_will_waits_for_the_last_monitor(world: World) -> None:
+    """One of two monitors is stopped by a signal: what runs in it is not released until it goes on."""
+    group = sql(world)
+    separate = new_resource("sql", "alone", group, separate=True)
+    assert world.do(separate) is None
+    assert world.do(OnlineResource(resource=separate.resource)) is None
+    world.run_until(lambda: world.online_on(group) == "n1")
+    monitor = world.node("n1").monitors[str(separate.resource)]
+    monitor.freeze()
+    world.crash_service("n1", noticed=True)
+    world.run_for(200)
+    assert set(world.node("n1").running) == {separate.resource}
+    assert not world.referee.counts["wills"]
+
+    monitor.thaw()
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+    assert world.referee.counts["wills"] == 1
+
+
+def test_a_will_that_nobody_hears_costs_only_time(world: World) -> None:
+    """The node is cut off and its service dies: the others wait for its silence. The will is not repeated for ever."""
+    group = sql(world)
+    world.partition({"n1"}, {"n2", "n3"})
+    world.crash_service("n1", noticed=True)
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)
+    assert "has heard nothing" in world.config.nodes[NodeId(1)].down_because
+    world.heal()
     world.start("n1")
     world.settle(limit_ms=10_000)
 

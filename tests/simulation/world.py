@@ -26,6 +26,8 @@ from clussvc.actions import (
     CommandMonitor,
     FenceNode,
     FenceSelf,
+    ForgetLeader,
+    LeaveWill,
     Note,
     PeerAddress,
     Propose,
@@ -89,13 +91,14 @@ EVERY_MOMENT = (Tick, HeartbeatsHeard, Vouch)
 """What happens all the time is part of the trace, but nobody wants to read it."""
 
 
-def new_resource(group_name: str, name: str, group: GroupId) -> CreateResource:
-    """The update that makes a simulated resource."""
+def new_resource(group_name: str, name: str, group: GroupId, *, separate: bool = False) -> CreateResource:
+    """The update that makes a simulated resource, with a monitor of its own or without."""
     return CreateResource(
         resource=ResourceId(f"{group_name}-{name}"),
         name=f"{group_name} {name}",
         type="Generic Application",
         group=group,
+        separate_monitor=separate,
         private={"CommandLine": "true"},
     )
 
@@ -441,7 +444,7 @@ class World:
         if self.restarts:
             self.scheduler.later(200 + 1_000 * self.random.random(), again)
 
-    def _end_service(self, machine: Machine, *, silently: bool = False) -> None:
+    def _end_service(self, machine: Machine, *, silently: bool = False, noticed: bool | None = None) -> None:
         assert machine.core is not None
         machine.read = machine.core.config
         machine.core = None
@@ -457,8 +460,12 @@ class World:
         self.network.break_streams(machine.id, self.nodes, silently=silently)
         if not silently:
             for monitor in machine.monitors.values():
-                if self.random.random() < 0.5:
+                when = self.random.random()
+                if when < 0.5 if noticed is None else noticed:
                     monitor.end_with_service()
+                else:
+                    # It gets no time for a while; its deadman may come first.
+                    self.scheduler.later(2_000 * (when - 0.5), monitor.end_with_service)
 
     def crash(self, *names: str) -> None:
         """Power off: everything on the machine ends at once, and what was not synced is lost."""
@@ -467,16 +474,19 @@ class World:
             machine.suspended = False
             machine.power += 1
             machine.monitors = {}
+            machine.occupied.clear()
+            machine.will = None
             if machine.alive:
                 self._end_service(machine, silently=True)
             machine.disk.lose_power()
 
-    def crash_service(self, name: str) -> None:
-        """Only the service process dies; its monitors notice at once, or at the end of the lease."""
+    def crash_service(self, name: str, *, noticed: bool | None = None) -> None:
+        """Only the service process dies; its monitors notice at once, or when they get time, as ``noticed`` says or
+        chance does."""
         machine = self.node(name)
         if machine.alive and not machine.suspended:
             self.tell(machine.id, "the service is killed")
-            self._end_service(machine)
+            self._end_service(machine, noticed=noticed)
 
     def freeze(self, name: str) -> None:
         """Stop the service process; its monitors go on."""
@@ -657,6 +667,11 @@ class World:
             case Propose():
                 self.referee.proposes(machine, action.proposal)
                 self.log.propose(machine, action)
+            case LeaveWill():
+                assert machine.beacon is not None
+                machine.will = action.incarnation, machine.beacon.compose_will(action.incarnation)
+            case ForgetLeader():
+                self.log.forget_leader(machine, action.node)
             case CommandMonitor():
                 monitor = machine.monitors.get(action.monitor)
                 if monitor is not None:
@@ -679,6 +694,7 @@ class World:
                     self.start_later(machine)
             case StopMonitor():
                 stopped = machine.monitors.pop(action.monitor, None)
+                machine.occupied.discard(action.monitor)
                 assert stopped is None or not stopped.running, "a monitor was stopped that still runs something"
             case AddLogMember() | RemoveLogMember():
                 self.log.change_members(machine, action)
@@ -795,10 +811,12 @@ class World:
             report=lambda monitor, report: self._monitor_says(machine, generation, monitor, report),
             fence=lambda why: self._fence(machine, why),
             budget_ms=lambda: self.timing.release_budget_ms,
+            emptied=lambda monitor: self._monitor_emptied(machine, power, monitor),
         )
         old = machine.monitors.get(name)
         fresh = old.succeed(environment) if old is not None else SimMonitor(name, environment)
         machine.monitors[name] = fresh
+        machine.occupied.add(name)
 
         def ready() -> None:
             if machine.power == power and machine.generation == generation and not fresh.dead:
@@ -810,6 +828,36 @@ class World:
         """What it says to a service that is gone is lost."""
         if machine.alive and machine.generation == generation:
             self.post(machine, MonitorSaid(monitor=name, report=report))
+
+    def _monitor_emptied(self, machine: Machine, power: int, name: str) -> None:
+        """A monitor whose service is gone holds nothing any more; the last one sends the will."""
+        if machine.power != power:
+            return
+        machine.occupied.discard(name)
+        if not machine.occupied:
+            self.send_will(machine)
+
+    def send_will(self, machine: Machine) -> None:
+        """On behalf of a service that is dead."""
+        if machine.alive or machine.will is None:
+            return
+        (incarnation, data), boot, power = machine.will, machine.boots, machine.power
+        self.tell(machine.id, f"the last monitor sends the will of incarnation {incarnation}")
+        self.referee.will_sent(machine, incarnation)
+
+        def send() -> None:
+            for other in self.nodes.values():
+                if other is not machine and machine.power == power and not machine.suspended:
+                    self.network.datagram(
+                        machine.id, other.id, partial(self._will_arrives, other, machine.id, boot, data)
+                    )
+
+        for pause_ms in (0, 10, 50):
+            self.scheduler.later(pause_ms, send)
+
+    def _will_arrives(self, other: Machine, sender: NodeId, boot: int, data: bytes) -> None:
+        if other.alive and other.beacon is not None:
+            other.beacon.arrive(data, sender, boot, None)
 
     def kill_monitor(self, node_name: str, monitor: str = "", *, leaving: bool = True) -> None:
         """A monitor process dies; ``leaving``: what it started runs on until its successor has cleaned up."""

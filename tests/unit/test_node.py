@@ -13,6 +13,8 @@ from clussvc.actions import (
     Action,
     CommandMonitor,
     FenceSelf,
+    ForgetLeader,
+    LeaveWill,
     Note,
     PeerAddress,
     Propose,
@@ -969,3 +971,38 @@ def test_voters_may_change_while_the_node_acts(bench: Bench) -> None:
 
     assert (view.votes_held, view.votes_needed) == (2, 2)
     assert view.holds_quorum
+
+
+def test_every_admission_has_a_will_of_its_own(bench: Bench) -> None:
+    """Written before anything is started under it, and not for an admission that does not count."""
+    bench.member()
+    assert [action for action in bench.actions if isinstance(action, LeaveWill)] == [LeaveWill(incarnation=1)]
+    bench.monitor(DeadmanFired(lease_ended_ms=bench.now_ms))
+    bench.confirm()
+    bench.lease()
+    bench.up(attempt=2)
+    assert [action for action in bench.actions if isinstance(action, LeaveWill)] == [LeaveWill(incarnation=2)]
+
+
+def test_a_leader_is_forgotten_when_its_will_is_heard(bench: Bench) -> None:
+    """Once; a will of an earlier incarnation forgets nobody, and nobody but the leader need be forgotten."""
+
+    def forgotten(peer: NodeId, incarnation: int) -> list[Action]:
+        heard = bench.heartbeat(peer, None, bench.now_ms)
+        last = replace(heard.heartbeat, phase=NodePhase.STOPPED, incarnation=incarnation)
+        return [each for each in bench.hear(replace(heard, heartbeat=last)) if isinstance(each, ForgetLeader)]
+
+    bench.member()
+    bench.config = replace(
+        bench.config,
+        nodes=bench.config.nodes | {n: replace(bench.config.nodes[n], boot=1, incarnation=1) for n in (N2, N3)},
+    )
+    bench.index += 1
+    bench.give(ConfigInstalled(index=bench.index, config=bench.config))
+    bench.give(LeadershipChanged(leader=N2, leads=False, members=frozenset({N1, N2, N3})))
+    bench.lease()
+
+    assert forgotten(N3, 1) == []
+    assert forgotten(N2, 0) == []
+    assert forgotten(N2, 1) == [ForgetLeader(node=N2)]
+    assert forgotten(N2, 1) == []

@@ -42,6 +42,11 @@ from clussvc.model.errors import ClusterError
 LEASE_SHARE = 0.9
 """Part of the shortest election timeout that a leader may rely on; the rest covers differing clock rates."""
 
+HASTE_FIRST = 0.03
+HASTE_STEP = 0.1
+"""Parts of the shortest election timeout: how long the first waits of those that know that their leader is gone, so
+that the others know it too, and each next one after it."""
+
 CHUNK_BYTES = 512 * 1024
 CHUNKS_IN_FLIGHT = 4
 CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES + 1
@@ -282,6 +287,15 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         self._reachable.discard(node_id)
         self._close(node_id)
         self._transfers.pop(node_id, None)
+        if node_id == self._leader and self._role != _LEADER:
+            # Probably its process is gone, and nobody has to wait longer than the others keep to it.
+            self._hasten(self._heard_s + self._settings.election_timeout_s)
+
+    def forget_leader(self, node_id: int) -> None:
+        """The process of that node is certainly over. If it led, nobody has to keep to it: its lease died with it."""
+        if node_id == self._leader and self._role != _LEADER:
+            self._heard_s = float("-inf")
+            self._hasten(self._now_s())
 
     def receive(self, sender: int, message: wire.Message) -> None:
         """One message from an authenticated node, in front of the library."""
@@ -636,6 +650,10 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             self.elections_started += 1
             for peer in sorted(others & self._reachable):
                 self._open(peer)
+            # The library's own timer need not have run out. It takes this word from whom it holds for the leader only.
+            for leader in (None, self._leader):
+                known = self.peer(leader) if leader is not None else None
+                self._onMessageReceived(known, {"type": "timeout_now", "term": self._term})
 
     def _receive_vote_request(self, sender: int, message: wire.VoteRequest) -> None:
         if message.term < self._term:
@@ -716,6 +734,13 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
     def _arm(self, now: float) -> None:
         least = self._settings.election_timeout_s
         self._deadline_s = now + self._rng.uniform(least, 2 * least)
+
+    def _hasten(self, from_s: float) -> None:
+        """Ask for an election soon after that moment, each node at its turn: all know of it at nearly the same time,
+        and two that ask together may get in each other's way."""
+        turn = sum(1 for other in self.other_members - {self._leader} if other < self._node_id)
+        pause = min(HASTE_FIRST + turn * HASTE_STEP, 1.0)
+        self._deadline_s = min(self._deadline_s, max(from_s, self._now_s()) + pause * self._settings.election_timeout_s)
 
     def _open(self, peer: int) -> None:
         if peer not in self._opened:

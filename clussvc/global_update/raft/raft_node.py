@@ -343,6 +343,12 @@ class RaftNode:
             if pending.sent_to == node_id and node_id != self._node_id:
                 self._unsend(pending)
 
+    def forget_leader(self, node_id: int) -> None:
+        """The process of that node is certainly over; if it led, an election need not wait for its silence."""
+        if self._dead is None and not self._closed:
+            with surrounded_by(self._surroundings):
+                self._guard.forget_leader(node_id)
+
     def fail(self, error: Exception) -> None:
         """End for good, because whoever drives this node cannot go on; as after an error of its own."""
         if self._dead is None and not self._closed:

@@ -114,6 +114,10 @@ class RaftThread:
         """The network below has lost a node."""
         self._enqueue(partial(self._node.peer_disconnected, node_id), most=2 * CALLS_MAX)
 
+    def forget_leader(self, node_id: int) -> None:
+        """See :meth:`RaftNode.forget_leader`."""
+        self._enqueue(partial(self._node.forget_leader, node_id), most=2 * CALLS_MAX)
+
     def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
         """See :meth:`RaftNode.propose`; ``done`` runs on the thread of the log."""
         self._ask(partial(self._node.propose, command, timeout_s, done), done)

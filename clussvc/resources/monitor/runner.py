@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import select
 import selectors
 import socket
 import sys
@@ -171,6 +172,9 @@ class Monitor(HandleSink):
         """How many ends of everything are under way or not yet entered in the books; guarded by the gate's lock."""
         self._over = False
         self._service_gone = False
+        self.service_died = False
+        """The service let go of the connection altogether, which one that lives and wants this monitor to end does not:
+        it still reads."""
 
     # --- the main loop --------------------------------------------------------------------------------------------
 
@@ -295,6 +299,7 @@ class Monitor(HandleSink):
         if self._service_gone:
             return
         self._service_gone = True
+        self.service_died = _hung_up(self._connection)
         self._outbox.clear()
         self._selector.unregister(self._connection)
         self._connection.close()
@@ -956,6 +961,12 @@ class Monitor(HandleSink):
 
     def _log(self, slot: Slot, level: LogLevel, text: str) -> None:
         self._report(ResourceLogged(resource=slot.spec.resource, level=level, text=text))
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(connection, 0)
+    return any(events & select.POLLHUP for _, events in poller.poll(0))
 
 
 def _returns_late(aborted: Call | None, limit_ms: int) -> bool:

@@ -480,3 +480,43 @@ def test_a_stale_leader_is_told(make_world: MakeWorld) -> None:
     world.inject(leader, follower, wire.encode(wire.Append(term - 1, 0, 2, term - 1, entries, 0.0)))
     world.run(0.01)
     assert wire.Newer(term) in answers
+
+
+def test_nobody_waits_for_a_leader_that_is_certainly_dead(make_world: MakeWorld) -> None:
+    """Those who know it elect at once, well within the time for which a leader that is only silent is kept to."""
+    world = make_world(3)
+    old = world.lead()
+    world.commit(old, *commands("x", 3))
+    world.converge()
+    world.crash(old)
+    before = world.now_s
+    for node in others(world, old):
+        world.forget_leader(node, old)
+    assert world.lead() != old
+    assert world.now_s - before < 0.1
+
+
+def test_a_leader_that_one_node_forgets_goes_on(make_world: MakeWorld) -> None:
+    """A mistake of one costs nothing: the others keep to the leader they hear."""
+    world = make_world(3)
+    old = world.lead()
+    elections = sum(world.node(node).statistics().elections_started for node in world.founders)
+    for node in (*others(world, old)[:1], old):
+        world.forget_leader(node, old)
+    world.run(2.0)
+    assert world.lead() == old
+    now = sum(world.node(node).statistics().elections_started for node in world.founders)
+    assert now == elections
+
+
+def test_a_lost_connection_to_the_leader_hastens_the_election(make_world: MakeWorld) -> None:
+    """All that is saved is the time between the shortest and the longest patience: nobody votes earlier."""
+    patience_s = RaftSettings().election_timeout_ms / 1_000
+    for seed in range(5):
+        world = make_world(3, seed=seed)
+        old = world.lead()
+        world.converge()
+        before = world.now_s
+        world.crash(old)
+        assert world.lead() != old
+        assert 0.5 * patience_s < world.now_s - before < 1.3 * patience_s

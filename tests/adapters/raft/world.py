@@ -232,7 +232,12 @@ class World:
         machine.disk.lose_power(machine.folder)
         for other, peer in self.up():
             peer.peer_disconnected(node_id)
-            assert other != node_id
+            self.machines[other].wake_s = self.now_s
+
+    def forget_leader(self, node_id: int, leader: int) -> None:
+        """A node learns that the process of the leader is certainly over."""
+        self.node(node_id).forget_leader(leader)
+        self.machines[node_id].wake_s = self.now_s
 
     def up(self) -> list[tuple[int, RaftNode]]:
         """The running nodes."""

@@ -116,3 +116,42 @@ def outcome(config: Config, *updates: NodeDown | NodeUp) -> tuple[list[str | Non
         config = applied.config
         codes.append(applied.refusal.code if applied.refusal else None)
     return codes, config.nodes[N3].up
+
+
+def will(boot: int, incarnation: int) -> bytes:
+    """What the last monitor of N3 sends when its service of that boot is dead."""
+    return speaker(boot).native.compose_will(incarnation)
+
+
+def test_a_last_will_ends_the_incarnation_at_once(hearing: Hearing) -> None:
+    """Long before any silence would; also where fencing is required, since nothing is left to be switched off."""
+    hearing.judge.listen(will(1, 4), hearing.now_ms)
+    required = replace(hearing.config, fencing_required=True)
+    for config in (hearing.config, required):
+        (down,) = declare_down(config, hearing.judge, node=N1, now_ms=hearing.now_ms)
+        assert (down.node, down.incarnation, down.stopped) == (N3, 4, False)
+        assert "monitors have terminated everything" in down.because
+
+
+@pytest.mark.parametrize(("boot", "incarnation"), [(1, 3), (1, 5), (2, 4)])
+def test_a_last_will_of_another_incarnation_says_nothing_of_this_one(
+    hearing: Hearing, boot: int, incarnation: int
+) -> None:
+    """One of an earlier incarnation may come late, and one of a later boot before the log tells of it."""
+    hearing.judge.listen(will(boot, incarnation), hearing.now_ms)
+    assert declare_down(hearing.config, hearing.judge, node=N1, now_ms=hearing.now_ms) == ()
+
+
+def test_a_new_boot_makes_the_will_of_the_old_one_void(hearing: Hearing) -> None:
+    """A node that came back is judged by what it says now, though the coordinator had no time to believe the will."""
+    hearing.judge.listen(will(1, 4), hearing.now_ms)
+    assert hearing.hear(speaker(2), NodePhase.ASKING, attempt=1, for_ms=STEP_MS) == []
+
+
+def test_a_last_will_is_no_sign_of_life(hearing: Hearing) -> None:
+    """It neither ends a silence nor gives a lease."""
+    silent_ms = hearing.judge.silent_ms(N3, hearing.now_ms + 70)
+    lease_until_ms = hearing.judge.lease_until_ms(N3)
+    hearing.judge.listen(will(1, 4), hearing.now_ms + 50)
+    assert hearing.judge.silent_ms(N3, hearing.now_ms + 70) == silent_ms == 70
+    assert hearing.judge.lease_until_ms(N3) == lease_until_ms

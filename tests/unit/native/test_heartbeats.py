@@ -63,6 +63,7 @@ steps = st.one_of(
     st.tuples(st.just("say"), st.sampled_from([1, 2, 3]), st.integers(0, 400), st.booleans()),
     st.tuples(st.just("deliver"), st.sampled_from([1, 2, 3]), st.integers(0, 30), st.booleans()),
     st.tuples(st.just("peers"), st.sampled_from([1, 2, 3]), st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("will"), st.sampled_from([1, 2, 3]), st.integers(0, 3), st.booleans()),
     st.tuples(st.just("bend"), st.sampled_from([1, 2, 3]), st.integers(0, 10**6), st.booleans()),
 )
 
@@ -90,6 +91,10 @@ def test_the_core_is_its_twin(script: list[tuple[str, int, int, bool]], phases: 
             data = native.compose(now_ms)
             assert data == twin.compose(now_ms)
             said += [data] if data else []
+        elif what == "will":
+            data = native.compose_will(number)
+            assert data == twin.compose_will(number)
+            said.append(data)
         elif what == "peers":
             native.set_peers(others[node][:number], now_ms)
             twin.set_peers(others[node][:number], now_ms)
@@ -105,6 +110,33 @@ def test_the_core_is_its_twin(script: list[tuple[str, int, int, bool]], phases: 
                 assert native.take() == twin.take()
     for node in others:
         assert natives[node].take() == twins[node].take()
+
+
+def test_a_will_is_the_last_word_of_its_boot_and_no_sign_of_life() -> None:
+    """It is news; no silence ends with it, nothing of that boot is heard after it, and the next boot is."""
+    mine, peer, reborn = heartbeats(1), heartbeats(2, peers=(1, 3)), heartbeats(2, boot=2, peers=(1, 3))
+    vouch(peer)
+    vouch(reborn)
+    vouch(mine)
+    mine.receive(peer.compose(100), 100)
+    will, late = peer.compose_will(7), peer.compose(150)
+
+    assert mine.receive(will, 200) == ("received", True, False)
+    assert mine.receive(will, 210)[0] == "duplicate"
+    assert mine.receive(late, 220)[0] == "dropped.replayed"
+    heard = mine.take()[-1]
+    assert (heard[2:7], heard[10]) == ((2, 1, 2**64 - 1, 7, 5), ())
+    assert mine.ages(300)[2][0] == 200
+    (silent_ms,) = [entry[3] for entry in heard_by(mine, 300) if entry[0] == 2]
+    assert silent_ms == 200
+    assert mine.receive(reborn.compose(400), 400)[0] == "received"
+
+
+def heard_by(native: Heartbeats, now_ms: int) -> list[tuple[int, int, int, int]]:
+    """What it says in its heartbeats of the others."""
+    third = heartbeats(3, peers=(1, 2))
+    third.receive(native.compose(now_ms), now_ms)
+    return list(third.take()[-1][10])
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

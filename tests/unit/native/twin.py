@@ -18,6 +18,7 @@ TAG_BYTES = 16
 NODES_MAX = 64
 DATAGRAM_BYTES_MAX = HEADER.size + CONTENT.size + NODES_MAX * HEARING.size + TAG_BYTES
 SENT_MAX = 256
+STOPPED = 5
 
 
 def signed(key: bytes, data: bytes) -> bytes:
@@ -79,6 +80,11 @@ class Twin:
         self.probe = False
         return signed(self.key, data)
 
+    def compose_will(self, incarnation: int) -> bytes:
+        """See Heartbeats."""
+        data = HEADER.pack(b"CLHB", 2, 0, self.node, self.boot, incarnation, 2**64 - 1)
+        return signed(self.key, data + CONTENT.pack(STOPPED, 0, 0, 0, 0, 0))
+
     def receive(self, data: bytes, now_ms: int, network: int, multicast: bool) -> tuple[str, bool]:
         """The outcome, and whether an answer is wanted."""
         if len(data) > DATAGRAM_BYTES_MAX:
@@ -112,8 +118,10 @@ class Twin:
             if (node, heard_boot) == (self.node, self.boot & 0xFFFFFFFF) and heard_seq:
                 acknowledged_ms = self.sent.get(heard_seq, -1)
                 break
-        peer.ever_heard, peer.boot, peer.seq, peer.networks = True, boot, seq, came_by
-        peer.quiet_from_ms = max(peer.quiet_from_ms, now_ms)
+        peer.boot, peer.seq = boot, seq
+        if phase != STOPPED:
+            peer.ever_heard, peer.networks = True, came_by
+            peer.quiet_from_ms = max(peer.quiet_from_ms, now_ms)
         heard = tuple(
             (node, heard_boot, heard_seq, silent_ms) for node, heard_boot, heard_seq, silent_ms, _ in hearings
         )
