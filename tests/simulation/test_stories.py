@@ -193,7 +193,7 @@ def test_a_will_waits_for_the_last_monitor(world: World) -> None:
     world.crash_service("n1", noticed=True)
     world.run_for(200)
     assert set(world.node("n1").running) == {separate.resource}
-    assert not world.referee.counts["wills"]
+    assert "wills" not in world.referee.counts
 
     monitor.thaw()
     world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=5_000)

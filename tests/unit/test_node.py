@@ -995,7 +995,7 @@ def test_a_leader_is_forgotten_when_its_will_is_heard(bench: Bench) -> None:
     bench.member()
     bench.config = replace(
         bench.config,
-        nodes=bench.config.nodes | {n: replace(bench.config.nodes[n], boot=1, incarnation=1) for n in (N2, N3)},
+        nodes={**bench.config.nodes} | {n: replace(bench.config.nodes[n], boot=1, incarnation=1) for n in (N2, N3)},
     )
     bench.index += 1
     bench.give(ConfigInstalled(index=bench.index, config=bench.config))
