@@ -93,6 +93,7 @@ from clussvc.model.monitoring import (
     LogLevel,
     MonitorDied,
     MonitorStarted,
+    NetworkHealed,
     OpenResource,
     PropertyChanged,
     ResourceLogged,
@@ -182,6 +183,7 @@ class NodeCore:
         self._index = index
         self._table = HeartbeatTable(node=node, timing=timing)
         self._table.set_peers(self._peers, now_ms)
+        self._network_healed = False
         self._now_ms = now_ms
         if config is not None:
             self._know_incarnations(config)
@@ -630,7 +632,11 @@ class NodeCore:
         for heard in event.heard:
             assert heard.received_ms <= self._now_ms, (heard, self._now_ms)
             self._check_lease(heard.received_ms)
-            self._table.hear(heard)
+            sender = heard.heartbeat.sender
+            silent_ms = self._table.silent_ms(sender, heard.received_ms)
+            known = self._table.hear(heard)
+            if known and silent_ms is not None and silent_ms > self._timing.lease_ms:
+                self._network_healed = heard.heartbeat.phase is not NodePhase.STOPPED or self._network_healed
 
     def _check_lease(self, at_ms: int) -> None:
         """Before anything else: did the lease that was known until then still run?"""
@@ -796,6 +802,8 @@ class NodeCore:
             return
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._feed_monitors()
+        if self._network_healed:
+            self._announce_again()
         if self._phase is NodePhase.MEMBER:
             self._step_groups()
             self._send_report()
@@ -836,6 +844,14 @@ class NodeCore:
                 monitor.fed_until_ms = until_ms
                 extended = LeaseExtended(until_ms=until_ms, budget_ms=self._timing.release_budget_ms)
                 self._out.append(CommandMonitor(monitor=monitor.name, command=extended))
+
+    def _announce_again(self) -> None:
+        """What runs here may have been announced while a part of the network could not hear it."""
+        self._network_healed = False
+        if self._phase is NodePhase.MEMBER:
+            for monitor in self._pool:
+                if monitor.ready and monitor.opened:
+                    self._out.append(CommandMonitor(monitor=monitor.name, command=NetworkHealed()))
 
     def _step_groups(self) -> None:
         wanted = self._ownership.step(self._now_ms, ready=self._monitor_ready)

@@ -116,8 +116,21 @@ class TerminateEverything:
     why: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkHealed:
+    """A node that could not be heard is heard again: hosts on its side of the network may know old whereabouts of what
+    is online here, so it is announced once more. Not answered."""
+
+
 MonitorCommand = (
-    OpenResource | CloseResource | BringOnline | TakeOffline | TerminateResource | LeaseExtended | TerminateEverything
+    OpenResource
+    | CloseResource
+    | BringOnline
+    | TakeOffline
+    | TerminateResource
+    | LeaseExtended
+    | TerminateEverything
+    | NetworkHealed
 )
 
 

@@ -67,6 +67,7 @@ from clussvc.model.monitoring import (
     LeaseExtended,
     MonitorDied,
     MonitorStarted,
+    NetworkHealed,
     OpenResource,
     PropertyChanged,
     ResourceReported,
@@ -1006,3 +1007,29 @@ def test_a_leader_is_forgotten_when_its_will_is_heard(bench: Bench) -> None:
     assert forgotten(N2, 0) == []
     assert forgotten(N2, 1) == [ForgetLeader(node=N2)]
     assert forgotten(N2, 1) == []
+
+
+def test_what_runs_is_announced_again_when_a_peer_is_heard_again(bench: Bench) -> None:
+    """Once, after a silence that was longer than a lease; nothing is announced where nothing runs."""
+
+    def hears_both(after_ms: int, *peers: NodeId) -> int:
+        """One of them may be silent; how often the monitor is told to announce."""
+        told = 0
+        until_ms = bench.now_ms + after_ms
+        while bench.now_ms < until_ms:
+            while not any(isinstance(action, Vouch) for action in bench.actions):
+                bench.now_ms = bench.core.deadline_ms
+                bench.give(Tick())
+            sent_ms, bench.now_ms = bench.now_ms, bench.now_ms + 1
+            bench.hear(*(bench.heartbeat(peer, sent_ms, bench.now_ms) for peer in peers))
+            told += commands(bench.actions).count(NetworkHealed())
+        return told
+
+    bench.member()
+    assert hears_both(LAN.lease_ms + 200, N2) == 0
+    assert hears_both(200, N2, N3) == 0
+    bench.assign()
+    assert hears_both(LAN.lease_ms - 200, N2) == 0
+    assert hears_both(200, N2, N3) == 0
+    assert hears_both(LAN.lease_ms + 200, N2) == 0
+    assert hears_both(1_000, N2, N3) == 1

@@ -50,6 +50,7 @@ from clussvc.model.monitoring import (
     MonitorCommand,
     MonitorReport,
     MonitorStarted,
+    NetworkHealed,
     OpenResource,
     PropertyChanged,
     PropertyValue,
@@ -77,7 +78,7 @@ from clussvc.resources.monitor.processes import (
 from clussvc.resources.monitor.protocol import HUNG_STATUS, FrameReader, Ping, Pong, command_codec, report_codec
 from clussvc.resources.monitor.records import RecordBook
 from clussvc.resources.monitor.schedule import Poll, PollKind, PollSchedule
-from clussvc.resources.monitor.slot import Catalogue, DrivenType, Ending, Slot
+from clussvc.resources.monitor.slot import Announcing, Catalogue, DrivenType, Ending, Slot
 from clussvc.resources.monitor.workers import (
     STARTS_AT_ONCE,
     Call,
@@ -328,6 +329,8 @@ class Monitor(HandleSink):
                 self._change(command)
             case TerminateEverything(ticket=ticket, why=why):
                 self._terminate_everything(ticket, why)
+            case NetworkHealed():
+                self._announce_again()
             case _:
                 assert_never(command)
 
@@ -385,6 +388,12 @@ class Monitor(HandleSink):
                 self._terminate(slot, ResourceState.OFFLINE, "")
             case _:
                 assert_never(command)
+
+    def _announce_again(self) -> None:
+        for slot in self._slots.values():
+            driven: object = slot.driven
+            if slot.state is ResourceState.ONLINE and slot.ending is None and isinstance(driven, Announcing):
+                self._call(slot, CallKind.EVENT, driven.network_healed, self._short_limit_ms(slot))
 
     def _refuse(self, command: BringOnline | TakeOffline | TerminateResource, why: str) -> None:
         self._report(CommandRefused(resource=command.resource, epoch=command.epoch, why=why))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from clussvc.model.monitoring import BringOnline, ResourceSpec
 from clussvc.model.states import ResourceState
@@ -28,6 +28,14 @@ class DrivenType(Protocol):
     def looks_alive(self) -> bool: ...
 
     def is_alive(self) -> bool: ...
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A type whose resources are announced on the network has this besides."""
+
+    def network_healed(self) -> None:
+        """Announce it again; see NetworkHealed. Returns at once."""
 
 
 class Catalogue(Protocol):

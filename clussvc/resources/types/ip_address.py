@@ -50,7 +50,8 @@ class IPAddress(ResourceType):
     def __init__(self, resource: Resource) -> None:
         super().__init__(resource)
         self._held: Address | None = None
-        self._link_name = ""
+        self._link: Link | None = None
+        self._announcing_again = threading.Event()
         self._extended_s = 0.0
         self._changes: socket.socket | None = None
         self._lock = threading.Lock()
@@ -93,6 +94,13 @@ class IPAddress(ResourceType):
         if trouble is not None:
             self.resource.log_error(trouble)
         return trouble is None
+
+    def network_healed(self) -> None:
+        """Announce the address again, several times, to hosts that could not hear it before."""
+        link = self._link
+        if link is not None and link.speaks_arp and not self._announcing_again.is_set():
+            self._announcing_again.set()
+            threading.Thread(target=self._announce_after_healing, args=(link,), name="announcer", daemon=True).start()
 
     @classmethod
     def clean(cls, record: Mapping[str, Any]) -> None:
@@ -164,7 +172,7 @@ class IPAddress(ResourceType):
                 setting.write_text("1")
         with self._lock:
             self.resource.remember({"interface": link.name, "address": str(wanted.address), "prefix": wanted.prefix})
-            self._link_name = link.name
+            self._link = link
             self._held = wanted
             try:
                 rtnetlink.add_address(wanted, lifetime_s=LIFETIME_S)
@@ -218,6 +226,21 @@ class IPAddress(ResourceType):
                     arp.announce(link.name, link.hardware, address)
                     listener.probe()
 
+    def _announce_after_healing(self, link: Link) -> None:
+        begin_s = time.monotonic()
+        for delay_s in arp.ANNOUNCEMENT_DELAYS_S:
+            if self._quiet.wait(max(0.0, begin_s + delay_s - time.monotonic())):
+                return
+            if delay_s == arp.ANNOUNCEMENT_DELAYS_S[-1]:
+                # What heals from now on is worth a series of its own.
+                self._announcing_again.clear()
+            with self._lock:
+                held = self._held
+            # A link that goes down meanwhile is reported by the kernel's event.
+            with contextlib.suppress(OSError):
+                if held is not None:
+                    arp.announce(link.name, link.hardware, held.address)
+
     # --- the rest -------------------------------------------------------------------------------------------------
 
     def _remove(self) -> None:
@@ -237,7 +260,7 @@ class IPAddress(ResourceType):
             return "the address is not held"
         link = next((link for link in rtnetlink.links() if link.index == held.index), None)
         if link is None:
-            return f"the network interface {self._link_name} is gone"
+            return f"the network interface {self._link.name if self._link else held.index} is gone"
         if not link.works:
             return f"the network interface {link.name} is down or has lost its carrier"
         if held not in rtnetlink.addresses():

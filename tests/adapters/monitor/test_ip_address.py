@@ -6,14 +6,16 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from clussvc.model.monitoring import DeadmanFired, MonitorDied, TakeOffline
+from clussvc.model.monitoring import DeadmanFired, MonitorDied, NetworkHealed, TakeOffline
 from clussvc.model.states import ResourceState
+from clussvc.resources.types.arp import ANNOUNCEMENT_DELAYS_S
 from tests.adapters.monitor.conftest import COMMAND, Driver, spec, wait_until
 
 pytestmark = [
@@ -124,6 +126,39 @@ def test_address_of_this_host_is_refused(cable: Cable) -> None:
 
     assert "configured on eth0" in cable.driver.online(ADDRESS).detail
     assert cable.has_address()
+
+
+COUNT_ANNOUNCEMENTS = f"""
+import socket
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+wire.bind(("eth0", 0x0806))
+vip = socket.inet_aton("{VIP}")
+print("listening", flush=True)
+while True:
+    frame = wire.recv(2048)
+    if frame[28:32] == vip and frame[38:42] == vip:
+        print("announced", flush=True)
+"""
+
+
+def test_an_address_is_announced_again_when_the_network_has_healed(cable: Cable) -> None:
+    """As often as when it came online, which is over by then; a second word while it is at it changes nothing."""
+    series = 2 * len(ANNOUNCEMENT_DELAYS_S)
+    command = ["ip", "netns", "exec", cable.there, sys.executable, "-c", COUNT_ANNOUNCEMENTS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as neighbour:
+        try:
+            assert neighbour.stdout is not None
+            assert neighbour.stdout.readline() == "listening\n"
+            assert ResourceState.ONLINE is cable.driver.online(ADDRESS).state
+            assert [neighbour.stdout.readline() for _ in range(series)] == ["announced\n"] * series
+            cable.driver.send(NetworkHealed())
+            cable.driver.send(NetworkHealed())
+            assert [neighbour.stdout.readline() for _ in range(series)] == ["announced\n"] * series
+            cable.driver.send(TakeOffline(resource=ADDRESS.resource, epoch=1))
+            cable.driver.wait_state(ADDRESS, ResourceState.OFFLINE)
+        finally:
+            neighbour.kill()
+        assert neighbour.stdout.read() == ""
 
 
 def test_link_down_is_a_failure_at_once(cable: Cable) -> None:
