@@ -13,7 +13,6 @@ The server runs as a process of its own: its end is noticed at once, and it is k
 connects to the port; is_alive fetches ``/whoami`` and checks that this very resource answers.
 """
 
-import http.client
 import os
 import socket
 import sys
@@ -22,6 +21,8 @@ from typing import Any
 
 ASK_LIMIT_S = 5.0
 FIRST_ANSWER_LIMIT_S = 30.0
+LINE_BYTES_MAX = 8_192
+HEADERS_MAX = 30
 
 
 def open(resource: Any) -> None:
@@ -88,15 +89,17 @@ def _where(resource: Any) -> tuple[str, int]:
 
 
 def _answers(resource: Any) -> bool:
-    connection = http.client.HTTPConnection(*_where(resource), timeout=ASK_LIMIT_S)
+    # Not http.client: importing it takes longer than a failover should wait.
     try:
-        connection.request("GET", "/whoami")
-        answer = connection.getresponse()
-        return answer.status == 200 and answer.getheader("X-Resource") == _header(resource.name)
-    except (OSError, http.client.HTTPException):
+        with socket.create_connection(_where(resource), timeout=ASK_LIMIT_S) as asking:
+            asking.sendall(b"GET /whoami HTTP/1.0\r\n\r\n")
+            with asking.makefile("rb") as answer:
+                status = answer.readline(LINE_BYTES_MAX).split()
+                lines = [answer.readline(LINE_BYTES_MAX).partition(b":") for _ in range(HEADERS_MAX)]
+    except OSError:
         return False
-    finally:
-        connection.close()
+    headers = {name.strip().lower(): value.strip() for name, colon, value in lines if colon}
+    return status[1:2] == [b"200"] and headers.get(b"x-resource") == _header(resource.name).encode()
 
 
 def _header(name: str) -> str:

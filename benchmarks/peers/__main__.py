@@ -55,6 +55,7 @@ FAULTS: Final = ("crash", "leader", "cut", "mute", "server", "daemon", "move")
 CONTENDERS: Final[dict[str, tuple[str, Callable[[Lab], Contender]]]] = {
     "clussvc-lan": ("", lambda lab: Clussvc(lab, "lan")),
     "clussvc-fast": ("", lambda lab: Clussvc(lab, "fast")),
+    "clussvc-fast-address": ("", lambda lab: Clussvc(lab, "fast", alone=True)),
     "pacemaker-default": ("pacemakerd", lambda lab: Pacemaker(lab, None, "1s")),
     "pacemaker-tuned": ("pacemakerd", lambda lab: Pacemaker(lab, 300, "200ms")),
     "keepalived-1": ("keepalived", lambda lab: Keepalived(lab, "1")),

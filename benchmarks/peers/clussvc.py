@@ -1,27 +1,36 @@
-"""This cluster service as a contender."""
+"""This cluster service as a contender, with a web server that it starts, or with the address alone."""
 
 from __future__ import annotations
 
-from benchmarks.peers.contender import NETMASK_BITS, WEB_SERVER
+import subprocess
+
+from benchmarks.peers.contender import NETMASK_BITS, WEB_SERVER, server_of, server_words
 from clussvc import __version__
 from tests.cluster.formation import Cluster
-from tests.cluster.lab import VIP, Lab, Node
+from tests.cluster.lab import VIP, Lab, Node, environment
 
 GROUP = "WEB"
 
 
 class Clussvc:
-    """An IP Address and a Generic Script in one group, with a timing profile."""
+    """An IP Address and a Generic Script in one group, with a timing profile.
 
-    faults = frozenset({"crash", "cut", "mute", "server", "daemon", "move", "leader"})
+    With the address ``alone`` the group is just that, and the server runs on every machine all the time, as it does
+    beside keepalived.
+    """
+
     phase_s = 1.0
     hold_s = 3.0
 
-    def __init__(self, lab: Lab, profile: str) -> None:
-        self.name = f"clussvc {profile}"
+    def __init__(self, lab: Lab, profile: str, *, alone: bool = False) -> None:
+        self.name = f"clussvc {profile}{', address alone' if alone else ''}"
+        faults = {"crash", "cut", "mute", "daemon", "move", "leader"}
+        self.faults = frozenset(faults if alone else faults | {"server"})
         self._lab = lab
         self._profile = profile
+        self._alone = alone
         self._cluster = Cluster(lab)
+        self._servers: list[subprocess.Popen[bytes]] = []
 
     def begin(self) -> None:
         """Form the cluster and bring the group online."""
@@ -30,14 +39,32 @@ class Clussvc:
         cluster.command("group", GROUP, "/create")
         private = (f"Address={VIP}", f"SubnetMask={NETMASK_BITS}")
         cluster.command("res", "IP", "/create", f"/group:{GROUP}", "/type:IP Address", "/priv", *private)
-        private = (f"ScriptFilepath={WEB_SERVER}", "Port=80:dword")
-        cluster.command("res", "WEB", "/create", f"/group:{GROUP}", "/type:Generic Script", "/priv", *private)
-        cluster.command("res", "WEB", "/adddep:IP")
+        if self._alone:
+            for node in self._lab.nodes:
+                self._serve(node)
+        else:
+            private = (f"ScriptFilepath={WEB_SERVER}", "Port=80:dword")
+            cluster.command("res", "WEB", "/create", f"/group:{GROUP}", "/type:Generic Script", "/priv", *private)
+            cluster.command("res", "WEB", "/adddep:IP")
         cluster.command("group", GROUP, "/online:NODE1", "/wait:60")
+
+    def _serve(self, node: Node) -> None:
+        self._servers.append(
+            subprocess.Popen(
+                node.enter(*server_words(GROUP)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment(),
+                cwd="/",
+            )
+        )
 
     def ready(self) -> bool:
         """Every node up, by the word of each."""
         nodes = self._lab.nodes
+        if self._alone and not all(node.up and server_of(node) for node in nodes):
+            return False
         if not all(node.up and node.service() is not None and self._cluster.takes_part(node) for node in nodes):
             return False
         return set(self._cluster.node_states(nodes[0]).values()) == {"Up"} and self.active() is not None
@@ -59,6 +86,8 @@ class Clussvc:
 
     def restart(self, node: Node) -> None:
         """Start the service of a machine that was booted."""
+        if self._alone:
+            self._serve(node)
         node.start_service()
 
     def kill_daemon(self, node: Node) -> None:

@@ -1,7 +1,7 @@
 """The process of a resource monitor: ``python -m clussvc.service.monitor_main --fd N --run-folder P``.
 
 Started by the service with one end of a socket pair. Little is imported here, since every node runs at least one of
-these: resource types are loaded when a resource needs them.
+these; the built-in resource types come in beside the start, so that no failover waits for them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,11 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.close(options.lease_fd)
     run_folder: Path = options.run_folder.resolve()
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    catalogue = TypeCatalogue()
+    threading.Thread(target=catalogue.preload, name="preload", daemon=True).start()
     with socket.socket(fileno=options.fd) as connection:
         monitor = Monitor(
             connection,
             run_folder,
-            TypeCatalogue(),
+            catalogue,
             lease_word=lease_word,
             starts_at_once=options.parallel_starts,
             last_resort=_last_resort(parse_means(options.self_fence), options.release_budget, lease_word),

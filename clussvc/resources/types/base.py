@@ -11,6 +11,7 @@ installed packages (see the page on writing resources).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,7 +208,7 @@ _BUILTIN: Final[Mapping[str, tuple[str, str]]] = {
     "generic service": ("clussvc.resources.types.generic_service", "GenericService"),
     "ip address": ("clussvc.resources.types.ip_address", "IPAddress"),
 }
-"""Imported when first used, so that a monitor without addresses never loads the netlink library."""
+"""Imported when first used, or by :meth:`TypeCatalogue.preload`."""
 
 
 class TypeCatalogue:
@@ -233,6 +234,12 @@ class TypeCatalogue:
             "type-not-installed",
             f"the resource type {name!r} is not installed on this node; install the package that brings it",
         )
+
+    def preload(self) -> None:
+        """Import the built-in types ahead; a failover would otherwise wait for it. Errors are left to ``find``."""
+        for module, _ in _BUILTIN.values():
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
 
     def create(self, name: str, resource: Resource) -> ResourceType:
         """An instance for ``resource``. Raises what ``find`` raises, and what the constructor does."""
