@@ -11,6 +11,7 @@ from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorCommand
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
+from clussvc.model.settings import Timing
 from clussvc.model.states import NodePhase
 
 
@@ -54,6 +55,13 @@ class Vouch:
     """The peers whose silence the core wants to know of at once, from ``watch_ms`` on."""
     watch_ms: int
     """0: every heartbeat is news; negative: no silence is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseTiming:
+    """The log and the monitors act by this timing from now on."""
+
+    timing: Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +165,7 @@ class StopService:
 Action = (
     SetPeers
     | Vouch
+    | UseTiming
     | LeaveWill
     | ForgetLeader
     | Propose

@@ -45,6 +45,7 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     StopService,
+    UseTiming,
     Vouch,
 )
 from clussvc.events import (
@@ -197,6 +198,8 @@ class NodeCore:
         self._note = "the service is starting"
         self._release_deadline_ms: int | None = now_ms + LEFTOVERS_TIMEOUT_MS if leftovers else None
 
+        self._version_held = (0, -1)
+        """A version that is said until then though a later one has been read."""
         self._next_vouch_ms = now_ms
         self._vouched: tuple[object, ...] = ()
         self._watching: tuple[object, ...] = ()
@@ -374,10 +377,16 @@ class NodeCore:
         self._outstanding.clear()
 
     def _follow(self, config: Config) -> None:
+        said = self._version_said
         self._config, self._voters = config, config.voters
         if config.timing != self._timing:
+            if config.timing.quicker_than(self._timing):
+                # Leases that were counted by the slower timing run on, and the deadmen by them. This node does not say
+                # that it acts by the faster one before they have ended.
+                self._version_held = said, max(self._version_held[1], self._now_ms + self._timing.silence_ms())
             self._timing = config.timing
             self._table.set_timing(config.timing)
+            self._out.append(UseTiming(timing=config.timing))
         peers = {
             node.id: PeerAddress(name=node.name, addresses=node.addresses, port=node.port)
             for node in config.nodes.values()
@@ -920,7 +929,7 @@ class NodeCore:
 
     def _vouch(self) -> None:
         """Say that this core lives; at once when there is something new to say, else once in an interval."""
-        voters_version = self._config.voters_version if self._config else 0
+        voters_version = self._version_said
         said = (self._phase, self._attempt, self._incarnation, voters_version)
         watched = self._watched()
         probe = self._probe(watched)
@@ -950,6 +959,14 @@ class NodeCore:
                 watch_ms=watch_ms,
             )
         )
+
+    @property
+    def _version_said(self) -> int:
+        """Which version of voters and timing this node says it acts by."""
+        version, until_ms = self._version_held
+        if self._now_ms < until_ms:
+            return version
+        return self._config.voters_version if self._config else 0
 
     @property
     def _lease_is_short_ms(self) -> int:

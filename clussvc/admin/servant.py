@@ -252,7 +252,7 @@ class ClusterServant(Servant):
     @change(Role.ADMINISTRATOR)
     def set_properties(self, assigned: list[Assigned], reset: list[str]) -> Update:
         """Change common properties; ``reset`` ones go back to their defaults."""
-        return updates.SetClusterProperties(common=common_changes(self.config, assigned, reset))
+        return updates.SetClusterProperties(common=common_changes(self.config, assigned, reset), quicker=True)
 
     @change(Role.ADMINISTRATOR)
     def set_private(self, assigned: list[Assigned], reset: list[str]) -> Update:

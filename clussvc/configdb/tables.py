@@ -34,7 +34,7 @@ from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Severity
 from clussvc.model.states import MoveCause, ResourceState
 
-SCHEMA_REVISION: Final = "0002"
+SCHEMA_REVISION: Final = "0003"
 """The newest migration; a database that says this needs none."""
 
 APPLICATION_ID: Final = 0x636C7573
@@ -161,6 +161,7 @@ cluster = Table(
     _number("quarantine_threshold"),
     _number("quarantine_period_s"),
     _number("quarantine_duration_s"),
+    _number("timing_version"),
 )
 """One row. ``evicted`` holds numbers of nodes that are no objects any more, and so is a plain list."""
 

@@ -22,7 +22,7 @@ from clussvc.model.config import Config, Group, JoinToken, Node, Resource
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.properties import common_changes, private_changes
 from clussvc.model.reports import Report, bad_argument, bad_property, limit_reached, object_exists
-from clussvc.model.settings import JOIN_TOKENS_MAX, PROFILES, Timing
+from clussvc.model.settings import JOIN_TOKENS_MAX, PROFILES
 
 ADDRESSES_MAX = 16
 """Host addresses of one node: one for each network."""
@@ -93,9 +93,9 @@ def found_cluster(request: RequestId, update: FoundCluster) -> Result:
 def set_cluster_properties(config: Config, update: SetClusterProperties) -> Result:
     """All values, or none of them.
 
-    A slower profile raises ``voters_version``: whoever counted silences by the faster one is refused, so that no node
-    is declared down while a lease of the slower kind runs (rule R3). A faster one is refused, since a node that has
-    not heard of it would still act under the longer lease.
+    Another profile raises ``voters_version``: whoever counted silences by the former one is refused, so that no node
+    is declared down while a lease of a slower kind runs (rule R3). After a change to a faster one, a node that has not
+    said that it has read of it is judged by the slowest profile there is (``timing_version``).
     """
     owner = f"cluster {config.name!r}"
     common = common_changes("cluster", owner, update.common)
@@ -106,21 +106,19 @@ def set_cluster_properties(config: Config, update: SetClusterProperties) -> Resu
         return private
     changed = replace(config, private=private, **common)  # type: ignore[arg-type]  # the table pairs fields and types
     if changed.timing != config.timing:
-        if _quicker(changed.timing, config.timing):
+        quicker = changed.timing.quicker_than(config.timing)
+        if quicker and not update.quicker:
             return bad_property(
                 owner,
                 "TimingProfile",
                 f"{changed.timing.profile} is faster than {config.timing.profile}, and leases that run now are longer;"
-                " a running cluster can only be made slower",
+                " this release of the node that asks cannot make a running cluster faster",
             )
-        changed = replace(changed, voters_version=config.voters_version + 1)
+        version = config.voters_version + 1
+        changed = replace(changed, voters_version=version, timing_version=version if quicker else config.timing_version)
     names = ", ".join((*update.common, *update.private)) or "nothing"
     message = f"Properties of cluster {config.name} were set: {names}."
     return Done(config=changed, records=note("cluster.properties", message, kind="cluster", thing=config.name))
-
-
-def _quicker(new: Timing, old: Timing) -> bool:
-    return new.lease_ms < old.lease_ms or new.silence_ms() < old.silence_ms()
 
 
 def add_join_token(config: Config, update: AddJoinToken, at_ms: int) -> Result:

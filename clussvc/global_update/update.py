@@ -269,6 +269,8 @@ class SetClusterProperties:
 
     common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
     private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    quicker: bool = False
+    """A faster timing profile may be set. Entries of earlier releases lack this, and those releases refused it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from clussvc.global_update.update import NodeDown, NodeUp, RemoveNode, SetVoter
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import NodeId
+from clussvc.model.settings import SLOWEST_SILENCE_MS
 from clussvc.model.states import NodePhase
 
 FORMATION_GRACE_MS = 3_000
@@ -26,7 +27,6 @@ itself then. Until lease and release budget have passed after that, its groups w
 def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> tuple[NodeDown, ...]:
     """The nodes that a majority of the voters has heard nothing from for long enough (rule R3), those whose service
     was started anew and does not come to ask for admission, and those whose last will was heard."""
-    needed_ms = config.timing.silence_ms()
     found = []
     for member in config.nodes.values():
         if not member.up or member.id == node:
@@ -41,6 +41,7 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
                 )
             )
             continue
+        needed_ms = silence_needed_ms(config, table, member)
         silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
         if silence_ms >= needed_ms and not (config.fencing_required and config.fence_devices_of(member.id)):
             found.append(
@@ -63,6 +64,17 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
                 )
             )
     return tuple(found)
+
+
+def silence_needed_ms(config: Config, table: HeartbeatTable, member: Node) -> int:
+    """How long a majority must have heard nothing of the node (rule R3).
+
+    That is known when the node has said that it acts by the present timing. A node says so only when leases of a slower
+    kind have run out, so it is enough to have heard it once (docs/decisions/0013).
+    """
+    heartbeat = table.last(member.id)
+    knows = heartbeat is not None and heartbeat.voters_version >= config.timing_version
+    return config.timing.silence_ms() if knows or not config.timing_version else SLOWEST_SILENCE_MS
 
 
 def last_will_heard(table: HeartbeatTable, member: Node) -> bool:

@@ -211,6 +211,9 @@ class Config:
     default_group: GroupId | None = None
     next_node_id: int = 1
     voters_version: int = 0
+    timing_version: int = 0
+    """A node that is heard with this version of the voters, or a later one, acts by ``timing``, or by a faster one that
+    came before it; one that was heard last with an earlier version may still act by any slower timing."""
     """Raised by every change of the voters or of the timings; proposals that count votes and silences carry it."""
     nodes: Mapping[NodeId, Node] = field(default_factory=dict)
     groups: Mapping[GroupId, Group] = field(default_factory=dict)

@@ -36,6 +36,10 @@ class Timing:
         sum_ms = self.lease_ms + self.release_budget_ms
         return sum_ms + 1 + sum_ms * self.drift_ppm // 1_000_000
 
+    def quicker_than(self, other: Timing) -> bool:
+        """Whether a lease, or the silence that is waited for, is shorter than by the other timing."""
+        return self.lease_ms < other.lease_ms or self.silence_ms() < other.silence_ms()
+
     def validate(self) -> tuple[str, ...]:
         """All that is wrong with these values, in sentences; empty when they may be used."""
         problems = []
@@ -99,6 +103,9 @@ LOOPBACK = Timing(
 """Tests and demonstrations, many nodes on one busy machine."""
 
 PROFILES = {timing.profile: timing for timing in (LAN, FAST, WAN, LOOPBACK)}
+
+SLOWEST_SILENCE_MS = max(timing.silence_ms() for timing in PROFILES.values())
+"""After so long a silence a node has let go by whatever profile it acts."""
 
 
 def find_profile(name: str) -> Timing:

@@ -29,6 +29,7 @@ from clussvc.actions import (
     SetPeers,
     StartMonitor,
     StopMonitor,
+    UseTiming,
     Vouch,
 )
 from clussvc.admin.server import AdminServer, TlsSettings
@@ -60,7 +61,7 @@ from clussvc.service.last_will import write_will
 from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
 from clussvc.service.monitor_hosts import MonitorHosts
-from clussvc.service.priority import take_priority
+from clussvc.service.priority import change_priority, take_priority
 from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
@@ -124,6 +125,7 @@ class Node(Runtime):
             {
                 SetPeers: self._set_peers,
                 Vouch: self._vouch,
+                UseTiming: self._use_timing,
                 LeaveWill: self._leave_will,
                 ForgetLeader: lambda action: self._raft.forget_leader(int(action.node)),
                 Propose: self._propose,
@@ -274,6 +276,13 @@ class Node(Runtime):
         self._streams.set_peers({int(node): where for node, where in addresses.items()})
         self._will_goes_to = tuple(where for each in addresses.values() for where in each)
         self._write_will()
+
+    def _use_timing(self, action: UseTiming) -> None:
+        timing = self._timing = action.timing
+        self._raft.set_timing(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
+        for shortcoming in change_priority(timing.lease_ms):
+            self._shortcomings = tuple(dict.fromkeys((*self._shortcomings, shortcoming)))
+            log.warning("service.shortcoming", because=shortcoming)
 
     def _leave_will(self, action: LeaveWill) -> None:
         self._will = self._native.compose_will(action.incarnation)

@@ -11,6 +11,7 @@ the priority back when they start.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from clussvc.native import lock_memory
@@ -26,18 +27,7 @@ def take_priority(lease_ms: int) -> tuple[str, ...]:
 
     Must be called before other threads are started: they inherit it.
     """
-    missing = []
-    try:
-        if lease_ms < REALTIME_BELOW_MS:
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(SERVICE_PRIORITY))
-        else:
-            os.setpriority(os.PRIO_PROCESS, 0, SERVICE_NICE)
-    except OSError as error:
-        kind = "real-time priority" if lease_ms < REALTIME_BELOW_MS else "priority over others"
-        missing.append(
-            f"the service has no {kind} ({error.strerror}), so a busy machine may make the node look dead;"
-            " give it CAP_SYS_NICE, or choose a timing profile with longer times"
-        )
+    missing = list(_take(0, lease_ms))
     refused = lock_memory()
     if refused:
         missing.append(
@@ -45,6 +35,37 @@ def take_priority(lease_ms: int) -> tuple[str, ...]:
             " give it CAP_SYS_RESOURCE or an unlimited RLIMIT_MEMLOCK"
         )
     return tuple(missing)
+
+
+def change_priority(lease_ms: int) -> tuple[str, ...]:
+    """Take what another lease asks for, for every thread that runs; the answer is that of take_priority."""
+    for name in os.listdir("/proc/self/task"):
+        thread = int(name)
+        with contextlib.suppress(ProcessLookupError):
+            # The thread of the heartbeats has a higher one of its own, whatever the lease.
+            if os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO:
+                continue
+            if missing := _take(thread, lease_ms):
+                return missing
+    return ()
+
+
+def _take(thread: int, lease_ms: int) -> tuple[str, ...]:
+    try:
+        if lease_ms < REALTIME_BELOW_MS:
+            os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(SERVICE_PRIORITY))
+        else:
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread, SERVICE_NICE)
+    except ProcessLookupError:
+        raise
+    except OSError as error:
+        kind = "real-time priority" if lease_ms < REALTIME_BELOW_MS else "priority over others"
+        return (
+            f"the service has no {kind} ({error.strerror}), so a busy machine may make the node look dead;"
+            " give it CAP_SYS_NICE, or choose a timing profile with longer times",
+        )
+    return ()
 
 
 def give_priority_back() -> None:

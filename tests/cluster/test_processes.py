@@ -136,3 +136,24 @@ def configuration(cluster: Cluster) -> list[Any]:
     """All properties of all objects."""
     first = cluster.lab[1]
     return [cluster.ask(kind, what, on=first) for kind in ("node", "group", "res") for what in ("/prop", "/priv")]
+
+
+def shows(cluster: Cluster, node: Node, profile: str) -> bool:
+    """Whether a node knows of the profile."""
+    return profile in cluster.command("/prop", on=node)
+
+
+def test_the_timing_profile_is_changed_while_everything_runs(cluster: Cluster) -> None:
+    """Slower and faster again: the same processes serve, nobody is declared down, and nobody is elected anew."""
+    first, second, _ = cluster.lab.nodes
+    server, leader = cluster.process(first, WEB_SERVER), cluster.coordinator(first)
+    for profile in ("wan", "lan", "loopback"):
+        cluster.command("/prop", f"TimingProfile={profile}")
+        for node in cluster.lab.nodes:
+            eventually(partial(shows, cluster, node, profile), f"{node.name} has {profile}")
+    # The last one is said to be acted by when the leases of the one before are over; until then voters cannot change.
+    cluster.wait_all_up()
+    cluster.wait_group(first.name, on=second)
+    assert cluster.process(first, WEB_SERVER) == server
+    assert cluster.coordinator(first) == leader
+    assert "went down" not in cluster.command("events", "/limit:8")

@@ -113,6 +113,11 @@ def require_fencing(required: int) -> Script:
     yield SetClusterProperties(common={"FencingRequired": required})
 
 
+def change_profile(name: str) -> Script:
+    """Another timing profile for the running cluster."""
+    yield SetClusterProperties(common={"TimingProfile": name}, quicker=True)
+
+
 def delete_group(world: World, group: GroupId) -> Script:
     """Offline first, as it must be; refused while it is not."""
     yield OfflineGroup(group=group)

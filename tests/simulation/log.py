@@ -13,6 +13,7 @@ from clussvc.global_update.update import Proposal
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId
 from clussvc.model.reports import Report
+from clussvc.model.settings import Timing
 from tests.simulation.machine import Machine
 
 
@@ -32,6 +33,9 @@ class LogModel(Protocol):
         """Perform the action."""
 
     def change_members(self, machine: Machine, action: AddLogMember | RemoveLogMember) -> None:
+        """Perform the action."""
+
+    def set_timing(self, machine: Machine, timing: Timing) -> None:
         """Perform the action."""
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:

@@ -81,6 +81,7 @@ class SimMonitor:
         self.busy: dict[ResourceId, int] = {}
         """The number of the transition under way."""
         self.lease_until_ms = -1
+        self.budget_ms = environment.budget_ms()
         self.opened: dict[ResourceId, GroupId] = {}
         self.epochs: dict[GroupId, int] = {}
         """The newest epoch seen of each group; commands of older ones are refused."""
@@ -102,7 +103,7 @@ class SimMonitor:
         """The monitor that is started in place of this one; it finds what this one left."""
         successor = SimMonitor(self.name, environment)
         successor.running = self.running
-        successor.lease_until_ms = self.lease_until_ms
+        successor.lease_until_ms, successor.budget_ms = self.lease_until_ms, self.budget_ms
         if not self.dead and not self.frozen:
             # The old process is not killed by that; its deadman goes on.
             successor._arm(self.lease_until_ms)
@@ -130,6 +131,7 @@ class SimMonitor:
                 self.opened.pop(command.resource, None)
             case LeaseExtended():
                 self.lease_until_ms = command.until_ms
+                self.budget_ms = command.budget_ms
                 self._arm(command.until_ms)
             case TerminateEverything():
                 self._terminate_everything(command)
@@ -217,7 +219,7 @@ class SimMonitor:
         """What begins now has a release budget from the end of the lease on."""
         if not self.running and not self.busy:
             return
-        due_ms = lease_ended_ms + self._environment.budget_ms()
+        due_ms = lease_ended_ms + self.budget_ms
         self._due_ms.append(due_ms)
         self._environment.scheduler.later(self._environment.clock.until_ms(due_ms) + 1, self._use_last_resort)
 

@@ -274,6 +274,18 @@ def _certain_if_known_online(*, holds: bool, is_certain: bool) -> _Support:
     return _Support(holds=holds, is_certain=holds)
 
 
+# --- profiles -------------------------------------------------------------------------------------------------------
+
+
+def _silence_of_the_newest(config: Config, table: HeartbeatTable, member: Node) -> int:
+    del table, member
+    return config.timing.silence_ms()
+
+
+def _version_read(core: NodeCore) -> int:
+    return core.config.voters_version if core.config is not None else 0
+
+
 # --- wills ----------------------------------------------------------------------------------------------------------
 
 _end_with_service = SimMonitor.end_with_service
@@ -639,6 +651,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         broken=broken_by((HeartbeatTable, "common_silence_ms", _silence_of_one_voter)),
         plot=drawn(),
         seeds_max=10,
+    ),
+    Mutation(
+        name="judged by the newest profile",
+        breaks="R3",
+        what="A node that has not read of a faster profile is declared down by the silence of that one.",
+        caught_as=_RUNS,
+        broken=broken_by((regroup, "silence_needed_ms", _silence_of_the_newest)),
+        plot=again_and_again("faster behind its back", every_ms=8_000, for_ms=(1_000, 2_000)),
+        seeds_max=10,
+    ),
+    Mutation(
+        name="faster at once",
+        breaks="R3",
+        what="A node says that it acts by a faster profile while leases of the former one run.",
+        caught_as=_RUNS,
+        broken=broken_by((NodeCore, "_version_said", property(_version_read))),
+        plot=again_and_again("faster and then stopped", every_ms=6_000, for_ms=(1_000, 2_000)),
+        seeds_max=20,
     ),
     Mutation(
         name="silences at different times",

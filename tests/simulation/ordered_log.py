@@ -15,6 +15,7 @@ from clussvc.model.config import Config
 from clussvc.model.ids import NodeId
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
+from clussvc.model.settings import Timing
 from clussvc.quorum.majority import is_majority
 from tests.simulation.machine import Machine
 
@@ -89,6 +90,9 @@ class OrderedLog:
                 self._catch_up_soon(other)
 
         self._world.scheduler.later(self._rng.uniform(0.5, 3.0), commit)
+
+    def set_timing(self, machine: Machine, timing: Timing) -> None:
+        """See LogModel: it goes by what the world has read last."""
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:
         """See LogModel: this log loses its leader at once when the process ends."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clussvc import codec
@@ -21,6 +21,7 @@ from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.reports import Report
+from clussvc.model.settings import Timing
 from tests.simulation.machine import Machine
 from tests.simulation.referee import Violation
 
@@ -162,6 +163,12 @@ class RaftLog:
                 generation = member_of[0].generation
                 world.scheduler.later(0, lambda: world.service_died(machine, generation, f"the log ended: {error}"))
 
+        settings = self._settings
+        if machine.stored:
+            timing = machine.stored[-1][1].timing
+            settings = replace(
+                settings, heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms
+            )
         node = RaftNode(
             node_id=machine.id,
             cluster_id=CLUSTER,
@@ -169,7 +176,7 @@ class RaftLog:
             folder=machine.disk.folder,
             first_boot=machine.id not in self._booted,
             state_machine=_State(self, machine),
-            settings=self._settings,
+            settings=settings,
             send=lambda receiver, frame: self._send(machine, receiver, frame),
             now_s=lambda: machine.clock.now_us / 1_000_000,
             rng=random.Random(world.random.getrandbits(32)),
@@ -230,6 +237,13 @@ class RaftLog:
             return
         member.node.propose(command, action.timeout_ms / 1000, done)
         self._wake(machine, member, 0.05)
+
+    def set_timing(self, machine: Machine, timing: Timing) -> None:
+        """See LogModel."""
+        member = self._members.get(machine.id)
+        if member is not None:
+            member.node.set_timing(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
+            self._wake(machine, member, 0)
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:
         """See LogModel."""

@@ -83,6 +83,11 @@ class _Truth:
     """When each other node has received the first one of each boot."""
     voters: frozenset[NodeId] = frozenset()
     voters_since_us: int = 0
+    timing: Timing | None = None
+    """By which it acted when it was looked at last."""
+    slower: Timing | None = None
+    slower_until_us: int = -1
+    """After a change to a faster one, leases of the slower kind run out until then."""
 
 
 class Referee:
@@ -290,20 +295,32 @@ class Referee:
             truth.voters, truth.voters_since_us = config.voters, now_us
         if not truth.voters:
             return
-        timing = self._timing()
         # The most that this node can know: what the others have really received, as if every answer had arrived.
         needed = len(truth.voters) // 2 + 1
         sent = sorted((truth.heard_by.get(voter, -1) for voter in truth.voters if voter != machine.id), reverse=True)
         if machine.id in truth.voters:
             sent.insert(0, now_us)
         last_us = max(sent[needed - 1], truth.voters_since_us)
-        allowed_ms = (timing.lease_ms + timing.release_budget_ms) * (1 + timing.drift_ppm / 1e6) + SLACK_MS
+        allowed_ms = max(
+            (timing.lease_ms + timing.release_budget_ms) * (1 + timing.drift_ppm / 1e6) + SLACK_MS
+            for timing in self._timings_of(machine, truth)
+        )
         if now_us - last_us > allowed_ms * 1000:
             raise Violation(
                 "R2",
                 f"n{machine.id} still runs {', '.join(sorted(running))} {(now_us - last_us) // 1000} ms after"
                 " a majority last heard it",
             )
+
+    def _timings_of(self, machine: Watched, truth: _Truth) -> list[Timing]:
+        """By which the leases of a machine may have been counted that run now."""
+        now = machine.config.timing if machine.config is not None else self._timing()
+        before = truth.timing or now
+        if now.quicker_than(before):
+            truth.slower, truth.slower_until_us = before, self._now_us() + (before.silence_ms() + SLACK_MS) * 1000
+        truth.timing = now
+        ending = truth.slower is not None and self._now_us() < truth.slower_until_us
+        return [now, truth.slower] if ending and truth.slower is not None else [now]
 
     def _check_silence(self, machine: Watched, update: NodeDown) -> None:
         config = machine.config

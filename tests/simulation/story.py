@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from clussvc.model.ids import GroupId
 from clussvc.model.settings import FAST, LAN, LOOPBACK, WAN, Timing
@@ -31,7 +32,7 @@ FENCED_FROM = 1_000_000
 """From this seed on every node has fence devices."""
 
 SEPARATE_FROM = 100_000
-"""From this seed on some resources have monitors of their own."""
+"""From this seed on some resources have monitors of their own, and the timing profile is changed meanwhile."""
 
 RECOVERY_MS = 40_000
 """After the end of the faults everything that can be online is online within this time (``wan``: times ten)."""
@@ -149,6 +150,8 @@ class _Teller:
         if self._plot.fence_devices:
             self._install_devices()
         begin_ms = world.now_ms
+        if self._plot.seed >= SEPARATE_FROM:
+            self._change_profiles()
         for step in self._plot.steps:
             world.run_for(max(0, begin_ms + step.at_ms - world.now_ms))
             self._trouble.perform(step)
@@ -168,6 +171,14 @@ class _Teller:
                 world.agents[name] = Agent(works=rng.random() < 0.7, takes_ms=rng.choice([50.0, 300.0, 3_000.0]))
                 self._trouble.administrator.run(admin.create_fence_device(name, node))
         self._trouble.administrator.run(admin.require_fencing(rng.choice([0, 1])))
+
+    def _change_profiles(self) -> None:
+        """Faster and slower, at any moment of the trouble; drawn apart, like the devices."""
+        rng = random.Random(f"profiles of {self._plot.seed}")
+        names = ["lan", "loopback", self._plot.timing.profile, *(["fast"] if self._factor == 1 else ["wan"])]
+        for at_ms in sorted(rng.uniform(0, TROUBLE_MS) for _ in range(rng.choice([0, 1, 3]))):
+            script = admin.change_profile(rng.choice(names))
+            self._world.scheduler.later(at_ms, partial(self._trouble.administrator.run, script))
 
     def _come_back(self) -> None:
         world = self._world

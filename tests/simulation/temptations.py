@@ -256,6 +256,39 @@ def _born_into_silence(trouble: Trouble, step: Step) -> None:
     scene.at(2_500, lambda: scene.mend((node, judge), (node, reporter)))
 
 
+def _faster_behind_its_back(trouble: Trouble, step: Step) -> None:
+    """The cluster becomes faster while a node cannot read the log; then nobody hears it any more."""
+    scene = Scene(trouble, step)
+    machine = trouble.machine(step.picks[1])
+    links = scene.all_links(machine)
+    trouble.administrator.run(admin.change_profile("lan"))
+    scene.at(1_500, lambda: scene.cut_streams(*links))
+    scene.at(1_600, lambda: trouble.administrator.run(admin.change_profile("fast")))
+    scene.at(3_500, lambda: scene.cut(*links))
+    scene.at(3_500 + step.for_ms, lambda: scene.mend(*links))
+    scene.at(3_500 + step.for_ms, lambda: scene.mend_streams(*links))
+
+
+def _faster_and_then_stopped(trouble: Trouble, step: Step) -> None:
+    """The cluster becomes faster; a moment later a service stands still, and its monitors have the former lease."""
+    scene = Scene(trouble, step)
+    machine = trouble.machine(step.picks[1])
+    links = scene.all_links(machine)
+    trouble.administrator.run(admin.change_profile("lan"))
+
+    def stop() -> None:
+        scene.world.freeze(machine.name)
+        scene.cut(*links)
+
+    def go_on() -> None:
+        scene.mend(*links)
+        scene.world.thaw(machine.name)
+
+    scene.at(1_600, lambda: trouble.administrator.run(admin.change_profile("fast")))
+    scene.at(1_600 + 20 + 100 * step.picks[2], stop)
+    scene.at(1_800 + step.for_ms, go_on)
+
+
 def _late_proposals(trouble: Trouble, step: Step) -> None:
     """What a service proposes may be taken for lost, and reach the log long after it was proposed anew."""
     world = trouble.world
@@ -293,6 +326,8 @@ KINDS: dict[str, Callable[[Trouble, Step], None]] = {
     "silences in turn": _silences_in_turn,
     "isolated with what cannot be killed": _isolated_with_what_cannot_be_killed,
     "killed with what cannot be killed": _killed_with_what_cannot_be_killed,
+    "faster behind its back": _faster_behind_its_back,
+    "faster and then stopped": _faster_and_then_stopped,
     "late proposals": _late_proposals,
     "move": _move,
 }

@@ -37,6 +37,7 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     StopService,
+    UseTiming,
     Vouch,
 )
 from clussvc.events import (
@@ -670,6 +671,8 @@ class World:
             case LeaveWill():
                 assert machine.beacon is not None
                 machine.will = action.incarnation, machine.beacon.compose_will(action.incarnation)
+            case UseTiming():
+                self.log.set_timing(machine, action.timing)
             case ForgetLeader():
                 self.log.forget_leader(machine, action.node)
             case CommandMonitor():

@@ -270,6 +270,7 @@ def _some(lines: list[str]) -> list[str]:
 
 
 def _defects(node: Node) -> list[str]:
-    """Defects that the service itself noted. (What ended it is told by its end.)"""
+    """Defects that the service itself noted. (What ended it is told by its end; full disks are a fault.)"""
     lines = node.log.read_text(errors="replace").splitlines() if node.log.exists() else []
-    return _some([f"{node.name} logged: {line[:500]}" for line in lines if DEFECT.search(line)])
+    found = [line for line in lines if DEFECT.search(line) and "No space left on device" not in line]
+    return _some([f"{node.name} logged: {line[:500]}" for line in found])

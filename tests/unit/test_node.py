@@ -22,6 +22,7 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     StopService,
+    UseTiming,
     Vouch,
 )
 from clussvc.events import (
@@ -51,6 +52,7 @@ from clussvc.global_update.update import (
     PauseNode,
     Proposal,
     ReportStates,
+    SetClusterProperties,
     SetResourceProperties,
     SetVoter,
     StopNode,
@@ -74,7 +76,7 @@ from clussvc.model.monitoring import (
     TerminateEverything,
     TerminateResource,
 )
-from clussvc.model.settings import LAN
+from clussvc.model.settings import FAST, LAN
 from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import TERMINATE_TIMEOUT_MS, NodeCore
 
@@ -1033,3 +1035,31 @@ def test_what_runs_is_announced_again_when_a_peer_is_heard_again(bench: Bench) -
     assert hears_both(200, N2, N3) == 0
     assert hears_both(LAN.lease_ms + 200, N2) == 0
     assert hears_both(1_000, N2, N3) == 1
+
+
+def test_a_faster_profile_is_owned_up_to_when_the_former_leases_are_over(bench: Bench) -> None:
+    """Until then the former version is said. The log is told at once, and so are the monitors with the next lease."""
+
+    def said() -> int:
+        while not any(isinstance(action, Vouch) for action in bench.actions):
+            bench.now_ms = bench.core.deadline_ms
+            bench.give(Tick())
+        return [action.voters_version for action in bench.actions if isinstance(action, Vouch)][-1]
+
+    bench.member()
+    before = bench.config.voters_version
+    bench.lease()
+    changed_ms = bench.now_ms
+    bench.commit(SetClusterProperties(common={"TimingProfile": "fast"}, quicker=True))
+    assert UseTiming(timing=FAST) in bench.actions
+    assert bench.config.voters_version == before + 1
+    heard = []
+    while bench.now_ms - changed_ms < 2 * LAN.silence_ms():
+        version = said()
+        heard.append((bench.now_ms - changed_ms < LAN.silence_ms(), version))
+        bench.lease()
+    assert set(heard) == {(True, before), (False, before + 1)}
+
+    changed_ms = bench.now_ms
+    bench.commit(SetClusterProperties(common={"TimingProfile": "lan"}))
+    assert said() == before + 2

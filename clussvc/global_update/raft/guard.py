@@ -145,6 +145,8 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         self._voters: tuple[int, set[int]] = (0, set())
         self._echoes: dict[int, float] = {}
         self._appended_s = 0.0
+        self._speaks_itself_until_s = float("-inf")
+        """Until then the guard says that the leader lives, when it is time by settings that were changed."""
         self._stepped_s = 0.0
         self._reply: _ReplyContext | None = None
         self._transfers: dict[int, _Transfer] = {}
@@ -210,6 +212,11 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
     def reachable(self, node_id: int) -> bool:
         """Whether the network below has a connection to that node."""
         return node_id in self._reachable
+
+    @property
+    def appended_s(self) -> float:
+        """When this leader has spoken to a follower last."""
+        return self._appended_s
 
     @property
     def idle(self) -> bool:
@@ -291,6 +298,12 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             # Probably its process is gone, and nobody has to wait longer than the others keep to it.
             self._hasten(self._heard_s + self._settings.election_timeout_s)
 
+    def set_settings(self, settings: RaftSettings) -> None:
+        """Other times from now on; an election that is due by the former ones comes when it was due."""
+        # The library has planned its next message by the former times.
+        self._speaks_itself_until_s = self._now_s() + self._settings.heartbeat_s
+        self._settings = settings
+
     def forget_leader(self, node_id: int) -> None:
         """The process of that node is certainly over. If it led, nobody has to keep to it: its lease died with it."""
         if node_id == self._leader and self._role != _LEADER:
@@ -324,6 +337,9 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             self._drive_transfer(peer, now)
         if self._incoming is not None and self._incoming.term < self._term:
             self._incoming = None
+        if self._role == _LEADER and self._appended_s + self._settings.heartbeat_s <= now < self._speaks_itself_until_s:
+            self._appended_s = now
+            self._outbox += [(peer, wire.Alive(self._term, now)) for peer in sorted(self.other_members)]
         if self._role == _LEADER or now < self._deadline_s:
             return
         self._arm(now)

@@ -18,7 +18,7 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,8 @@ class RaftNode:
         self._boot = rng.getrandbits(62)
         self._requests = 0
         self._pending: dict[int, _Pending] = {}
+        self._fallback_from_s = float("inf")
+        """From when on a leader steps down by times that were changed."""
         self._deadlines: list[tuple[float, int]] = []
         self._unsent: deque[_Pending] = deque()
         self._unapplied: list[_Pending] = []
@@ -196,18 +198,13 @@ class RaftNode:
 
     def _start_library(self, folder: Path, snapshot: Snapshot | None) -> Any:
         settings = self._settings
-        least = settings.election_timeout_s
-        configuration = SyncObjConf(
+        configuration = self._library_settings = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=False,
-            appendEntriesPeriod=settings.heartbeat_s,
             appendEntriesBatchSizeBytes=BATCH_BYTES,
             commandsQueueSize=2 * settings.pending_max,
             commandsWaitLeader=False,
-            raftMinTimeout=least,
-            raftMaxTimeout=1.05 * least,
-            connectionTimeout=settings.election_timeout_s_max,
-            leaderFallbackTimeout=settings.election_timeout_s_max,
+            **_library_times(settings),
             dynamicMembershipChange=True,
             # Compaction is asked for by :meth:`_compact_if_due`, never by the library's own counting.
             logCompactionMinEntries=2**40,
@@ -327,6 +324,16 @@ class RaftNode:
             wake if idle and self._raft.raftLastApplied >= self._raft.raftCommitIndex else min(wake, now + BUSY_STEP_S)
         )
 
+    def replies_due_s(self) -> float | None:
+        """None: whatever a peer says may matter at once. Otherwise this node leads and nobody waits for anything, so
+        replies only extend its lease, and are early enough at that time: soon after it has spoken last."""
+        if self._dead is not None or self._closed or not self._guard.is_leader or not self._guard.idle:
+            return None
+        waits = self._pending or self._foreign or self._change_in_flight or self._inbox
+        if waits or self._raft.raftLastApplied < self._journal.last_index:
+            return None
+        return self._guard.appended_s + self._settings.heartbeat_s / 4
+
     def peer_connected(self, node_id: int) -> None:
         """The network below can reach a node now."""
         if self._dead is None and not self._closed:
@@ -342,6 +349,27 @@ class RaftNode:
         for pending in self._pending.values():
             if pending.sent_to == node_id and node_id != self._node_id:
                 self._unsend(pending)
+
+    def set_timing(self, *, heartbeat_ms: int, election_timeout_ms: int) -> None:
+        """Speak and be patient by other times from now on. Raises ValueError as RaftSettings does.
+
+        While the nodes differ, a patient one may keep to a leader that others have given up, or ask in vain; both end
+        when all have read of the change.
+        """
+        former = self._settings
+        fresh = replace(former, heartbeat_ms=heartbeat_ms, election_timeout_ms=election_timeout_ms)
+        fresh.validate()
+        self._settings = fresh
+        self._guard.set_settings(fresh)
+        self._set_library_times(fresh)
+        # A leader has had no answer for as long as it did not speak; by shorter times it would step down for that.
+        self._library_settings.leaderFallbackTimeout = max(former.election_timeout_s_max, fresh.election_timeout_s_max)
+        self._fallback_from_s = self._now_s() + former.election_timeout_s_max
+
+    def _set_library_times(self, settings: RaftSettings) -> None:
+        """The library reads these anew whenever it needs them."""
+        for name, value in _library_times(settings).items():
+            setattr(self._library_settings, name, value)
 
     def forget_leader(self, node_id: int) -> None:
         """The process of that node is certainly over; if it led, an election need not wait for its silence."""
@@ -523,6 +551,9 @@ class RaftNode:
 
     def _expire(self) -> None:
         now = self._now_s()
+        if now >= self._fallback_from_s:
+            self._fallback_from_s = float("inf")
+            self._set_library_times(self._settings)
         while self._deadlines and self._deadlines[0][0] <= now:
             _, request = heapq.heappop(self._deadlines)
             pending = self._pending.get(request)
@@ -817,6 +848,18 @@ _NOT_APPLIED = frozenset(
         FAIL_REASON.REQUEST_DENIED,
     }
 )
+
+
+def _library_times(settings: RaftSettings) -> dict[str, float]:
+    """The times of the library, by the names of its options."""
+    least = settings.election_timeout_s
+    return {
+        "appendEntriesPeriod": settings.heartbeat_s,
+        "raftMinTimeout": least,
+        "raftMaxTimeout": 1.05 * least,
+        "connectionTimeout": settings.election_timeout_s_max,
+        "leaderFallbackTimeout": settings.election_timeout_s_max,
+    }
 
 
 def _call(done: Done, outcome: Outcome) -> Exception | None:

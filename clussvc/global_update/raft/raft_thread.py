@@ -18,6 +18,7 @@ from pathlib import Path
 from clussvc.global_update.raft.raft_node import RaftNode, RaftStatistics
 from clussvc.global_update.raft.storage import Storage
 from clussvc.global_update.raft.values import Done, Outcome, OutcomeKind, RaftSettings, StateMachine
+from clussvc.global_update.raft.wire import is_reply
 
 CALLS_MAX = 16_384
 STOP_TIMEOUT_S = 30.0
@@ -68,6 +69,10 @@ class RaftThread:
         self._frames: deque[tuple[int, bytes]] = deque()
         self._frame_bytes = 0
         self._frames_dropped = 0
+        self._patient = False
+        """Replies may wait for the next step; waking a thread costs more than reading one."""
+        self._unheard = False
+        """Frames have come that may not."""
         self._calls: deque[Callable[[], None]] = deque()
         self._stopping = False
         self._view = _View(self._node)
@@ -102,7 +107,9 @@ class RaftThread:
             ):
                 self._frames.append((sender, frame))
                 self._frame_bytes += len(frame)
-                self._wake.notify()
+                if not (self._patient and is_reply(frame)):
+                    self._unheard = True
+                    self._wake.notify()
             else:
                 self._frames_dropped += 1
 
@@ -113,6 +120,11 @@ class RaftThread:
     def peer_disconnected(self, node_id: int) -> None:
         """The network below has lost a node."""
         self._enqueue(partial(self._node.peer_disconnected, node_id), most=2 * CALLS_MAX)
+
+    def set_timing(self, *, heartbeat_ms: int, election_timeout_ms: int) -> None:
+        """See :meth:`RaftNode.set_timing`."""
+        call = partial(self._node.set_timing, heartbeat_ms=heartbeat_ms, election_timeout_ms=election_timeout_ms)
+        self._enqueue(call, most=2 * CALLS_MAX)
 
     def forget_leader(self, node_id: int) -> None:
         """See :meth:`RaftNode.forget_leader`."""
@@ -181,10 +193,11 @@ class RaftThread:
     def _drive(self) -> None:
         while True:
             with self._wake:
-                if not self._stopping and not self._frames and not self._calls:
-                    self._wake.wait(max(0.0, self._node.next_wake_s() - _now_s()))
+                if not self._stopping and not self._unheard and not self._calls:
+                    self._wake.wait(max(0.0, self._next_step_s() - _now_s()))
                 if self._stopping:
                     return
+                self._unheard = False
                 frames, self._frames, self._frame_bytes = self._frames, deque(), 0
                 dropped, self._frames_dropped = self._frames_dropped, 0
                 calls, self._calls = self._calls, deque()
@@ -196,6 +209,14 @@ class RaftThread:
             self._node.step()
             self._view = _View(self._node)
             self._tell()
+
+    def _next_step_s(self) -> float:
+        """When the next step is due if nobody wakes the thread; decides whether replies do."""
+        now_s, wake_s, replies_s = _now_s(), self._node.next_wake_s(), self._node.replies_due_s()
+        self._patient = replies_s is not None
+        if replies_s is None:
+            return now_s if self._frames else wake_s
+        return min(wake_s, replies_s) if replies_s > now_s else wake_s
 
     def _tell(self) -> None:
         now = (self._node.leader, self._node.is_leader_with_lease)

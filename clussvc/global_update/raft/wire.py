@@ -160,6 +160,11 @@ def encode(message: Message) -> bytes:
     return frame
 
 
+def is_reply(frame: bytes) -> bool:
+    """Whether the frame says that it is a Reply; what is wrong with it otherwise is found when it is read."""
+    return frame[2:4] == b"\xa1r"
+
+
 def decode(frame: bytes) -> Message:
     """Read a frame; raises FrameError."""
     if len(frame) > FRAME_BYTES_MAX:

@@ -84,6 +84,7 @@ def configs() -> st.SearchStrategy[Config]:
         quarantine_threshold=NUMBERS,
         quarantine_period_s=NUMBERS,
         quarantine_duration_s=NUMBERS,
+        timing_version=NUMBERS,
         evicted=st.lists(NODE_IDS, max_size=3).map(tuple),
         recent=st.dictionaries(TEXTS.map(RequestId), st.none() | every_field(Report), max_size=4),
     )

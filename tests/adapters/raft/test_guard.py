@@ -520,3 +520,32 @@ def test_a_lost_connection_to_the_leader_hastens_the_election(make_world: MakeWo
         world.crash(old)
         assert world.lead() != old
         assert 0.5 * patience_s < world.now_s - before < 1.3 * patience_s
+
+
+def test_other_times_hold_from_then_on(make_world: MakeWorld) -> None:
+    """Slower ones: the leader that speaks seldom is kept. Faster ones: a dead leader is replaced sooner."""
+    world = make_world(3)
+    old = world.lead()
+    for heartbeat_ms, election_ms in ((500, 3_000), (25, 100)):
+        for node in (old, *others(world, old)):
+            world.node(node).set_timing(heartbeat_ms=heartbeat_ms, election_timeout_ms=election_ms)
+            world.machines[node].wake_s = world.now_s
+        elections = sum(world.node(node).statistics().elections_started for node in world.founders)
+        sent = world.sent
+        world.run(10.0)
+        assert world.lead() == old
+        assert sum(world.node(node).statistics().elections_started for node in world.founders) == elections
+        # Two followers, each asked and answering.
+        assert 0.8 < (world.sent - sent) / (4 * 10_000 / heartbeat_ms) < 1.3
+        world.commit(old, *commands(f"every {heartbeat_ms}", 3))
+    world.converge()
+    before = world.now_s
+    world.crash(old)
+    world.lead()
+    assert world.now_s - before < 0.3
+
+
+def test_other_times_are_checked(make_world: MakeWorld) -> None:
+    world = make_world(1)
+    with pytest.raises(ValueError, match="at least 4 x"):
+        world.node(1).set_timing(heartbeat_ms=100, election_timeout_ms=300)

@@ -52,3 +52,44 @@ def test_priority_is_taken_and_given_back(lease_ms: int, taken: str) -> None:
 
     assert taken in lines
     assert lines[-2] == f"policy {os.SCHED_OTHER} 0"
+
+
+CHANGE = """
+import os, threading
+from clussvc.service.priority import change_priority, take_priority
+def policies():
+    threads = map(int, os.listdir("/proc/self/task"))
+    return sorted((os.sched_getscheduler(each), os.getpriority(os.PRIO_PROCESS, each)) for each in threads)
+end = threading.Event()
+if any("priority" in each for each in take_priority(500)):
+    raise SystemExit(77)
+threading.Thread(target=end.wait).start()
+def native():
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    ready.set()
+    end.wait()
+ready = threading.Event()
+threading.Thread(target=native).start()
+ready.wait()
+for lease_ms in (500, 100, 500):
+    assert change_priority(lease_ms) == ()
+    print(policies())
+end.set()
+"""
+
+
+def test_every_thread_follows_another_lease() -> None:
+    """But the one of the heartbeats, which has a higher priority in any case."""
+    done = subprocess.run(
+        ["nice", "-n", "0", sys.executable, "-c", CHANGE], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip("this machine permits no priority")
+    ordinary, native = (os.SCHED_OTHER, -10), (os.SCHED_FIFO, -10)
+    realtime = (os.SCHED_RR, -10)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        str(sorted([ordinary, ordinary, native])),
+        str(sorted([realtime, realtime, native])),
+        str(sorted([ordinary, ordinary, native])),
+    ]

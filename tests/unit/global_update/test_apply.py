@@ -424,6 +424,24 @@ def test_slower_timings_void_counted_silences(world: World) -> None:
     assert "voters-changed" == refusal.code
 
 
+def test_faster_timings_say_from_which_version_on_nodes_are_judged_by_them(world: World) -> None:
+    """Slower ones leave that as it is, since they are judged by later; entries of earlier releases are refused."""
+
+    def change(profile: str, *, quicker: bool = True) -> tuple[str, int, int]:
+        world.send(SetClusterProperties(common={"TimingProfile": profile}, quicker=quicker))
+        assert world.config is not None
+        return world.config.timing.profile, world.config.voters_version, world.config.timing_version
+
+    assert world.config is not None
+    version = world.config.voters_version
+    assert world.config.timing.profile == "lan"
+    assert change("fast", quicker=False) == ("lan", version, 0)
+    assert change("fast") == ("fast", version + 1, version + 1)
+    assert change("wan", quicker=False) == ("wan", version + 2, version + 1)
+    assert change("loopback") == ("loopback", version + 3, version + 3)
+    assert change("loopback") == ("loopback", version + 3, version + 3)
+
+
 def test_names_may_change_their_case(world: World) -> None:
     """Every kind can be renamed; an object does not stand in its own way."""
     world.do(

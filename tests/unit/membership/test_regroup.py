@@ -11,7 +11,7 @@ from clussvc.global_update.update import NodeDown, NodeUp, Proposal
 from clussvc.membership.regroup import RESTART_GRACE_MS, admit, declare_down
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import ClusterId, NodeId, RequestId
-from clussvc.model.settings import LAN
+from clussvc.model.settings import LAN, SLOWEST_SILENCE_MS
 from clussvc.model.states import NodePhase
 from tests.unit.membership.station import Station
 
@@ -155,3 +155,24 @@ def test_a_last_will_is_no_sign_of_life(hearing: Hearing) -> None:
     hearing.judge.listen(will(1, 4), hearing.now_ms + 50)
     assert hearing.judge.silent_ms(N3, hearing.now_ms + 70) == silent_ms == 70
     assert hearing.judge.lease_until_ms(N3) == lease_until_ms
+
+
+@pytest.mark.parametrize(("version_heard", "limit_ms"), [(3, SLOWEST_SILENCE_MS), (4, LAN.silence_ms())])
+def test_a_node_that_may_act_by_a_slower_profile_is_waited_for(
+    hearing: Hearing, version_heard: int, limit_ms: int
+) -> None:
+    """As long as by the slowest; what counts is which version it said when it was heard last."""
+    beat = speaker(1)
+    for _ in range(20):
+        hearing.now_ms += STEP_MS
+        data = beat.say(hearing.now_ms, voters_version=version_heard)
+        hearing.judge.listen(data, hearing.now_ms)
+    nodes = {node: replace(known, voter=node == N1) for node, known in hearing.config.nodes.items()}
+    hearing.config = replace(hearing.config, nodes=nodes, voters_version=4, timing_version=4)
+    heard_ms = hearing.now_ms
+
+    def down(after_ms: int) -> bool:
+        return bool(declare_down(hearing.config, hearing.judge, node=N1, now_ms=heard_ms + after_ms))
+
+    assert not down(limit_ms - 1)
+    assert down(limit_ms)
