@@ -269,6 +269,10 @@ class Referee:
             earlier = before.groups.get(group.id)
             if earlier is group:
                 continue
+            if earlier is None:
+                # An administrator here may use the name of a deleted group again (the product's are random): it is
+                # another group, and its epochs begin anew.
+                self._owner_of = {key: owner for key, owner in self._owner_of.items() if key[0] != group.id}
             self._check_hand_over(group.id, before, after)
         for node in before.nodes.values():
             later = after.nodes.get(node.id)
