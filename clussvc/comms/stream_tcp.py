@@ -134,6 +134,8 @@ class StreamTransport:
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._peers: dict[int, _Peer] = {}
+        self._to_wake: list[_Peer] = []
+        """Whose tasks have something to write; whoever puts the first one here wakes the thread."""
         self._counts: Counter[str] = Counter()
         self._guests: dict[asyncio.Task[None], None] = {}
         """Tasks of clients that may be sent away, oldest first."""
@@ -189,8 +191,12 @@ class StreamTransport:
             peer.queue.append(frame)
             peer.queued_bytes += len(frame)
             wake, peer.waiting = peer.waiting, False
-        if wake:
-            self._loop.call_soon_threadsafe(peer.wake.set)
+            first = wake and not self._to_wake
+            if wake:
+                self._to_wake.append(peer)
+        if first:
+            # To wake another thread is what sending costs most; once is enough for all peers of a moment.
+            self._loop.call_soon_threadsafe(self._wake_peers)
         return True
 
     def statistics(self) -> StreamStatistics:
@@ -201,6 +207,12 @@ class StreamTransport:
             return StreamStatistics(counts=dict(self._counts), connected=connected, troubles=troubles)
 
     # --- the loop's thread ------------------------------------------------------------------------------------------
+
+    def _wake_peers(self) -> None:
+        with self._lock:
+            peers, self._to_wake = self._to_wake, []
+        for peer in peers:
+            peer.wake.set()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -67,8 +67,8 @@ LAN = Timing(
     heartbeat_interval_ms=100,
     lease_ms=500,
     release_budget_ms=300,
-    raft_heartbeat_ms=60,
-    raft_election_ms=300,
+    raft_heartbeat_ms=100,
+    raft_election_ms=400,
 )
 """One site, ordinary machines: a crash is noticed after 0.8 s."""
 

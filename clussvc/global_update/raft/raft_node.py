@@ -25,7 +25,7 @@ from typing import Any
 
 from clussvc.global_update.raft import wire
 from clussvc.global_update.raft.entries import Entry, command_text
-from clussvc.global_update.raft.guard import BATCH_BYTES, Guard, RaftFatal
+from clussvc.global_update.raft.guard import BATCH_BYTES, LEASE_SHARE, Guard, RaftFatal
 from clussvc.global_update.raft.journal import Journal, JournalIdentity, reconcile
 from clussvc.global_update.raft.library import (
     FAIL_REASON,
@@ -46,6 +46,9 @@ JOURNAL_NAME = "raft.journal"
 SNAPSHOT_NAME = "raft.snapshot"
 FRAMES_PER_STEP_MAX = 512
 MEMBERSHIP_TIMEOUT_S = 10.0
+
+LEASE_LEFT_S = 0.15
+"""So much of its lease a leader must have left when it reads replies, or a short delay would cost it the lead."""
 BUSY_STEP_S = 0.05
 """The longest pause between two steps while something is under way."""
 _NEVER_S = 1e12
@@ -326,13 +329,17 @@ class RaftNode:
 
     def replies_due_s(self) -> float | None:
         """None: whatever a peer says may matter at once. Otherwise this node leads and nobody waits for anything, so
-        replies only extend its lease, and are early enough at that time: soon after it has spoken last."""
+        replies only extend its lease, and are early enough at that time: with the next heartbeat if the lease is long
+        enough for that (then infinity), or soon after this node has spoken last."""
         if self._dead is not None or self._closed or not self._guard.is_leader or not self._guard.idle:
             return None
         waits = self._pending or self._foreign or self._change_in_flight or self._inbox
         if waits or self._raft.raftLastApplied < self._journal.last_index:
             return None
-        return self._guard.appended_s + self._settings.heartbeat_s / 4
+        settings = self._settings
+        if LEASE_SHARE * settings.election_timeout_s - 2 * settings.heartbeat_s >= LEASE_LEFT_S:
+            return float("inf")
+        return self._guard.appended_s + settings.heartbeat_s / 4
 
     def peer_connected(self, node_id: int) -> None:
         """The network below can reach a node now."""
