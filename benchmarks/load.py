@@ -25,6 +25,7 @@ from tests.cluster.probe import longest_gap
 
 RESULTS: Final = Path(__file__).with_name("results")
 LOOK_S: Final = 5.0
+MISTAKES_KEPT: Final = 50
 
 
 def main() -> int:
@@ -55,12 +56,19 @@ def main() -> int:
         logs = {node.name: (node.data / "service.log").read_text()[starts[node.name] :] for node in lab.nodes}
     lost = {name: text.count(" node.releasing ") for name, text in logs.items()}
     down = max(text.count(" node.down ") for text in logs.values())
+    mistakes = [
+        line
+        for text in logs.values()
+        for line in text.splitlines()
+        if " node.releasing " in line or " node.down " in line
+    ]
     result = {
         "profile": arguments.profile,
         "minutes": arguments.minutes,
         "busy_processes": cores,
         "leases_lost": lost,
         "declared_down": down,
+        "mistakes": mistakes[:MISTAKES_KEPT],
         "longest_gap_s": round(gap.length_s, 3) if gap else None,
         "machine": machine(),
     }

@@ -51,6 +51,7 @@ from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorDied, MonitorReport
 from clussvc.model.reports import Report
 from clussvc.model.settings import find_profile
+from clussvc.model.states import NodePhase
 from clussvc.native import Heartbeats
 from clussvc.node import NodeCore
 from clussvc.resources.monitor.host import MonitorHost
@@ -61,7 +62,7 @@ from clussvc.service.last_will import write_will
 from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
 from clussvc.service.monitor_hosts import MonitorHosts
-from clussvc.service.priority import change_priority, take_priority
+from clussvc.service.priority import REALTIME_BELOW_MS, change_priority, take_priority
 from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
@@ -113,6 +114,7 @@ class Node(Runtime):
         )
         self._monitors = MonitorHosts(self._make_monitor, self._said, stop_ms=MONITOR_STOP_MS)
         self._watched: tuple[object, ...] = ()
+        self._has_lease_to_lose = False
         self._will = b""
         self._will_goes_to: tuple[tuple[str, int], ...] = ()
         self._shortcomings: tuple[str, ...] = ()
@@ -216,7 +218,8 @@ class Node(Runtime):
         """Run until the service stops; says why it stopped. Raises ClusterError if it cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop_service())
-        self._shortcomings = take_priority(self._timing.lease_ms)
+        # A start has much to compute and no lease to lose; real-time priority comes with the first one.
+        self._shortcomings = take_priority(max(self._timing.lease_ms, REALTIME_BELOW_MS))
         self._streams.start()
         self._heartbeats.start()
         if self._heartbeats.without_realtime:
@@ -252,6 +255,9 @@ class Node(Runtime):
 
     def _vouch(self, action: Vouch) -> None:
         self._fences.vouch(action.until_ms)
+        if not self._has_lease_to_lose and action.phase is not NodePhase.STARTING:
+            self._has_lease_to_lose = True
+            self._keep_on_time()
         if self._watched != (action.watched, action.watch_ms):
             self._watched = action.watched, action.watch_ms
             self._native.watch(action.watched, action.watch_ms)
@@ -280,9 +286,14 @@ class Node(Runtime):
     def _use_timing(self, action: UseTiming) -> None:
         timing = self._timing = action.timing
         self._raft.set_timing(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
-        for shortcoming in change_priority(timing.lease_ms):
-            self._shortcomings = tuple(dict.fromkeys((*self._shortcomings, shortcoming)))
-            log.warning("service.shortcoming", because=shortcoming)
+        if self._has_lease_to_lose:
+            self._keep_on_time()
+
+    def _keep_on_time(self) -> None:
+        for shortcoming in change_priority(self._timing.lease_ms):
+            if shortcoming not in self._shortcomings:
+                self._shortcomings += (shortcoming,)
+                log.warning("service.shortcoming", because=shortcoming)
 
     def _leave_will(self, action: LeaveWill) -> None:
         self._will = self._native.compose_will(action.incarnation)

@@ -5,6 +5,9 @@ priority would wait for the others; all of them get the same. With a lease of a 
 real-time priority. With longer ones it is a better nice value: a service with much to do (a thousand resources that
 start at once) must not keep everything else from running, its own monitors among them.
 
+A service takes the real-time priority when it asks to be admitted, and not while it starts: that takes a processor for
+half a second, and whatever else on this machine has such a priority would wait for it.
+
 The native thread of the heartbeats has real-time priority in any case; it needs microseconds. Resource monitors give
 the priority back when they start.
 """

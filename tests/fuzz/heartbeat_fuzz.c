@@ -106,7 +106,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             uint8_t choice[2] = {place, detail};
             /* A new heartbeat, or an earlier one once more. */
             if (!(what & 128) || !kept)
-                kept = good(sender, last, choice);
+                kept = detail % 16 == 9 ? hb_compose_will(sender, place, last) : good(sender, last, choice);
             memcpy(datagram, last, kept);
             size_t whole = kept;
             if (what & 64)
@@ -125,7 +125,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             data += given;
             size -= given;
             datagrams++;
-            hb_receive(core, datagram, whole, now_ms, detail, what & 16, &heard);
+            int64_t quiet_ms[HB_PEERS_MAX];
+            for (size_t number = 0; number < core->peer_count; number++)
+                quiet_ms[number] = core->peers[number].quiet_from_ms;
+            if (hb_receive(core, datagram, whole, now_ms, detail, what & 16, &heard) != HB_RECEIVED ||
+                datagram[HB_HEADER_BYTES] == HB_PHASE_STOPPED)
+                for (size_t number = 0; number < core->peer_count; number++)
+                    require(quiet_ms[number] == core->peers[number].quiet_from_ms,
+                            "no silence ends with a last will, nor with what was not received");
         }
         }
         look();
