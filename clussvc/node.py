@@ -641,11 +641,10 @@ class NodeCore:
         for heard in event.heard:
             assert heard.received_ms <= self._now_ms, (heard, self._now_ms)
             self._check_lease(heard.received_ms)
-            sender = heard.heartbeat.sender
-            silent_ms = self._table.silent_ms(sender, heard.received_ms)
-            known = self._table.hear(heard)
-            if known and silent_ms is not None and silent_ms > self._timing.lease_ms:
-                self._network_healed = heard.heartbeat.phase is not NodePhase.STOPPED or self._network_healed
+            silent_ms = self._table.silent_ms(heard.heartbeat.sender, heard.received_ms)
+            lives = self._table.hear(heard) and heard.heartbeat.phase is not NodePhase.STOPPED
+            if lives and silent_ms is not None and silent_ms > self._timing.lease_ms:
+                self._network_healed = True
 
     def _check_lease(self, at_ms: int) -> None:
         """Before anything else: did the lease that was known until then still run?"""

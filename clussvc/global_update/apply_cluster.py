@@ -112,7 +112,7 @@ def set_cluster_properties(config: Config, update: SetClusterProperties) -> Resu
                 owner,
                 "TimingProfile",
                 f"{changed.timing.profile} is faster than {config.timing.profile}, and leases that run now are longer;"
-                " this release of the node that asks cannot make a running cluster faster",
+                " ask a node of a later release, which can make a running cluster faster",
             )
         version = config.voters_version + 1
         changed = replace(changed, voters_version=version, timing_version=version if quicker else config.timing_version)

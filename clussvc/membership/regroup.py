@@ -29,41 +29,34 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
     was started anew and does not come to ask for admission, and those whose last will was heard."""
     found = []
     for member in config.nodes.values():
-        if not member.up or member.id == node:
-            continue
-        if last_will_heard(table, member):
+        if member.up and member.id != node and (because := _why_down(config, table, member, now_ms)):
             found.append(
                 NodeDown(
                     node=member.id,
                     incarnation=member.incarnation,
                     voters_version=config.voters_version,
-                    because=f"the service of {member.name} ended, and its resource monitors have terminated everything",
-                )
-            )
-            continue
-        needed_ms = silence_needed_ms(config, table, member)
-        silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
-        if silence_ms >= needed_ms and not (config.fencing_required and config.fence_devices_of(member.id)):
-            found.append(
-                NodeDown(
-                    node=member.id,
-                    incarnation=member.incarnation,
-                    voters_version=config.voters_version,
-                    because=f"a majority of the voters has heard nothing from {member.name} for {silence_ms} ms"
-                    f" (limit {needed_ms} ms)",
-                )
-            )
-        elif stuck_ms := _stuck_ms(config, table, member, now_ms):
-            found.append(
-                NodeDown(
-                    node=member.id,
-                    incarnation=member.incarnation,
-                    voters_version=config.voters_version,
-                    because=f"its service was started anew {stuck_ms} ms ago and has not asked to be admitted since;"
-                    f" see the service log of {member.name}",
+                    because=because,
                 )
             )
     return tuple(found)
+
+
+def _why_down(config: Config, table: HeartbeatTable, member: Node, now_ms: int) -> str:
+    """What proves that this incarnation of the node is over and holds nothing; empty if nothing does."""
+    if last_will_heard(table, member):
+        return f"the service of {member.name} ended, and its resource monitors have terminated everything"
+    needed_ms = silence_needed_ms(config, table, member)
+    silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+    if silence_ms >= needed_ms and not (config.fencing_required and config.fence_devices_of(member.id)):
+        return (
+            f"a majority of the voters has heard nothing from {member.name} for {silence_ms} ms (limit {needed_ms} ms)"
+        )
+    if stuck_ms := _stuck_ms(config, table, member, now_ms):
+        return (
+            f"its service was started anew {stuck_ms} ms ago and has not asked to be admitted since;"
+            f" see the service log of {member.name}"
+        )
+    return ""
 
 
 def silence_needed_ms(config: Config, table: HeartbeatTable, member: Node) -> int:
