@@ -50,6 +50,50 @@ class ConfigStore(Protocol):
         """Release the file."""
 
 
+class QuorumDevice(Protocol):
+    """A shared disk, as the quorum log sees it: sectors of 4096 bytes, and reservations where it has them.
+
+    Every call blocks until the device has answered; one thread uses a device. Whatever fails raises ClusterError with
+    one of the codes ``device-lost`` (it does not answer, or answers with an error; retryable), ``reservation-conflict``
+    (the device itself refuses this node) and ``device-unsuitable`` (it can never be used like this).
+    """
+
+    @property
+    def sectors(self) -> int:
+        """Its size in sectors of 4096 bytes."""
+
+    @property
+    def reservations(self) -> bool:
+        """Whether the device enforces SCSI-3 persistent reservations; if not, the calls below are never made."""
+
+    def read(self, sector: int, count: int) -> bytes:
+        """``count`` sectors from that one on, as the device has them now (no cache of this machine)."""
+
+    def write(self, sector: int, data: bytes) -> None:
+        """Write whole sectors; they are durable when this returns. After an error any of them may be written, or none,
+        or become written later."""
+
+    def register(self, key: int) -> None:
+        """Make this node a registrant with that key (1..2**64-1), in place of any earlier key of it."""
+
+    def reserve(self, key: int) -> None:
+        """Take the reservation *Write Exclusive, Registrants Only* under the own key. Raises ``reservation-conflict``
+        when another key holds it; harmless when this one does."""
+
+    def preempt(self, key: int, victim: int) -> None:
+        """Remove another key, whose every later write the device then refuses, and take over its reservation if it held
+        one. Raises ``reservation-conflict`` when the own key or the victim is not registered."""
+
+    def release(self, key: int) -> None:
+        """Give the reservation back; the registration stays. Harmless when another key holds it."""
+
+    def unregister(self, key: int) -> None:
+        """End the registration of the own key."""
+
+    def close(self) -> None:
+        """Let go of the device; registration and reservation stay."""
+
+
 class AgentParameters(Protocol):
     """What is used of an agent's metadata."""
 
