@@ -104,6 +104,43 @@ LOOPBACK = Timing(
 
 PROFILES = {timing.profile: timing for timing in (LAN, FAST, WAN, LOOPBACK)}
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskTiming:
+    """Timings of a quorum disk. Leases are granted by its owner there, so they have to outlast a change of owner."""
+
+    hold_ms: int
+    """How long writing its slot lets the owner act as such, from the moment at which the writing began. A disk that
+    does not answer for so long costs the owner its ownership, so it must be longer than the storage's pauses."""
+    renew_ms: int
+    """How often the owner writes its slot. Five fit into a hold."""
+    poll_ms: int
+    """How often those who do not hear the owner look at the slots."""
+    suspect_ms: int
+    """After so long without a grant of the owner a node begins to look; two heartbeats may be lost."""
+    lease_ms: int
+    """How long a grant of the owner lets a node act."""
+    drift_ppm: int
+
+
+def disk_timing(timing: Timing, hold_ms: int = 0) -> DiskTiming:
+    """What a profile means for a quorum disk. ``hold_ms`` 0: 1.4 leases of the profile.
+
+    A node that the owner granted a lease last, just before it crashed, suspects it after two and a half heartbeats and
+    sees its slot stand still for a hold. It is the owner then, and by a heartbeat more all others have its grants.
+    """
+    hold_ms = hold_ms or 7 * timing.lease_ms // 5
+    suspect_ms = 5 * timing.heartbeat_interval_ms // 2
+    return DiskTiming(
+        hold_ms=hold_ms,
+        renew_ms=hold_ms // 5,
+        poll_ms=timing.heartbeat_interval_ms,
+        suspect_ms=suspect_ms,
+        lease_ms=hold_ms + suspect_ms + 7 * timing.heartbeat_interval_ms // 2,
+        drift_ppm=timing.drift_ppm,
+    )
+
+
 SLOWEST_SILENCE_MS = max(timing.silence_ms() for timing in PROFILES.values())
 """After so long a silence a node has let go by whatever profile it acts."""
 

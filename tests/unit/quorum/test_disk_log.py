@@ -1,0 +1,242 @@
+"""The log on a quorum disk: stories, and many seeds of a rough world."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.quorum.disk_world import TIMING, DiskWorld
+
+BOTH = pytest.mark.parametrize("reservations", [True, False], ids=["reservations", "leases"])
+
+
+def settled(world: DiskWorld, limit_ms: int = 10_000) -> int:
+    """Run until somebody owns the disk and every node that runs has all entries; says who owns it."""
+    end = world.now_ms + limit_ms
+    while world.now_ms < end:
+        world.run(50)
+        owner = world.owner()
+        if owner is None:
+            continue
+        running = [node for node in world.nodes.values() if node.log is not None and node.id not in world.blind]
+        if all(node.state.commands == owner.state.commands for node in running):
+            return owner.id
+    each = [(node.id, node.log and (node.log.role, node.log.index), node.troubles) for node in world.nodes.values()]
+    raise AssertionError(f"the cluster does not settle: {each}")
+
+
+@BOTH
+def test_one_of_the_nodes_takes_an_empty_disk(reservations: bool) -> None:
+    world = DiskWorld(1, 3, reservations=reservations)
+    owner = settled(world)
+    world.propose(owner, b"a")
+    world.propose(owner % 3 + 1, b"b")
+    world.run(1_000)
+    settled(world)
+    assert sorted(world.acknowledged) == [b"a", b"b"]
+    world.check()
+    assert len(world.owners) == 1
+
+
+@BOTH
+def test_the_next_owner_goes_on_where_the_last_one_was(reservations: bool) -> None:
+    """Within a hold and a little more; what was acknowledged is there."""
+    world = DiskWorld(2, 2, reservations=reservations)
+    first = settled(world)
+    for number in range(20):
+        world.propose(first, b"entry %d" % number)
+    world.run(500)
+    assert len(world.acknowledged) == 20
+    world.nodes[first].crash()
+    crashed_ms = world.now_ms
+    assert settled(world) != first
+    assert world.now_ms - crashed_ms <= TIMING.hold_ms + TIMING.poll_ms + 200
+    world.check()
+    world.nodes[first].start()
+    world.run(2_000)
+    assert settled(world) != first
+    world.check()
+
+
+@BOTH
+def test_an_owner_that_is_given_up_is_followed_at_once(reservations: bool) -> None:
+    world = DiskWorld(3, 2, reservations=reservations)
+    first = settled(world)
+    world.nodes[first].act(lambda log: log.give_back(now_ms=world.now_ms))
+    world.nodes[first].leader = None
+    start_ms = world.now_ms
+    while world.owner() is None or world.owner() is world.nodes[first]:
+        world.run(10)
+        assert world.now_ms - start_ms < TIMING.hold_ms
+
+
+@BOTH
+def test_a_full_log_is_replaced_by_an_image(reservations: bool) -> None:
+    """Every node has everything, also one that was away and one that begins anew."""
+    world = DiskWorld(4, 3, reservations=reservations, log_bytes_max=1)
+    owner = settled(world)
+    away = owner % 3 + 1
+    world.nodes[away].crash()
+    for number in range(2_000):
+        world.propose(owner, b"entry %d" % number)
+        world.run(5)
+    world.run(2_000)
+    assert len(world.acknowledged) == 2_000
+    place = world.nodes[owner].log._place  # type: ignore[union-attr]
+    assert place is not None
+    assert place.generation > 0
+    world.nodes[away].start()
+    settled(world)
+    world.nodes[owner].crash()
+    settled(world)
+    world.check()
+
+
+@BOTH
+def test_a_disk_that_stalls_for_less_than_a_hold_does_no_harm(reservations: bool) -> None:
+    world = DiskWorld(5, 2, reservations=reservations)
+    owner = settled(world)
+    world.nodes[owner].stalled_until_ms = world.now_ms + TIMING.hold_ms // 2
+    world.propose(owner, b"x")
+    world.run(2_000)
+    assert world.acknowledged == [b"x"]
+    assert len(world.owners) == 1
+
+
+@BOTH
+def test_a_disk_that_stalls_for_longer_costs_the_ownership(reservations: bool) -> None:
+    """What was asked meanwhile is unknown, and nobody takes it for committed; another node takes over."""
+    world = DiskWorld(6, 2, reservations=reservations)
+    owner = settled(world)
+    world.nodes[owner].stalled_until_ms = world.now_ms + 3 * TIMING.hold_ms
+    world.propose(owner, b"x")
+    world.run(TIMING.hold_ms + 5)
+    assert world.nodes[owner].held is None
+    assert not world.acknowledged
+    assert settled(world) != owner
+    world.run(10_000)
+    world.check()
+
+
+@BOTH
+def test_the_disk_lost_by_the_owner_alone(reservations: bool) -> None:
+    world = DiskWorld(7, 3, reservations=reservations)
+    owner = settled(world)
+    world.blind.add(owner)
+    world.run(TIMING.hold_ms + 5)
+    assert world.nodes[owner].held is None
+    assert settled(world) != owner
+    assert world.nodes[owner].troubles
+    world.blind.clear()
+    world.run(2_000)
+    settled(world)
+    world.check()
+
+
+@BOTH
+def test_the_disk_lost_by_all_and_back(reservations: bool) -> None:
+    world = DiskWorld(8, 3, reservations=reservations)
+    settled(world)
+    world.blind |= {1, 2, 3}
+    world.run(5_000)
+    assert world.owner() is None
+    world.blind.clear()
+    settled(world)
+    world.check()
+
+
+@BOTH
+def test_the_better_connected_node_gets_the_disk(reservations: bool) -> None:
+    """Two nodes, the link between them cut: the owner without clients gives way, and does not fight for it."""
+    world = DiskWorld(9, 2, reservations=reservations)
+    owner = settled(world)
+    other = 3 - owner
+    world.cut_link(1, 2)
+    world.run(3_000)
+    assert world.owner() is world.nodes[owner], "the owner has clients too, so it stays"
+    world.nodes[owner].clients = 0
+    world.run(2_000)
+    assert world.owner() is world.nodes[other]
+    assert world.nodes[owner].gave_way == [other]
+    world.run(5_000)
+    assert world.owner() is world.nodes[other]
+    world.check()
+
+
+@BOTH
+def test_an_owner_without_clients_stays_when_nobody_else_has_any(reservations: bool) -> None:
+    world = DiskWorld(10, 2, reservations=reservations)
+    owner = settled(world)
+    for node in world.nodes.values():
+        node.clients = 0
+    world.cut_link(1, 2)
+    world.run(5_000)
+    assert world.owner() is world.nodes[owner]
+
+
+def test_a_preempted_owner_is_refused_by_the_device() -> None:
+    """It stood still while it wrote; the device refuses the rest."""
+    world = DiskWorld(11, 2, reservations=True)
+    owner = settled(world)
+    world.nodes[owner].frozen_until_ms = world.now_ms + 5_000
+    world.run(3_000)
+    assert world.owner() is world.nodes[3 - owner]
+    assert owner not in world.disk.registered
+    world.run(4_000)
+    settled(world)
+    world.check()
+
+
+@BOTH
+@pytest.mark.parametrize("seed", range(40))
+def test_many_seeds(seed: int, reservations: bool) -> None:
+    rough_story(seed, reservations=reservations)
+
+
+def rough_story(seed: int, *, reservations: bool) -> DiskWorld:
+    """Faults of all kinds for half a minute, then peace."""
+    world = DiskWorld(seed, 2 + seed % 4, reservations=reservations, log_bytes_max=1 if seed % 3 else 4096 * 1024)
+    chance = world.random
+    count = 0
+    for _ in range(60):
+        world.run(chance.randint(50, 900))
+        numbers = sorted(world.nodes)
+        number = chance.choice(numbers)
+        node = world.nodes[number]
+        match chance.randrange(9):
+            case 0:
+                if node.log is None:
+                    node.start()
+                else:
+                    node.crash()
+            case 1:
+                node.stalled_until_ms = world.now_ms + chance.randint(10, 3_000)
+            case 2:
+                node.frozen_until_ms = world.now_ms + chance.randint(10, 3_000)
+            case 3:
+                other = chance.choice(numbers)
+                if other != number:
+                    world.cut_link(number, other)
+            case 4:
+                world.mend()
+            case 5:
+                world.blind ^= {number}
+            case 6:
+                node.clients = chance.choice((0, 1, 2))
+            case _:
+                for each in numbers:
+                    if world.nodes[each].log is None and chance.random() < 0.5:
+                        world.nodes[each].start()
+        for each in numbers:
+            for _ in range(chance.choice((0, 1, 5))):
+                count += 1
+                world.propose(each, b"command %d %s" % (count, b"x" * chance.choice((1, 100, 9_000))))
+    world.mend()
+    world.blind.clear()
+    for node in world.nodes.values():
+        node.clients = 1
+        if node.log is None:
+            node.start()
+    world.run(4_000)
+    settled(world)
+    world.check()
+    return world
