@@ -63,13 +63,16 @@ def merged(kind: str) -> dict[str, Any] | None:
     """The newest rounds of each contender, which may have been measured one after the other."""
     rounds: dict[str, list[dict[str, Any]]] = {}
     about: dict[str, Any] = {}
+    commits: dict[str, str] = {}
     for path in sorted(RESULTS.glob(f"{kind}-2*.json"), key=lambda path: path.stat().st_mtime):
         found = json.loads(path.read_text())
         about = found["machine"]
         for tag in {one["tag"] for one in found["rounds"]}:
             rounds[tag] = [one for one in found["rounds"] if one["tag"] == tag]
+            commits[tag] = about.get("commit", "unknown")
     ordered = [one for tag in CONTENDERS for one in rounds.get(tag, [])]
-    return {"machine": about, "rounds": ordered} if ordered else None
+    used = list(dict.fromkeys(commits[tag] for tag in CONTENDERS if tag in commits))
+    return {"machine": {**about, "commits": used}, "rounds": ordered} if ordered else None
 
 
 def machine() -> str:
@@ -79,7 +82,8 @@ def machine() -> str:
         return ""
     about = found["machine"]
     return (
-        f"Measured on {about['date']} at commit {about['commit']}: {about['cores']} cores ({about['processor']}),"
+        f"Measured on {about['date']}, each row at one of the commits {', '.join(about['commits'])}:"
+        f" {about['cores']} cores ({about['processor']}),"
         f" {about['memory_gib']} GiB, Linux {about['kernel']}, Python {about['python']}."
     )
 
@@ -163,7 +167,11 @@ def bulk(found: dict[str, Any]) -> str:
         f"{found['resources']} resources in {found['groups']} groups on {found['nodes']} nodes, `{found['profile']}`:"
     )
     rows = [
-        [words, str(found[name].get("online_s", "")), str(found[name].get("cpu_total_s", ""))]
+        [
+            words,
+            str(found[name].get("online_s", found[name].get("answered_s", ""))),
+            str(found[name].get("cpu_total_s", "")),
+        ]
         for name, words in (
             ("create", "created"),
             ("online", "all online after one request"),
@@ -223,6 +231,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "startup": part_of("startup", startup),
     "planning": part_of("planning", planning),
     "bulk": part_of("bulk-3-500", bulk),
+    "bulk-8": part_of("bulk-8-1000", bulk),
     "load-lan": load("lan"),
     "load-fast": load("fast"),
 }
