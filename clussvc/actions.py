@@ -40,6 +40,8 @@ class Vouch:
     """
 
     until_ms: int
+    grants_until_ms: int
+    """Until then what is said grants leases, since this node owns the quorum disk; 0: it does not."""
     interval_ms: int
     incarnation: int
     phase: NodePhase
@@ -55,6 +57,20 @@ class Vouch:
     """The peers whose silence the core wants to know of at once, from ``watch_ms`` on."""
     watch_ms: int
     """0: every heartbeat is news; negative: no silence is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestQuorum:
+    """Whether the log is to look after the quorum disk and to take it if it can; this node hears no owner then."""
+
+    wanted: bool
+    client_networks: int
+    """How many networks of clients work on this node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveQuorumBack:
+    """Let the quorum disk go: this node holds nothing, and grants nothing any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +181,8 @@ class StopService:
 Action = (
     SetPeers
     | Vouch
+    | ContestQuorum
+    | GiveQuorumBack
     | UseTiming
     | LeaveWill
     | ForgetLeader

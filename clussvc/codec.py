@@ -38,7 +38,7 @@ from clussvc.model.reports import Report
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 4
+PROPOSAL_VERSION_MAX: Final = 5
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -47,6 +47,7 @@ _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
     ("SetResourceProperties", "because"): 2,
     ("ReportStates", "failures"): 2,
     ("SetClusterProperties", "quicker"): 4,
+    ("FoundCluster", "quorum"): 5,
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
 

@@ -12,6 +12,7 @@ from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorReport
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
+from clussvc.quorum.disk_messages import GiveWay, Held, Lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,4 +117,7 @@ Event = (
     | CommandArrived
     | FenceEnded
     | StopRequested
+    | Held
+    | Lost
+    | GiveWay
 )

@@ -32,9 +32,11 @@ from clussvc.actions import (
     Action,
     AddLogMember,
     CommandMonitor,
+    ContestQuorum,
     FenceNode,
     FenceSelf,
     ForgetLeader,
+    GiveQuorumBack,
     LeaveWill,
     Note,
     PeerAddress,
@@ -78,8 +80,10 @@ from clussvc.global_update.update import (
 from clussvc.groups.coordinator import coordinate
 from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.ownership import Ownership
+from clussvc.membership.disk_hold import DiskHold
 from clussvc.membership.fencing import Fencing
 from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.membership.jury import Jury
 from clussvc.membership.regroup import RESTART_GRACE_MS, last_will_heard
 from clussvc.model import reports
 from clussvc.model.config import Config, Resource
@@ -101,11 +105,13 @@ from clussvc.model.monitoring import (
     ResourceReported,
     TerminateEverything,
 )
+from clussvc.model.quorum import Quorum
 from clussvc.model.records import Record
 from clussvc.model.reports import Report, Severity
-from clussvc.model.settings import Timing
+from clussvc.model.settings import PROFILES, Timing, disk_timing
 from clussvc.model.states import NodePhase
 from clussvc.model.view import LiveView, PeerView
+from clussvc.quorum.disk_messages import GiveWay, Held, Lost
 from clussvc.quorum.majority import needed
 from clussvc.resources.monitors import DEFAULT_MONITOR, MonitorPool, MonitorState
 from clussvc.resources.property_changes import PropertyChanges
@@ -167,10 +173,12 @@ class NodeCore:
         index: int,
         config: Config | None,
         now_ms: int,
+        quorum: Quorum | None = None,
         found: tuple[RequestId, FoundCluster] | None = None,
         leftovers: Collection[str] = (DEFAULT_MONITOR,),
     ) -> None:
-        """``boot`` grows with every start of the process on this machine. ``found`` is the first update of a new
+        """``boot`` grows with every start of the process on this machine. ``quorum`` is that of the log that this
+        node takes part in; None: a majority. ``found`` is the first update of a new
         cluster, proposed as long as the log is empty; its request id becomes the identifier of the cluster.
         ``leftovers`` names the monitors of an earlier life of the service that may have left something running."""
         self._found = found
@@ -182,7 +190,10 @@ class NodeCore:
         self._config = config
         self._voters = config.voters if config else frozenset()
         self._index = index
-        self._table = HeartbeatTable(node=node, timing=timing)
+        self._quorum = quorum or Quorum()
+        self._table = HeartbeatTable(node=node, timing=timing, by_grants=self._quorum.on_disk)
+        self._hold = DiskHold(node, self._suspect_ms, now_ms) if self._quorum.on_disk else None
+        self._contest: tuple[bool, int] = (False, 1)
         self._table.set_peers(self._peers, now_ms)
         self._network_healed = False
         self._now_ms = now_ms
@@ -275,7 +286,18 @@ class NodeCore:
                 earliest_ms = min(earliest_ms, short_ms if short_ms > self._now_ms else until_ms + 1)
         # A time that nobody looks at in this phase would be in the past for ever.
         retry_ms = self._ownership.next_ms if self._phase is NodePhase.MEMBER else None
-        times = (self._release_deadline_ms, retry_ms, self._farewell_ms, self._stop_deadline_ms, self._next_probe_ms)
+        suspects_ms = None
+        if self._hold is not None and not self._hold.owns and not self._contest[0]:
+            suspects_ms = self._hold.suspects_at_ms(self._table)
+            suspects_ms = suspects_ms if suspects_ms > self._now_ms else None
+        times = (
+            self._release_deadline_ms,
+            retry_ms,
+            suspects_ms,
+            self._farewell_ms,
+            self._stop_deadline_ms,
+            self._next_probe_ms,
+        )
         for at_ms in times:
             if at_ms is not None and at_ms < earliest_ms:
                 earliest_ms = at_ms
@@ -313,8 +335,8 @@ class NodeCore:
             incarnation=self._incarnation,
             holds_quorum=until_ms > now_ms,
             quorum_lease_ms=max(0, until_ms - now_ms),
-            votes_held=self._table.votes_held(self._voters, now_ms),
-            votes_needed=needed(len(self._voters)),
+            votes_held=self._votes_held(now_ms),
+            votes_needed=self._votes_needed,
             coordinator=self._leader,
             index=self._index,
             peers={
@@ -352,6 +374,8 @@ class NodeCore:
                 self._fencing.ended(event.ticket, off=event.off, detail=event.detail, now_ms=self._now_ms)
             case StopRequested():
                 self._stop_requested()
+            case Held() | Lost() | GiveWay():
+                self._disk_says(event)
             case _:
                 assert_never(event)
 
@@ -386,6 +410,8 @@ class NodeCore:
                 self._version_held = said, max(self._version_held[1], self._now_ms + self._timing.silence_ms())
             self._timing = config.timing
             self._table.set_timing(config.timing)
+            if self._hold is not None:
+                self._hold.suspect_ms = self._suspect_ms
             self._out.append(UseTiming(timing=config.timing))
         peers = {
             node.id: PeerAddress(name=node.name, addresses=node.addresses, port=node.port)
@@ -464,9 +490,11 @@ class NodeCore:
     def _why_not_acting(self) -> str:
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             return ""
-        held, wanted = self._table.votes_held(self._voters, self._now_ms), needed(len(self._voters))
+        held, wanted = self._votes_held(self._now_ms), self._votes_needed
         if held >= wanted:
             return f"{self._situation}; it is not admitted yet"
+        if self._hold is not None:
+            return f"{self._situation}; it neither owns the quorum disk nor hears its owner"
         return f"{self._situation}; it has {held} of {wanted} votes needed"
 
     @property
@@ -481,7 +509,8 @@ class NodeCore:
         elif self._phase is NodePhase.ASKING and self._config is None:
             waits = "it waits for the configuration of the cluster"
         elif self._phase is NodePhase.ASKING:
-            waits = "it waits for the coordinator to admit it" if self._attempt else "it waits for a majority"
+            lacks = "a majority" if self._hold is None else "the quorum disk or its owner"
+            waits = "it waits for the coordinator to admit it" if self._attempt else f"it waits for {lacks}"
         return "; ".join(part for part in (self._note, waits) if part)
 
     def _stop_requested(self) -> None:
@@ -635,6 +664,8 @@ class NodeCore:
     # --- lease and phases (rules R2 and R4) -------------------------------------------------------------------------
 
     def _quorum_until_ms(self, now_ms: int | None = None) -> int:
+        if self._hold is not None:
+            return self._hold.until_ms(self._table)
         return self._table.quorum_until_ms(self._voters, self._now_ms if now_ms is None else now_ms)
 
     def _hear(self, event: HeartbeatsHeard) -> None:
@@ -650,10 +681,74 @@ class NodeCore:
         """Before anything else: did the lease that was known until then still run?"""
         holds = self._quorum_until_ms(at_ms) > at_ms
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING) and not holds:
-            self._release("quorum was lost: no majority of the voters is known to have heard this node lately")
+            self._release(self._why_lost)
         elif self._phase is NodePhase.ASKING and not holds:
             # What was asked before the gap must not be answered after it.
             self._attempt = 0
+
+    @property
+    def _why_lost(self) -> str:
+        if self._hold is None:
+            return "quorum was lost: no majority of the voters is known to have heard this node lately"
+        if self._hold.gives_way_to is not None:
+            other = self._config.node_name(self._hold.gives_way_to) if self._config else "another node"
+            return f"it gives the quorum disk to {other}, which reaches clients while this node does not"
+        if self._hold.lost_because:
+            return f"the quorum disk was lost: {self._hold.lost_because}"
+        return "quorum was lost: the owner of the quorum disk is not known to have heard this node lately"
+
+    def _votes_held(self, now_ms: int) -> int:
+        if self._hold is not None:
+            return int(self._hold.until_ms(self._table) > now_ms)
+        return self._table.votes_held(self._voters, now_ms)
+
+    @property
+    def _votes_needed(self) -> int:
+        return 1 if self._hold is not None else needed(len(self._voters))
+
+    def _jury(self) -> Jury:
+        return self._hold.jury() if self._hold is not None else Jury(voters=self._voters)
+
+    @property
+    def _suspect_ms(self) -> int:
+        return disk_timing(PROFILES[self._timing.profile], self._quorum.hold_ms).suspect_ms
+
+    def _disk_says(self, event: Held | Lost | GiveWay) -> None:
+        assert self._hold is not None
+        owned = self._hold.owns
+        self._hold.take(event, self._table, self._now_ms)
+        if isinstance(event, Held) and not owned:
+            self._planned_for = None
+            self._say("quorum.owned", f"{self._name} owns the quorum disk.", 1560)
+        elif isinstance(event, Lost):
+            severity = Severity.WARNING if self._phase is NodePhase.MEMBER else Severity.INFORMATION
+            self._say("quorum.lost", f"{self._name} owns the quorum disk no more: {event.because}.", 1038, severity)
+        # An owner that gives way, or has lost the disk, acts no more from this moment on.
+        self._check_lease(self._now_ms)
+
+    def _mind_disk(self) -> None:
+        """Want the disk, or let it go; see :mod:`clussvc.membership.disk_hold`."""
+        hold = self._hold
+        if hold is None:
+            return
+        if hold.gives_way_to is not None and self.holds_nothing:
+            self._give_disk_back()
+        seeks = self._phase in (NodePhase.ASKING, NodePhase.MEMBER) and not hold.owns
+        seeks = seeks and (self._config is None or self._node in self._config.nodes)
+        contest = (seeks and self._now_ms >= hold.suspects_at_ms(self._table), self.client_networks_working)
+        if contest != self._contest:
+            self._contest = contest
+            self._out.append(ContestQuorum(wanted=contest[0], client_networks=contest[1]))
+
+    def _give_disk_back(self) -> None:
+        assert self._hold is not None
+        self._hold.given_back(self._now_ms)
+        self._out.append(GiveQuorumBack())
+
+    @property
+    def client_networks_working(self) -> int:
+        """How many networks of clients work on this node."""
+        return 1
 
     def _check_deadmen(self) -> None:
         """Has a monitor terminated everything because this core stood still for too long to feed it?
@@ -789,6 +884,8 @@ class NodeCore:
 
     def _finish(self, why: str) -> None:
         self._phase = NodePhase.STOPPED
+        if self._hold is not None and self._hold.owns and self.holds_nothing:
+            self._give_disk_back()
         self._out.append(StopService(why=why))
 
     # --- what follows from the state of this moment -----------------------------------------------------------------
@@ -808,6 +905,7 @@ class NodeCore:
         self._advance_stop()
         if self._phase is NodePhase.STOPPED:
             return
+        self._mind_disk()
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._feed_monitors()
         if self._network_healed:
@@ -929,7 +1027,8 @@ class NodeCore:
     def _vouch(self) -> None:
         """Say that this core lives; at once when there is something new to say, else once in an interval."""
         voters_version = self._version_said
-        said = (self._phase, self._attempt, self._incarnation, voters_version)
+        grants_until_ms = self._hold.grants_until_ms if self._hold is not None else 0
+        said = (self._phase, self._attempt, self._incarnation, voters_version, grants_until_ms > 0)
         watched = self._watched()
         probe = self._probe(watched)
         watch_ms = self._timing.lease_ms if watched else -1
@@ -946,6 +1045,7 @@ class NodeCore:
         self._out.append(
             Vouch(
                 until_ms=self._now_ms + self._timing.lease_ms,
+                grants_until_ms=grants_until_ms,
                 interval_ms=self._timing.heartbeat_interval_ms,
                 incarnation=self._incarnation,
                 phase=self._phase,
@@ -1023,7 +1123,8 @@ class NodeCore:
             self._table,
             node=self._node,
             own_request=own,
-            log_members=self._log_members,
+            log_members=self._log_members if self._hold is None else frozenset(config.nodes),
+            jury=self._jury(),
             now_ms=self._now_ms,
             wall_ms=self._wall_ms,
             plan_due=again or config is not self._planned_for,
@@ -1058,7 +1159,7 @@ class NodeCore:
             return []
         coordinator = self._node if self._leads else self._leader
         for order in self._fencing.step(
-            config, self._table, node=self._node, coordinator=coordinator, now_ms=self._now_ms
+            config, self._table, node=self._node, coordinator=coordinator, jury=self._jury(), now_ms=self._now_ms
         ):
             self._out.append(FenceNode(order=order))
         updates = self._fencing.updates(config, self._table, self._now_ms)

@@ -49,7 +49,20 @@ log = structlog.get_logger()
 
 def as_heard(entry: HeartbeatTuple) -> Heard:
     """What the extension says of one heartbeat, for the core."""
-    received_ms, acknowledged_ms, sender, boot, seq, incarnation, phase, attempt, index, voters_version, heard = entry
+    (
+        received_ms,
+        acknowledged_ms,
+        sender,
+        boot,
+        seq,
+        incarnation,
+        phase,
+        attempt,
+        index,
+        voters_version,
+        grants,
+        heard,
+    ) = entry
     return Heard(
         heartbeat=Heartbeat(
             sender=NodeId(sender),
@@ -60,6 +73,7 @@ def as_heard(entry: HeartbeatTuple) -> Heard:
             attempt=attempt,
             index=index,
             voters_version=voters_version,
+            grants=grants,
             heard=tuple(
                 Hearing(node=NodeId(node), boot=heard_boot, seq=heard_seq, silent_ms=silent_ms)
                 for node, heard_boot, heard_seq, silent_ms in heard

@@ -14,6 +14,7 @@ from sqlalchemy import Table
 
 from clussvc.configdb import tables
 from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
+from clussvc.model.quorum import Quorum
 from clussvc.model.records import HistoryEntry, Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
@@ -64,6 +65,7 @@ _REPORT: Final = _plain_fields(tables.requests, Report)
 _CLUSTER: Final = _plain_fields(tables.cluster, Config)
 _TIMING: Final = _plain_fields(tables.cluster, Timing)
 _RECORD: Final = _plain_fields(tables.events, Record)
+_QUORUM: Final = tuple(field.name for field in fields(Quorum))
 
 
 def _taken(value: Any, names: tuple[str, ...]) -> Row:
@@ -183,13 +185,15 @@ SECTIONS: Final = (
 
 def cluster_row(config: Config) -> Row:
     """What stands in the configuration beside its mappings."""
-    return {**_taken(config, _CLUSTER), **_taken(config.timing, _TIMING)}
+    quorum = {f"quorum_{name}": getattr(config.quorum, name) for name in _QUORUM}
+    return {**_taken(config, _CLUSTER), **_taken(config.timing, _TIMING), **quorum}
 
 
 def make_config(row: Row, sections: Mapping[str, Mapping[Any, Any]]) -> Config:
     """The configuration from the row of the cluster and its mappings, by the names of their tables."""
     return Config(
         timing=Timing(**_given(row, _TIMING)),
+        quorum=Quorum(**{name: row[f"quorum_{name}"] for name in _QUORUM}),
         nodes=sections["nodes"],
         groups=sections["groups"],
         resources=sections["resources"],

@@ -31,10 +31,11 @@ from sqlalchemy import (
 )
 
 from clussvc.model.monitoring import PropertyValue
+from clussvc.model.quorum import QuorumKind
 from clussvc.model.reports import Severity
 from clussvc.model.states import MoveCause, ResourceState
 
-SCHEMA_REVISION: Final = "0003"
+SCHEMA_REVISION: Final = "0004"
 """The newest migration; a database that says this needs none."""
 
 APPLICATION_ID: Final = 0x636C7573
@@ -162,6 +163,12 @@ cluster = Table(
     _number("quarantine_period_s"),
     _number("quarantine_duration_s"),
     _number("timing_version"),
+    Column("quorum_kind", Word(QuorumKind), nullable=False),
+    _text("quorum_device"),
+    _text("quorum_disk"),
+    _number("quorum_max_log_kb"),
+    _number("quorum_hold_ms"),
+    _number("quorum_generation"),
 )
 """One row. ``evicted`` holds numbers of nodes that are no objects any more, and so is a plain list."""
 

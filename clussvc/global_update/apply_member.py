@@ -102,6 +102,8 @@ def set_voter(config: Config, update: SetVoter) -> Result:
 def lost_without(config: Config, node: Node) -> list[str]:
     """The voters that are down although a majority would be missing without them, if this node had no vote; none, if
     its vote can be spared. A node that is down may still give leases to others, and its vote hold the quorum."""
+    if config.quorum.on_disk:
+        return []
     left = [config.nodes[voter] for voter in config.voters if voter != node.id]
     down = [voter.name for voter in left if not voter.up]
     return sorted(down) if 2 * (len(left) - len(down)) <= len(left) else []

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
+from clussvc.model.quorum import Quorum
 from clussvc.model.states import MoveCause, ResourceState
 
 # --- what administrators ask for -------------------------------------------------------------------------------------
@@ -300,6 +301,8 @@ class FoundCluster:
     utc_offset_min: int
     group: GroupId
     """Identifier of the built-in 'Cluster Group'."""
+    quorum: Quorum | None = None
+    """None: a majority node set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from clussvc.global_update.update import Batch, Proposal, Update
 from clussvc.groups.planner import plan
 from clussvc.membership import regroup
 from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.membership.jury import Jury
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
 
@@ -46,16 +47,17 @@ def coordinate(
     now_ms: int,
     wall_ms: int,
     plan_due: bool,
+    jury: Jury,
     fenced: Sequence[Update] = (),
 ) -> Coordination:
     """Decide. ``own_request`` is this node's boot and attempt while it asks to be admitted itself; ``fenced`` is what
-    came of fencing.
+    came of fencing; ``jury`` judges silences.
 
     ``plan_due`` False skips the groups, which need no look as long as nothing in the configuration has changed.
     """
     members: list[Update] = [
         *fenced,
-        *regroup.declare_down(config, table, node=node, now_ms=now_ms),
+        *regroup.declare_down(config, table, node=node, jury=jury, now_ms=now_ms),
         *regroup.admit(config, table, node=node, own=own_request, now_ms=now_ms, wall_ms=wall_ms),
     ]
     change = regroup.next_change(config, table, node=node, now_ms=now_ms) if not members else None

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from clussvc.global_update.update import FencingFailed, NodeFenced
 from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.membership.jury import Jury
 from clussvc.membership.regroup import FORMATION_GRACE_MS, RESTART_GRACE_MS, waiting_ms
 from clussvc.model.config import Config, FenceDevice, Node
 from clussvc.model.ids import FenceDeviceId, NodeId
@@ -78,6 +79,7 @@ class Fencing:
         self._releasing: dict[NodeId, tuple[tuple[int, int], int]] = {}
         """Since when each node has said that it is releasing, with its boot and incarnation."""
         self._ticket = 0
+        self._jury = Jury(voters=frozenset())
 
     def forget(self) -> None:
         """This node has nobody fenced any more; results of what it ordered are not waited for."""
@@ -85,7 +87,14 @@ class Fencing:
         self._releasing.clear()
 
     def step(
-        self, config: Config, table: HeartbeatTable, *, node: NodeId, coordinator: NodeId | None, now_ms: int
+        self,
+        config: Config,
+        table: HeartbeatTable,
+        *,
+        node: NodeId,
+        coordinator: NodeId | None,
+        jury: Jury,
+        now_ms: int,
     ) -> list[FenceOrder]:
         """Look at every node that ``node`` may have fenced, and say which devices are to begin now."""
         if not config.fence_devices:
@@ -93,6 +102,7 @@ class Fencing:
             return []
         for fenced in [known for known in self._attempts if not self._concerns(config, known)]:
             del self._attempts[fenced]
+        self._jury = jury
         orders = []
         for member in _whom(config, node, coordinator):
             self._watch(member, table, now_ms)
@@ -153,9 +163,10 @@ class Fencing:
         """Why the node should be switched off; empty if it should not. ``silence``: whether it may be for that."""
         timing = config.timing
         limit_ms = timing.lease_ms + 1 + timing.lease_ms * timing.drift_ppm // 1_000_000
-        silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+        silence_ms = table.common_silence_ms(member.id, self._jury.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
         if silence and silence_ms >= limit_ms:
-            return f"a majority of the voters had heard nothing from it for {silence_ms} ms"
+            who = "the owner of the quorum disk" if config.quorum.on_disk else "a majority of the voters"
+            return f"{who} had heard nothing from it for {silence_ms} ms"
         silent_ms = table.silent_ms(member.id, now_ms)
         if silent_ms is None or silent_ms > timing.lease_ms:
             return ""

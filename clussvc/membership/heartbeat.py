@@ -24,6 +24,9 @@ What the receiver's clock cannot see: a node that was restarted may have given l
 that was forgotten and is met again may still hold one. So a silence never begins before this life of the reporter, nor
 before the reporter began to keep account of that node.
 
+Where the quorum is a disk, only its owner gives leases, with heartbeats that say so; and it alone judges silences. See
+:mod:`clussvc.membership.jury`.
+
 Nor does it begin before the judging node has read in the log that the present incarnation was admitted. An older one
 says nothing of the leases that the new incarnation was given after it: a node that was silent, came back and was
 admitted could be declared down for its former absence, while it acts.
@@ -66,6 +69,8 @@ class Heartbeat:
     """The log index that the sender has applied."""
     voters_version: int
     heard: tuple[Hearing, ...]
+    grants: bool = False
+    """The sender owned the quorum disk when it said so; where the quorum is a disk, nobody else gives leases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +102,11 @@ class _Peer:
 class HeartbeatTable:
     """All that one node knows from heartbeats. Times are this node's boot-time clock in milliseconds."""
 
-    def __init__(self, *, node: NodeId, timing: Timing) -> None:
+    def __init__(self, *, node: NodeId, timing: Timing, by_grants: bool = False) -> None:
+        """``by_grants``: leases come from the owner of a quorum disk alone."""
         self._node = node
+        self._by_grants = by_grants
+        self._last_grant_ms = -1
         self._timing = timing
         self._peers: dict[NodeId, _Peer] = {}
         self._admitted: dict[NodeId, tuple[int, int]] = {}
@@ -152,6 +160,10 @@ class HeartbeatTable:
 
     def _take_lease(self, peer: _Peer, heard: Heard) -> None:
         """Extends the lease from that peer."""
+        if self._by_grants:
+            if not heard.heartbeat.grants:
+                return
+            self._last_grant_ms = max(self._last_grant_ms, heard.received_ms)
         if heard.acknowledged_ms is not None:
             peer.lease_until_ms = max(peer.lease_until_ms, heard.acknowledged_ms + self._timing.lease_ms)
             self._leases += 1
@@ -212,6 +224,21 @@ class HeartbeatTable:
                 ends[votes - 1] if len(ends) >= votes else -1,
             )
         return self._majority_until_ms
+
+    def granted_until_ms(self) -> int:
+        """Until when any lease runs; -1 if there is none."""
+        return max((peer.lease_until_ms for peer in self._peers.values()), default=-1)
+
+    @property
+    def last_grant_ms(self) -> int:
+        """When an owner of the quorum disk was heard last; -1: never."""
+        return self._last_grant_ms
+
+    def forget_leases(self) -> None:
+        """No lease that was given counts any more."""
+        for peer in self._peers.values():
+            peer.lease_until_ms = -1
+        self._leases += 1
 
     def votes_held(self, voters: frozenset[NodeId], now_ms: int) -> int:
         """How many voters' leases run now, this node's own vote included."""

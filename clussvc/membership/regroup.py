@@ -9,9 +9,10 @@ from __future__ import annotations
 from clussvc.global_update.apply_member import lost_without
 from clussvc.global_update.update import NodeDown, NodeUp, RemoveNode, SetVoter
 from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.membership.jury import Jury
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import NodeId
-from clussvc.model.settings import SLOWEST_SILENCE_MS
+from clussvc.model.quorum import slowest_silence_ms
 from clussvc.model.states import NodePhase
 
 FORMATION_GRACE_MS = 3_000
@@ -24,12 +25,14 @@ RESTART_GRACE_MS = 10_000
 itself then. Until lease and release budget have passed after that, its groups wait for it."""
 
 
-def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> tuple[NodeDown, ...]:
-    """The nodes that a majority of the voters has heard nothing from for long enough (rule R3), those whose service
+def declare_down(
+    config: Config, table: HeartbeatTable, *, node: NodeId, jury: Jury, now_ms: int
+) -> tuple[NodeDown, ...]:
+    """The nodes that a majority of the jury has heard nothing from for long enough (rule R3), those whose service
     was started anew and does not come to ask for admission, and those whose last will was heard."""
     found = []
     for member in config.nodes.values():
-        if member.up and member.id != node and (because := _why_down(config, table, member, now_ms)):
+        if member.up and member.id != node and (because := _why_down(config, table, member, jury, now_ms)):
             found.append(
                 NodeDown(
                     node=member.id,
@@ -41,16 +44,17 @@ def declare_down(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms:
     return tuple(found)
 
 
-def _why_down(config: Config, table: HeartbeatTable, member: Node, now_ms: int) -> str:
+def _why_down(config: Config, table: HeartbeatTable, member: Node, jury: Jury, now_ms: int) -> str:
     """What proves that this incarnation of the node is over and holds nothing; empty if nothing does."""
     if last_will_heard(table, member):
         return f"the service of {member.name} ended, and its resource monitors have terminated everything"
     needed_ms = silence_needed_ms(config, table, member)
-    silence_ms = table.common_silence_ms(member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
-    if silence_ms >= needed_ms and not (config.fencing_required and config.fence_devices_of(member.id)):
-        return (
-            f"a majority of the voters has heard nothing from {member.name} for {silence_ms} ms (limit {needed_ms} ms)"
-        )
+    silence_ms = table.common_silence_ms(member.id, jury.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+    let_go_ms = jury.not_before_ms(member.id, silence_ms=needed_ms, lease_ms=config.timing.lease_ms)
+    proven = silence_ms >= needed_ms and now_ms >= let_go_ms
+    if proven and not (config.fencing_required and config.fence_devices_of(member.id)):
+        who = "the owner of the quorum disk" if config.quorum.on_disk else "a majority of the voters"
+        return f"{who} has heard nothing from {member.name} for {silence_ms} ms (limit {needed_ms} ms)"
     if stuck_ms := _stuck_ms(config, table, member, now_ms):
         return (
             f"its service was started anew {stuck_ms} ms ago and has not asked to be admitted since;"
@@ -67,7 +71,7 @@ def silence_needed_ms(config: Config, table: HeartbeatTable, member: Node) -> in
     """
     heartbeat = table.last(member.id)
     knows = heartbeat is not None and heartbeat.voters_version >= config.timing_version
-    return config.timing.silence_ms() if knows or not config.timing_version else SLOWEST_SILENCE_MS
+    return config.timing.silence_ms() if knows or not config.timing_version else slowest_silence_ms(config.quorum)
 
 
 def last_will_heard(table: HeartbeatTable, member: Node) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from clussvc.model.ids import ClusterId, FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.index import index_of
 from clussvc.model.monitoring import PropertyValue
+from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import MoveCause, NodeState, ResourceState
@@ -204,6 +205,8 @@ class Config:
     cluster: ClusterId
     name: str
     timing: Timing = LAN
+    """As the profile and the quorum want it; see Quorum.timing_of."""
+    quorum: Quorum = field(default_factory=Quorum)
     description: str = ""
     private: Mapping[str, PropertyValue] = field(default_factory=dict)
     utc_offset_min: int = 0

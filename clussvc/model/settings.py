@@ -141,10 +141,6 @@ def disk_timing(timing: Timing, hold_ms: int = 0) -> DiskTiming:
     )
 
 
-SLOWEST_SILENCE_MS = max(timing.silence_ms() for timing in PROFILES.values())
-"""After so long a silence a node has let go by whatever profile it acts."""
-
-
 def find_profile(name: str) -> Timing:
     """The profile of that name.
 

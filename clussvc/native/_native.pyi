@@ -1,6 +1,6 @@
 from typing_extensions import Buffer
 
-HeartbeatTuple = tuple[int, int, int, int, int, int, int, int, int, int, tuple[tuple[int, int, int, int], ...]]
+HeartbeatTuple = tuple[int, int, int, int, int, int, int, int, int, int, bool, tuple[tuple[int, int, int, int], ...]]
 
 def crc32c(data: Buffer, crc: int = 0, /) -> int: ...
 def crc32c_by_tables(data: Buffer, crc: int = 0, /) -> int: ...
@@ -16,6 +16,7 @@ class Heartbeats:
         self,
         *,
         until_ms: int,
+        grants_until_ms: int,
         interval_ms: int,
         phase: int,
         attempt: int,

@@ -125,10 +125,11 @@ hb_watch(struct hb_core *core, const uint16_t *nodes, size_t count, int64_t watc
 /* --- sending ------------------------------------------------------------------------------------------------------ */
 
 void
-hb_vouch(struct hb_core *core, const struct hb_content *content, int64_t until_ms, bool probe)
+hb_vouch(struct hb_core *core, const struct hb_content *content, int64_t until_ms, int64_t grants_until_ms, bool probe)
 {
     core->vouched = true;
     core->vouched_until_ms = until_ms;
+    core->grants_until_ms = grants_until_ms;
     core->content = *content;
     core->probe = probe;
 }
@@ -170,7 +171,8 @@ hb_compose(struct hb_core *core, int64_t now_ms, uint8_t out[HB_DATAGRAM_BYTES_M
     core->sent[core->seq % HB_SENT_MAX].seq = core->seq;
     core->sent[core->seq % HB_SENT_MAX].ms = now_ms;
 
-    uint8_t *at = put_head(core, &core->content, core->seq, core->probe ? HB_FLAG_PROBE : 0, out);
+    uint8_t flags = (core->probe ? HB_FLAG_PROBE : 0) | (now_ms < core->grants_until_ms ? HB_FLAG_GRANTS : 0);
+    uint8_t *at = put_head(core, &core->content, core->seq, flags, out);
     uint8_t *count = at++;
     *count = 0;
     for (size_t number = 0; number < core->peer_count; number++) {
@@ -397,6 +399,7 @@ hb_take(struct hb_core *core, struct hb_record *record)
     record->boot = get(data + 8, 8);
     record->seq = get(data + 24, 8);
     read_content(data, &record->content);
+    record->grants = (data[33] & HB_FLAG_GRANTS) != 0;
     record->count = data[50];
     for (size_t number = 0; number < record->count; number++) {
         const uint8_t *at = data + HB_HEADER_BYTES + HB_CONTENT_BYTES + number * HB_HEARING_BYTES;

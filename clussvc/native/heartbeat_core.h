@@ -47,7 +47,8 @@
 #define HB_KEY_BYTES 16
 #define HB_DATAGRAM_BYTES_MAX (HB_HEADER_BYTES + HB_CONTENT_BYTES + HB_NODES_MAX * HB_HEARING_BYTES + HB_TAG_BYTES)
 
-#define HB_FLAG_PROBE 1 /* The sender wants an answer at once. */
+#define HB_FLAG_PROBE 1  /* The sender wants an answer at once. */
+#define HB_FLAG_GRANTS 2 /* The sender owns the quorum disk: its word grants a lease. */
 
 /* What became of a datagram; the names are hb_outcome_names. */
 enum hb_outcome {
@@ -98,6 +99,7 @@ struct hb_core {
 
     bool vouched;
     int64_t vouched_until_ms;
+    int64_t grants_until_ms; /* What is said until then grants leases. */
     int64_t watch_ms; /* A silence from which on every report of it is news; negative: none is, 0: everything is. */
     struct hb_content content;
     bool probe;
@@ -134,6 +136,7 @@ struct hb_record {
     uint16_t sender;
     uint64_t boot, seq;
     struct hb_content content;
+    bool grants;
     size_t count;
     struct {
         uint16_t node;
@@ -149,8 +152,9 @@ bool hb_set_peers(struct hb_core *core, const uint16_t *nodes, size_t count, int
 /* Which of them are watched: their silence is news from watch_ms on. */
 void hb_watch(struct hb_core *core, const uint16_t *nodes, size_t count, int64_t watch_ms);
 
-/* The service vouches for itself until then; what it says is sent until then. */
-void hb_vouch(struct hb_core *core, const struct hb_content *content, int64_t until_ms, bool probe);
+/* The service vouches for itself until then; what it says is sent until then, and grants leases until grants_until_ms. */
+void hb_vouch(struct hb_core *core, const struct hb_content *content, int64_t until_ms, int64_t grants_until_ms,
+              bool probe);
 
 /* Writes the next heartbeat; 0 bytes if nobody vouches for it. */
 size_t hb_compose(struct hb_core *core, int64_t now_ms, uint8_t out[HB_DATAGRAM_BYTES_MAX]);

@@ -399,15 +399,15 @@ static PyObject *
 heartbeats_vouch(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     Heartbeats *self = (Heartbeats *)object;
-    static char *names[] = {"until_ms",    "interval_ms", "phase",          "attempt", "incarnation",
-                            "index",       "voters_version", "at_once", "probe",   NULL};
-    long long until_ms, interval_ms;
+    static char *names[] = {"until_ms", "grants_until_ms", "interval_ms", "phase", "attempt", "incarnation",
+                            "index",    "voters_version",  "at_once",     "probe", NULL};
+    long long until_ms, grants_until_ms, interval_ms;
     struct hb_content content;
     unsigned attempt, voters_version;
     unsigned long long incarnation, index;
     int at_once, probe;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$LLbIKKIpp", names, &until_ms, &interval_ms, &content.phase,
-                                     &attempt, &incarnation, &index, &voters_version, &at_once, &probe))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$LLLbIKKIpp", names, &until_ms, &grants_until_ms, &interval_ms,
+                                     &content.phase, &attempt, &incarnation, &index, &voters_version, &at_once, &probe))
         return NULL;
     if (content.phase >= HB_PHASES || interval_ms < 1)
         return PyErr_Format(PyExc_ValueError, "phase %d, interval %lld ms", (int)content.phase, interval_ms);
@@ -416,7 +416,7 @@ heartbeats_vouch(PyObject *object, PyObject *args, PyObject *kwargs)
     content.index = index;
     content.voters_version = voters_version;
     pthread_mutex_lock(&self->lock);
-    hb_vouch(self->core, &content, until_ms, probe);
+    hb_vouch(self->core, &content, until_ms, grants_until_ms, probe);
     self->interval_ms = interval_ms;
     bool wake = self->running && (at_once || self->next_send_ms > boottime_ms() + interval_ms);
     if (wake)
@@ -450,11 +450,11 @@ heartbeats_take(PyObject *object, PyObject *unused)
         PyObject *entry =
             heard == NULL
                 ? NULL
-                : Py_BuildValue("LLHKKKbIKIN", (long long)record.received_ms, (long long)record.acknowledged_ms,
+                : Py_BuildValue("LLHKKKbIKION", (long long)record.received_ms, (long long)record.acknowledged_ms,
                                 record.sender, (unsigned long long)record.boot, (unsigned long long)record.seq,
                                 (unsigned long long)record.content.incarnation, record.content.phase,
                                 record.content.attempt, (unsigned long long)record.content.index,
-                                record.content.voters_version, heard);
+                                record.content.voters_version, record.grants ? Py_True : Py_False, heard);
         if (entry == NULL || PyList_Append(result, entry) < 0)
             Py_CLEAR(result);
         Py_XDECREF(entry);

@@ -48,7 +48,7 @@ static size_t
 good(struct hb_core *sender, uint8_t out[HB_DATAGRAM_BYTES_MAX], const uint8_t *choice)
 {
     struct hb_content content = {.incarnation = choice[0], .index = choice[1], .phase = choice[0] % HB_PHASES};
-    hb_vouch(sender, &content, INT64_MAX, choice[1] & 1);
+    hb_vouch(sender, &content, INT64_MAX, choice[1] & 2 ? INT64_MAX : 0, choice[1] & 1);
     return hb_compose(sender, choice[0], out);
 }
 
@@ -81,7 +81,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         case 0: {
             struct hb_content content = {.incarnation = what, .index = place, .phase = detail % HB_PHASES};
             uint8_t out[HB_DATAGRAM_BYTES_MAX];
-            hb_vouch(core, &content, now_ms + place, what & 8);
+            hb_vouch(core, &content, now_ms + place, now_ms + place / 2, what & 8);
             size_t written = hb_compose(core, now_ms, out);
             require(written <= HB_DATAGRAM_BYTES_MAX && (written == 0) == (place == 0), "composed while vouched for");
             break;

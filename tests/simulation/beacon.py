@@ -69,6 +69,7 @@ class Beacon:
             self._native.watch(action.watched, action.watch_ms)
         self._native.vouch(
             until_ms=action.until_ms,
+            grants_until_ms=action.grants_until_ms,
             interval_ms=action.interval_ms,
             phase=PHASES.index(action.phase),
             attempt=action.attempt,

@@ -50,6 +50,7 @@ from clussvc.groups.machine import GroupMachine, Step, _Support
 from clussvc.membership import regroup
 from clussvc.membership.fencing import FenceOrder, Fencing, _Attempt
 from clussvc.membership.heartbeat import Heard, HeartbeatTable, _Peer
+from clussvc.membership.jury import Jury
 from clussvc.model import reports
 from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
@@ -464,9 +465,9 @@ _declare_down = regroup.declare_down
 
 
 def _declare_down_by_silence(
-    config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int
+    config: Config, table: HeartbeatTable, *, node: NodeId, jury: Jury, now_ms: int
 ) -> tuple[NodeDown, ...]:
-    return _declare_down(replace(config, fencing_required=False), table, node=node, now_ms=now_ms)
+    return _declare_down(replace(config, fencing_required=False), table, node=node, jury=jury, now_ms=now_ms)
 
 
 # --- coming back --------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ network = HeartbeatNetwork(
 network.start()
 network.set_peers({2: (("127.0.0.1", peer_port),)}, now_ms())
 native.vouch(until_ms=now_ms() + vouched_ms, interval_ms=20, phase=2, attempt=0, incarnation=1, index=1,
-             voters_version=1, at_once=True, probe=False)
+             grants_until_ms=0, voters_version=1, at_once=True, probe=False)
 values = [hash(str(number)) for number in range(2_000_000)]
 sys.stdin.readline()
 begin_ms = now_ms()
@@ -87,6 +87,7 @@ class End:
     def vouch(self, for_ms: int = 60_000, *, interval_ms: int = 20, probe: bool = False) -> None:
         self.native.vouch(
             until_ms=now_ms() + for_ms,
+            grants_until_ms=0,
             interval_ms=interval_ms,
             phase=2,
             attempt=0,

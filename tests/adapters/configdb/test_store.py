@@ -27,6 +27,7 @@ from clussvc.configdb.store import SqliteConfigStore
 from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, RequestId, ResourceId
+from clussvc.model.quorum import Quorum
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
@@ -74,7 +75,11 @@ def refused(path: Path) -> ClusterError:
 @pytest.mark.parametrize(
     ("cls", "table", "elsewhere"),
     [
-        (Config, tables.cluster, {"timing", "nodes", "groups", "resources", "tokens", "fence_devices", "recent"}),
+        (
+            Config,
+            tables.cluster,
+            {"timing", "nodes", "groups", "resources", "tokens", "fence_devices", "recent", "quorum"},
+        ),
         (Timing, tables.cluster, set()),
         (Node, tables.nodes, set()),
         (Group, tables.groups, {"preferred_owners", "move", "failover"}),
@@ -89,6 +94,10 @@ def refused(path: Path) -> ClusterError:
 def test_every_field_has_a_column(cls: type[Any], table: Table, elsewhere: set[str]) -> None:
     """A field that is added to the model needs a column and a migration."""
     assert {each.name for each in fields(cls)} - set(table.c.keys()) == elsewhere
+
+
+def test_the_parts_of_the_quorum_have_columns() -> None:
+    assert {f"quorum_{each.name}" for each in fields(Quorum)} <= set(tables.cluster.c.keys())
 
 
 def test_the_parts_of_a_group_have_columns() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
+from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.records import HistoryEntry, Record
 from clussvc.model.reports import Report, Severity
 from clussvc.model.settings import PROFILES
@@ -42,6 +43,7 @@ _BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "MoveCause": st.sampled_from(MoveCause),
     "ResourceState": st.sampled_from(ResourceState),
     "Severity": st.sampled_from(Severity),
+    "QuorumKind": st.sampled_from(QuorumKind),
 }
 
 
@@ -85,6 +87,7 @@ def configs() -> st.SearchStrategy[Config]:
         quarantine_period_s=NUMBERS,
         quarantine_duration_s=NUMBERS,
         timing_version=NUMBERS,
+        quorum=every_field(Quorum),
         evicted=st.lists(NODE_IDS, max_size=3).map(tuple),
         recent=st.dictionaries(TEXTS.map(RequestId), st.none() | every_field(Report), max_size=4),
     )

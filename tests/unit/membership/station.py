@@ -30,11 +30,18 @@ class Station(HeartbeatTable):
         self.set_peers(others, now_ms)
 
     def say(
-        self, now_ms: int, *, phase: NodePhase = NodePhase.MEMBER, attempt: int = 0, voters_version: int = 1
+        self,
+        now_ms: int,
+        *,
+        phase: NodePhase = NodePhase.MEMBER,
+        attempt: int = 0,
+        voters_version: int = 1,
+        grants: bool = False,
     ) -> bytes:
         """The next heartbeat, sent now."""
         self.native.vouch(
             until_ms=now_ms + 1,
+            grants_until_ms=now_ms + 1 if grants else 0,
             interval_ms=100,
             phase=PHASES.index(phase),
             attempt=attempt,

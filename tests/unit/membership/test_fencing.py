@@ -8,6 +8,7 @@ import pytest
 
 from clussvc.global_update.update import FencingFailed, NodeFenced
 from clussvc.membership.fencing import IN_FLIGHT_MS, LET_GO_GRACE_MS, RETRY_MS, FenceOrder, Fencing, parameters_of
+from clussvc.membership.jury import Jury
 from clussvc.membership.regroup import RESTART_GRACE_MS, declare_down
 from clussvc.model.config import Config, FenceDevice, Node
 from clussvc.model.ids import ClusterId, FenceDeviceId, NodeId
@@ -67,7 +68,12 @@ class Room:
                     if other != speaker:
                         self.stations[other].listen(beat, self.now_ms)
             found += self.fencing.step(
-                self.config, self.stations[self.acting], node=self.acting, coordinator=N1, now_ms=self.now_ms
+                self.config,
+                self.stations[self.acting],
+                node=self.acting,
+                coordinator=N1,
+                jury=Jury(voters=self.config.voters),
+                now_ms=self.now_ms,
             )
         self.orders += found
         return found
@@ -126,7 +132,14 @@ def test_a_coordinator_that_cannot_let_go_is_fenced_by_the_first_other_member(ac
         room.now_ms += STEP_MS
         beat = room.stations[N1].say(room.now_ms, phase=NodePhase.RELEASING)
         room.stations[acting].listen(beat, room.now_ms)
-        found += room.fencing.step(room.config, room.stations[acting], node=acting, coordinator=N1, now_ms=room.now_ms)
+        found += room.fencing.step(
+            room.config,
+            room.stations[acting],
+            node=acting,
+            coordinator=N1,
+            jury=Jury(voters=room.config.voters),
+            now_ms=room.now_ms,
+        )
     assert [order.device.name for order in found] == (["ipmi"] if fences else [])
 
 
@@ -138,7 +151,17 @@ def test_the_silence_of_a_coordinator_is_for_the_next_one_to_judge() -> None:
         room.now_ms += STEP_MS
         beat = room.stations[N3].say(room.now_ms)
         room.stations[N2].listen(beat, room.now_ms)
-        assert room.fencing.step(room.config, room.stations[N2], node=N2, coordinator=N1, now_ms=room.now_ms) == []
+        assert (
+            room.fencing.step(
+                room.config,
+                room.stations[N2],
+                node=N2,
+                coordinator=N1,
+                jury=Jury(voters=room.config.voters),
+                now_ms=room.now_ms,
+            )
+            == []
+        )
 
 
 def test_what_was_switched_off_is_down_at_once() -> None:
@@ -243,7 +266,7 @@ def test_a_new_service_that_cannot_clean_up_is_fenced() -> None:
 def test_silence_alone_counts_unless_fencing_is_required(required: bool) -> None:
     room = heard(device("ipmi"), required=required)
     room.run(2 * LAN.silence_ms())
-    down = declare_down(room.config, room.judge, node=N1, now_ms=room.now_ms)
+    down = declare_down(room.config, room.judge, node=N1, jury=Jury(voters=room.config.voters), now_ms=room.now_ms)
     assert [each.node for each in down] == ([] if required else [N3])
 
 
@@ -251,7 +274,12 @@ def test_required_fencing_needs_a_device() -> None:
     """A node that nothing can switch off would be waited for for ever."""
     room = heard(device("ipmi", node=N2), required=True)
     room.run(2 * LAN.silence_ms())
-    assert [each.node for each in declare_down(room.config, room.judge, node=N1, now_ms=room.now_ms)] == [N3]
+    assert [
+        each.node
+        for each in declare_down(
+            room.config, room.judge, node=N1, jury=Jury(voters=room.config.voters), now_ms=room.now_ms
+        )
+    ] == [N3]
 
 
 def test_results_of_an_earlier_time_as_coordinator_are_ignored() -> None:

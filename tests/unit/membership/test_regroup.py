@@ -8,10 +8,12 @@ import pytest
 
 from clussvc.global_update.apply import apply
 from clussvc.global_update.update import NodeDown, NodeUp, Proposal
+from clussvc.membership.jury import Jury
 from clussvc.membership.regroup import RESTART_GRACE_MS, admit, declare_down
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import ClusterId, NodeId, RequestId
-from clussvc.model.settings import LAN, SLOWEST_SILENCE_MS
+from clussvc.model.quorum import Quorum, slowest_silence_ms
+from clussvc.model.settings import LAN
 from clussvc.model.states import NodePhase
 from tests.unit.membership.station import Station
 
@@ -43,7 +45,9 @@ class Hearing:
             self.now_ms += STEP_MS
             beat = speaker.say(self.now_ms, phase=phase, attempt=attempt, voters_version=3)
             self.judge.listen(beat, self.now_ms)
-            found += declare_down(self.config, self.judge, node=N1, now_ms=self.now_ms)
+            found += declare_down(
+                self.config, self.judge, node=N1, jury=Jury(voters=self.config.voters), now_ms=self.now_ms
+            )
         return found
 
 
@@ -128,7 +132,7 @@ def test_a_last_will_ends_the_incarnation_at_once(hearing: Hearing) -> None:
     hearing.judge.listen(will(1, 4), hearing.now_ms)
     required = replace(hearing.config, fencing_required=True)
     for config in (hearing.config, required):
-        (down,) = declare_down(config, hearing.judge, node=N1, now_ms=hearing.now_ms)
+        (down,) = declare_down(config, hearing.judge, node=N1, jury=Jury(voters=config.voters), now_ms=hearing.now_ms)
         assert (down.node, down.incarnation, down.stopped) == (N3, 4, False)
         assert "monitors have terminated everything" in down.because
 
@@ -139,7 +143,12 @@ def test_a_last_will_of_another_incarnation_says_nothing_of_this_one(
 ) -> None:
     """One of an earlier incarnation may come late, and one of a later boot before the log tells of it."""
     hearing.judge.listen(will(boot, incarnation), hearing.now_ms)
-    assert declare_down(hearing.config, hearing.judge, node=N1, now_ms=hearing.now_ms) == ()
+    assert (
+        declare_down(
+            hearing.config, hearing.judge, node=N1, jury=Jury(voters=hearing.config.voters), now_ms=hearing.now_ms
+        )
+        == ()
+    )
 
 
 def test_a_new_boot_makes_the_will_of_the_old_one_void(hearing: Hearing) -> None:
@@ -157,7 +166,7 @@ def test_a_last_will_is_no_sign_of_life(hearing: Hearing) -> None:
     assert hearing.judge.lease_until_ms(N3) == lease_until_ms
 
 
-@pytest.mark.parametrize(("version_heard", "limit_ms"), [(3, SLOWEST_SILENCE_MS), (4, LAN.silence_ms())])
+@pytest.mark.parametrize(("version_heard", "limit_ms"), [(3, slowest_silence_ms(Quorum())), (4, LAN.silence_ms())])
 def test_a_node_that_may_act_by_a_slower_profile_is_waited_for(
     hearing: Hearing, version_heard: int, limit_ms: int
 ) -> None:
@@ -172,7 +181,15 @@ def test_a_node_that_may_act_by_a_slower_profile_is_waited_for(
     heard_ms = hearing.now_ms
 
     def down(after_ms: int) -> bool:
-        return bool(declare_down(hearing.config, hearing.judge, node=N1, now_ms=heard_ms + after_ms))
+        return bool(
+            declare_down(
+                hearing.config,
+                hearing.judge,
+                node=N1,
+                jury=Jury(voters=hearing.config.voters),
+                now_ms=heard_ms + after_ms,
+            )
+        )
 
     assert not down(limit_ms - 1)
     assert down(limit_ms)

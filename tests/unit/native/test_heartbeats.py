@@ -35,6 +35,7 @@ def vouch(native: Heartbeats, until_ms: int = 10**9, **changed: int) -> None:
     words = {"phase": MEMBER, "attempt": 0, "incarnation": 1, "index": 7, "voters_version": 1} | changed
     native.vouch(
         until_ms=until_ms,
+        grants_until_ms=changed.get("grants_until_ms", 0),
         interval_ms=100,
         phase=words["phase"],
         attempt=words["attempt"],
@@ -85,8 +86,9 @@ def test_the_core_is_its_twin(script: list[tuple[str, int, int, bool]], phases: 
         if what == "say":
             words = {"phase": next(phase), "attempt": number, "incarnation": node, "index": number, "voters_version": 3}
             until_ms = now_ms + (1 if flag else 0)
-            vouch(native, until_ms, **words, probe=flag)
-            twin.vouched = (until_ms, words["phase"], number, node, number, 3)
+            grants_until_ms = now_ms + number % 3 - 1
+            vouch(native, until_ms, **words, probe=flag, grants_until_ms=grants_until_ms)
+            twin.vouched = (until_ms, grants_until_ms, words["phase"], number, node, number, 3)
             twin.probe = flag
             data = native.compose(now_ms)
             assert data == twin.compose(now_ms)
@@ -125,7 +127,7 @@ def test_a_will_is_the_last_word_of_its_boot_and_no_sign_of_life() -> None:
     assert mine.receive(will, 210)[0] == "duplicate"
     assert mine.receive(late, 220)[0] == "dropped.replayed"
     heard = mine.take()[-1]
-    assert (heard[2:7], heard[10]) == ((2, 1, 2**64 - 1, 7, 5), ())
+    assert (heard[2:7], heard[11]) == ((2, 1, 2**64 - 1, 7, 5), ())
     assert mine.ages(300)[2][0] == 200
     (silent_ms,) = [entry[3] for entry in heard_by(mine, 300) if entry[0] == 2]
     assert silent_ms == 200
@@ -136,7 +138,7 @@ def heard_by(native: Heartbeats, now_ms: int) -> list[tuple[int, int, int, int]]
     """What it says in its heartbeats of the others."""
     third = heartbeats(3, peers=(1, 2))
     third.receive(native.compose(now_ms), now_ms)
-    return list(third.take()[-1][10])
+    return list(third.take()[-1][11])
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

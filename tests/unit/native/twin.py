@@ -48,8 +48,8 @@ class Twin:
     peers: dict[int, Peer] = field(default_factory=dict)
     seq: int = 0
     sent: dict[int, int] = field(default_factory=dict)
-    vouched: tuple[int, int, int, int, int, int] | None = None
-    """until_ms, phase, attempt, incarnation, index, voters_version"""
+    vouched: tuple[int, int, int, int, int, int, int] | None = None
+    """until_ms, grants_until_ms, phase, attempt, incarnation, index, voters_version"""
     probe: bool = False
     taken: list[HeartbeatTuple] = field(default_factory=list)
 
@@ -66,13 +66,14 @@ class Twin:
         """See Heartbeats."""
         if self.vouched is None or now_ms >= self.vouched[0]:
             return b""
-        _, phase, attempt, incarnation, index, voters_version = self.vouched
+        _, grants_until_ms, phase, attempt, incarnation, index, voters_version = self.vouched
+        flags = int(self.probe) | (2 if now_ms < grants_until_ms else 0)
         self.seq += 1
         self.sent[self.seq] = now_ms
         self.sent.pop(self.seq - SENT_MAX, None)
         known = {node: peer for node, peer in self.peers.items() if peer.known}
         data = HEADER.pack(b"CLHB", 2, 0, self.node, self.boot, incarnation, self.seq)
-        data += CONTENT.pack(phase, int(self.probe), attempt, index, voters_version, len(known))
+        data += CONTENT.pack(phase, flags, attempt, index, voters_version, len(known))
         for node, peer in known.items():
             boot, seq = (peer.boot, peer.seq) if peer.ever_heard else (0, 0)
             silent_ms = min(max(now_ms - peer.quiet_from_ms, 0), 2**32 - 1)
@@ -126,7 +127,20 @@ class Twin:
             (node, heard_boot, heard_seq, silent_ms) for node, heard_boot, heard_seq, silent_ms, _ in hearings
         )
         self.taken.append(
-            (now_ms, acknowledged_ms, sender, boot, seq, incarnation, phase, attempt, index, voters_version, heard)
+            (
+                now_ms,
+                acknowledged_ms,
+                sender,
+                boot,
+                seq,
+                incarnation,
+                phase,
+                attempt,
+                index,
+                voters_version,
+                bool(flags & 2),
+                heard,
+            )
         )
         return "received", bool(flags & 1)
 

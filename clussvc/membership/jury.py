@@ -1,0 +1,33 @@
+"""Whose silence counts against a node (rule R3), and from when on.
+
+Where a majority decides, the jury are the voters: see :mod:`clussvc.membership.heartbeat`. Where the quorum is a disk,
+its owner decides alone, since nobody but an owner grants leases. Why that is safe: a lease that node n holds was
+granted by the present owner, or by one before it. The present one's ends a lease after n fell silent here, since what n
+sent last was heard before. One of an earlier owner's ends a lease after that owner's hold was over (`over_ms`; those
+before it were over earlier still). The former owner itself acted by its hold, and dropped the leases that it had been
+granted before that. So by the later of both, with the release budget added, n has let go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clussvc.model.ids import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jury:
+    """Who judges now."""
+
+    voters: frozenset[NodeId]
+    """A majority of these must have heard nothing; nobody is judged by an empty set."""
+    former: NodeId | None = None
+    """Who owned the quorum disk before."""
+    over_ms: int | None = None
+    """From when on the former owner held it no more, on this node's clock; None: the quorum is no disk."""
+
+    def not_before_ms(self, node: NodeId, *, silence_ms: int, lease_ms: int) -> int:
+        """When a node that is silent can have let go at the earliest. ``silence_ms``: lease and release budget."""
+        if self.over_ms is None:
+            return 0
+        return self.over_ms + (silence_ms - lease_ms if node == self.former else silence_ms)

@@ -1,0 +1,59 @@
+"""What decides who may act: the kind of quorum that a cluster has chosen, and its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum, unique
+
+from clussvc.model.settings import PROFILES, Timing, disk_timing
+
+MAX_LOG_KB = 4_096
+"""How long the log on a quorum disk grows before it is replaced by an image (MSCS: MaxLogSize, 4096 KB)."""
+LOG_KB_RANGE = (512, 1_048_576)
+HOLD_MS_RANGE = (100, 20_000)
+DEVICE_LENGTH_MAX = 1_024
+
+
+@unique
+class QuorumKind(Enum):
+    """The three quorums of MSCS 2003."""
+
+    MAJORITY = "majority node set"
+    """A majority of the voters; the log is replicated among the nodes."""
+    DISK = "quorum disk"
+    """Who owns the shared disk; the log is on it."""
+    LOCAL = "local quorum"
+    """One node, whose log is its own; nobody can join."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quorum:
+    """The quorum of a cluster."""
+
+    kind: QuorumKind = QuorumKind.MAJORITY
+    device: str = ""
+    """Where nodes find the quorum disk: a device, ``iscsi://HOST[:PORT]/TARGET/LUN``, or a file on a share."""
+    disk: str = ""
+    """The identifier in the disk's superblock, 32 hexadecimal digits, so that no other disk is taken for it."""
+    max_log_kb: int = MAX_LOG_KB
+    hold_ms: int = 0
+    """How long writing its slot keeps the owner in office; 0: as the timing profile says."""
+    generation: int = 0
+    """Raised by every change of the quorum; each has a log of its own."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether leases are granted by the owner of a disk, and not by a majority."""
+        return self.kind is QuorumKind.DISK
+
+    def timing_of(self, profile: str) -> Timing:
+        """The timings by which a cluster with this quorum acts; the profile must exist."""
+        timing = PROFILES[profile]
+        if self.on_disk:
+            return replace(timing, lease_ms=disk_timing(timing, self.hold_ms).lease_ms)
+        return timing
+
+
+def slowest_silence_ms(quorum: Quorum) -> int:
+    """After so long a silence a node has let go by whatever profile it acts."""
+    return max(quorum.timing_of(profile).silence_ms() for profile in PROFILES)
