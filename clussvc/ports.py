@@ -6,7 +6,9 @@ that runs on every implementation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from clussvc.global_update.update import Update
@@ -48,6 +50,28 @@ class ConfigStore(Protocol):
 
     def close(self) -> None:
         """Release the file."""
+
+
+class OutcomeKind(Enum):
+    """What became of a proposal to the replicated log."""
+
+    COMMITTED = "committed"
+    REFUSED = "refused"
+    """Certainly not applied, now and later."""
+    UNKNOWN = "unknown"
+    """May have been applied or may be applied yet; proposing the same request again is safe and tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Answer to a proposal; ``detail`` says why, for people."""
+
+    kind: OutcomeKind
+    result: bytes | None = None
+    detail: str = ""
+
+
+Done = Callable[[Outcome], None]
 
 
 class QuorumDevice(Protocol):

@@ -28,6 +28,8 @@ class Kind(IntEnum):
     AUTHORITY_REPLY = 3
     JOIN_REQUEST = 4
     JOIN_REPLY = 5
+    DISK_LOG = 6
+    """Of the log on a quorum disk."""
 
 
 STRANGERS_MAY_SEND = frozenset((Kind.AUTHORITY_REQUEST, Kind.JOIN_REQUEST))

@@ -30,7 +30,7 @@ ADDRESSES_MAX = 16
 DEFAULT_GROUP_NAME = "Cluster Group"
 TOKEN_LENGTH_MAX = 255
 
-_DISK = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_DISK = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 

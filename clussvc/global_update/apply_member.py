@@ -11,9 +11,11 @@ from clussvc.global_update.refusals import still_voter
 from clussvc.global_update.update import AdmitNode, EvictNode, RemoveNode, SetVoter
 from clussvc.model.config import Config, Group, JoinToken, Node, Resource
 from clussvc.model.ids import NODES_MAX, NodeId
+from clussvc.model.quorum import NODE_NUMBER_MAX, QuorumKind
 from clussvc.model.reports import (
     Report,
     Severity,
+    joins_refused,
     last_node,
     limit_reached,
     node_is_up,
@@ -36,6 +38,10 @@ def admit_node(config: Config, update: AdmitNode) -> Result:
     bad = bad or check_endpoints(update.addresses, update.port, update.admin_port)
     if bad is not None:
         return bad
+    if config.quorum.kind is QuorumKind.LOCAL:
+        return joins_refused(config.name)
+    if config.quorum.on_disk and config.next_node_id > NODE_NUMBER_MAX:
+        return limit_reached("node numbers on a quorum disk", NODE_NUMBER_MAX)
     if len(config.nodes) >= NODES_MAX:
         return limit_reached("nodes", NODES_MAX)
     node = Node(

@@ -12,6 +12,9 @@ MAX_LOG_KB = 4_096
 LOG_KB_RANGE = (512, 1_048_576)
 HOLD_MS_RANGE = (100, 20_000)
 DEVICE_LENGTH_MAX = 1_024
+NODE_NUMBER_MAX = 255
+"""Of nodes that have a slot on a quorum disk. Node numbers are never used again, so this also bounds how many nodes a
+cluster with a quorum disk ever has."""
 
 
 @unique
@@ -34,7 +37,13 @@ class Quorum:
     device: str = ""
     """Where nodes find the quorum disk: a device, ``iscsi://HOST[:PORT]/TARGET/LUN``, or a file on a share."""
     disk: str = ""
-    """The identifier in the disk's superblock, 32 hexadecimal digits, so that no other disk is taken for it."""
+    """The identifier in the disk's superblock, 16 hexadecimal digits, so that no other disk is taken for it."""
+    sectors: int = 0
+    """How much of the disk is used, in sectors of 4096 bytes."""
+    reservations: bool = False
+    """Whether the disk had persistent reservations when it was prepared; they are used from then on."""
+    base_index: int = 0
+    """Who begins the log on the empty disk must have applied so much of the log before it."""
     max_log_kb: int = MAX_LOG_KB
     hold_ms: int = 0
     """How long writing its slot keeps the owner in office; 0: as the timing profile says."""

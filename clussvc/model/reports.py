@@ -367,6 +367,16 @@ def token_refused(why: str) -> Report:
     )
 
 
+def joins_refused(cluster: str) -> Report:
+    """A local quorum is one node's own."""
+    return Report(
+        code="local-quorum",
+        status=5039,
+        message=f"Cluster {cluster} has a local quorum, which is one node's own, so no other node can join it; change"
+        " the quorum on that node first: cluster /quorum:majority, or cluster /quorum:DEVICE for a shared disk.",
+    )
+
+
 def limit_reached(what: str, limit: int) -> Report:
     """A stated maximum was met."""
     return Report(code="limit-reached", status=87, message=f"This cluster already has {limit} {what}, the maximum.")

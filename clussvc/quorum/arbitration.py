@@ -36,7 +36,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clussvc.model.ids import NodeId
-from clussvc.quorum.disk_layout import NODE_NUMBER_MAX, PAIRS, LogPlace, Slot
+from clussvc.model.quorum import NODE_NUMBER_MAX
+from clussvc.quorum.disk_layout import PAIRS, LogPlace, Slot
 
 HANDICAP_HOLDS = 1
 """So many holds more a node without any network of clients waits before it contests."""

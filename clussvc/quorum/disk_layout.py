@@ -13,8 +13,9 @@ it claims the disk; the next owner chooses another one. So a write of an earlier
 without reservations, meets nothing that is in use.
 
 **Log.** A batch of entries takes whole sectors, and no sector is written a second time with other content; so a write
-that is torn or lost can only harm the batch it belongs to, which nobody was told of. Each sector names the epoch, the
-generation of the area and its own position, so what an earlier life of the area has left is never taken for news.
+that is torn or lost can only harm the batch it belongs to, which nobody was told of. Each sector names the
+preparation of the disk, the epoch, the generation of the area and its own position, so what an earlier life of the area
+or of the disk has left is never taken for news.
 Reading ends at the first sector that is not the next one. That is the end of the log, unless the owner has said in its
 slot that there is more, or a later batch stands behind: then acknowledged entries are damaged, and nobody may go on.
 """
@@ -28,10 +29,9 @@ from dataclasses import dataclass
 
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
+from clussvc.model.quorum import NODE_NUMBER_MAX
 
 SECTOR_BYTES = 4096
-NODE_NUMBER_MAX = 255
-"""Node numbers are never used again, so this also bounds how many nodes a cluster with a quorum disk ever has."""
 FIRST_SLOT_SECTOR = 1
 FIRST_AREA_SECTOR = 256
 AREAS = 8
@@ -45,7 +45,7 @@ BATCH_BYTES_MAX = 1024 * 1024
 _SUPERBLOCK = struct.Struct("<8sII36s64sQQQQ")
 _SLOT = struct.Struct("<8sIHHQQQQQHQHHIQQ")
 _PLACE = struct.Struct("<QIHQIQIQ")
-_SECTOR = struct.Struct("<4sIQIIIIH")
+_SECTOR = struct.Struct("<4sIQQIIIIH")
 _ENTRY = struct.Struct("<I")
 _FIRST = struct.Struct("<Q")
 _SUPERBLOCK_MAGIC, _SLOT_MAGIC, _SECTOR_MAGIC = b"CLQDISK\x01", b"CLQSLOT\x01", b"CLQL"
@@ -84,6 +84,8 @@ class Superblock:
 class LogPlace:
     """Where an image and the log behind it are."""
 
+    disk: int
+    """The number of the superblock."""
     epoch: int
     """The ownership under which it was written."""
     generation: int
@@ -252,7 +254,7 @@ def decode_slot(sector: bytes, node: NodeId, disk: int) -> Slot | None:
     if flags & 4:
         where = _PLACE.unpack_from(sector, _SLOT.size)
         names = ("epoch", "generation", "area", "image_bytes", "image_crc", "image_index", "tail", "tail_index")
-        place = LogPlace(**dict(zip(names, where, strict=True)))
+        place = LogPlace(disk=disk, **dict(zip(names, where, strict=True)))
     return Slot(
         node=node,
         boot=boot,
@@ -301,7 +303,8 @@ def encode_batch(place: LogPlace, position: int, first_index: int, commands: Seq
     for number in range(count):
         part = payload[number * _PAYLOAD : (number + 1) * _PAYLOAD]
         head = _SECTOR.pack(
-            _SECTOR_MAGIC, 0, place.epoch, place.generation, position + number, position, count, len(part)
+            *(_SECTOR_MAGIC, 0, place.disk, place.epoch, place.generation),
+            *(position + number, position, count, len(part)),
         )
         sectors.append(_sealed(head + part, 4))
     return b"".join(sectors)
@@ -320,8 +323,9 @@ def batch_sectors(commands: Sequence[bytes]) -> int:
 def _log_sector(sector: bytes, place: LogPlace, position: int) -> tuple[int, int, bytes] | None:
     """Start of its batch, length of the batch in sectors, and content of a log sector; None if it is not the one that
     belongs there."""
-    magic, _, epoch, generation, said, start, count, length = _SECTOR.unpack_from(sector)
-    fits = (magic, epoch, generation, said) == (_SECTOR_MAGIC, place.epoch, place.generation, position)
+    magic, _, disk, epoch, generation, said, start, count, length = _SECTOR.unpack_from(sector)
+    wanted = _SECTOR_MAGIC, place.disk, place.epoch, place.generation, position
+    fits = (magic, disk, epoch, generation, said) == wanted
     if not fits or length > _PAYLOAD or not _intact(sector, 4):
         return None
     return start, count, sector[_SECTOR.size : _SECTOR.size + length]

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
+from clussvc.model.quorum import NODE_NUMBER_MAX
 from clussvc.model.settings import DiskTiming
 from clussvc.quorum import arbitration, disk_layout
 from clussvc.quorum.arbitration import Watch
@@ -40,7 +41,6 @@ from clussvc.quorum.disk_layout import (
     BATCH_BYTES_MAX,
     BATCH_SECTORS_MAX,
     FIRST_SLOT_SECTOR,
-    NODE_NUMBER_MAX,
     SECTOR_BYTES,
     LogDamaged,
     LogPlace,
@@ -682,6 +682,7 @@ class QuorumDiskLog:
         """Write the whole state into an area, and say in the slot that the log goes on behind it."""
         image, index = self._state.snapshot(), self._index
         place = LogPlace(
+            disk=self._block.disk,
             epoch=self._epoch,
             generation=generation,
             area=area,

@@ -18,9 +18,11 @@ from clussvc import codec
 from clussvc.actions import (
     AddLogMember,
     CommandMonitor,
+    ContestQuorum,
     FenceNode,
     FenceSelf,
     ForgetLeader,
+    GiveQuorumBack,
     LeaveWill,
     Note,
     PeerAddress,
@@ -42,20 +44,24 @@ from clussvc.configdb.store import SqliteConfigStore
 from clussvc.eventlog.log import record_to_log
 from clussvc.events import LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
 from clussvc.fencing.agents import AgentMetadata, read_metadata
-from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
+from clussvc.global_update.disk.disk_thread import DiskLogThread
+from clussvc.global_update.raft.replicator import RaftSettings, RaftThread
 from clussvc.global_update.update import AddJoinToken
 from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model.config import Config, FenceDevice
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorDied, MonitorReport
+from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report
-from clussvc.model.settings import find_profile
+from clussvc.model.settings import PROFILES, disk_timing
 from clussvc.model.states import NodePhase
 from clussvc.native import Heartbeats
 from clussvc.node import NodeCore
+from clussvc.ports import Outcome, OutcomeKind
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
+from clussvc.service.engines import DiskEngine, Engine, RaftEngine
 from clussvc.service.fences import Fences
 from clussvc.service.joining import Doorkeeper
 from clussvc.service.last_will import write_will
@@ -63,6 +69,7 @@ from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, n
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
 from clussvc.service.monitor_hosts import MonitorHosts
 from clussvc.service.priority import REALTIME_BELOW_MS, change_priority, take_priority
+from clussvc.service.quorum_choice import opener
 from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
@@ -88,7 +95,8 @@ class Node(Runtime):
         config: Config | None = stored[1] if stored else None
         own = config.nodes.get(NodeId(file.node_id)) if config else None
         boot = next_boot(file, own.boot if own else 0)
-        timing = config.timing if config else find_profile(birth.profile)
+        quorum = config.quorum if config else birth.quorum
+        timing = config.timing if config else quorum.timing_of(birth.profile)
         core = NodeCore(
             node=NodeId(file.node_id),
             boot=boot,
@@ -97,6 +105,7 @@ class Node(Runtime):
             index=stored[0] if stored else 0,
             config=config,
             now_ms=self._clock_.now_ms(),
+            quorum=quorum,
             found=(RequestId(file.cluster_id), birth.found) if birth.found else None,
             leftovers=monitors_with_leftovers(file.run),
         )
@@ -121,7 +130,7 @@ class Node(Runtime):
         self._timing = timing
         self._fences = Fences(file.self_fence, self._clock_, inbox.put)
         self._open_network(boot)
-        self._open_log(RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms))
+        self._engine = self._open_log(boot, quorum, stored)
         self._open_administration()
         self.performs(
             {
@@ -129,10 +138,12 @@ class Node(Runtime):
                 Vouch: self._vouch,
                 UseTiming: self._use_timing,
                 LeaveWill: self._leave_will,
-                ForgetLeader: lambda action: self._raft.forget_leader(int(action.node)),
+                ForgetLeader: lambda action: self._engine.forget_leader(int(action.node)),
+                ContestQuorum: self._contest_quorum,
+                GiveQuorumBack: lambda action: self._engine.give_back(),
                 Propose: self._propose,
-                AddLogMember: self._add_log_member,
-                RemoveLogMember: self._remove_log_member,
+                AddLogMember: self._change_log_members,
+                RemoveLogMember: self._change_log_members,
                 StartMonitor: self._start_monitor,
                 StopMonitor: self._stop_monitor,
                 CommandMonitor: self._command_monitor,
@@ -172,16 +183,25 @@ class Node(Runtime):
             authority=self._authority.pair.certificate,
             callbacks=StreamCallbacks(
                 on_message=self._on_message,
-                on_connected=lambda node: self._raft.peer_connected(node),
-                on_disconnected=lambda node: self._raft.peer_disconnected(node),
+                on_connected=lambda node: self._engine.peer_connected(node),
+                on_disconnected=lambda node: self._engine.peer_disconnected(node),
                 on_join=on_join,
             ),
         )
 
-    def _open_log(self, settings: RaftSettings) -> None:
-        file, birth = self._file, self._birth
+    def _open_log(self, boot: int, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
+        birth = self._birth
+        engine = self._open_disk_log(boot, quorum, stored) if quorum.on_disk else self._open_raft()
+        if not birth.log_made:
+            self._birth = replace(birth, log_made=True)
+            write_birth(self._file, self._birth)
+        return engine
+
+    def _open_raft(self) -> Engine:
+        file, birth, timing = self._file, self._birth, self._timing
+        settings = RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
         file.raft.mkdir(mode=0o700, exist_ok=True)
-        self._raft = RaftThread(
+        raft = RaftThread(
             node_id=file.node_id,
             cluster_id=file.cluster_id,
             members=frozenset(birth.members),
@@ -191,12 +211,34 @@ class Node(Runtime):
             state_machine=ReplicatedState(self._inbox.put),
             settings=settings,
             send=lambda node, frame: _ignore(self._streams.send(node, Kind.RAFT, frame)),
-            on_fatal=lambda error: self.die(f"the replicated log cannot go on: {error}"),
-            on_leader_changed=self._leader_changed,
+            on_fatal=self._log_failed,
+            on_leader_changed=lambda leader, leads: self._leader_changed(leader, leads, raft.members),
         )
-        if not birth.log_made:
-            self._birth = replace(birth, log_made=True)
-            write_birth(file, self._birth)
+        return RaftEngine(raft, self._leader_changed)
+
+    def _open_disk_log(self, boot: int, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
+        file = self._file
+        index, config = stored or (0, None)
+        timing = disk_timing(PROFILES[self._timing.profile], quorum.hold_ms)
+        disk = DiskLogThread(
+            node_id=file.node_id,
+            cluster_id=file.cluster_id,
+            boot=boot,
+            quorum=quorum,
+            timing=timing,
+            open_device=opener(file, quorum),
+            state_machine=ReplicatedState(self._inbox.put, config),
+            index=index,
+            nodes_max=config.next_node_id if config else file.node_id,
+            send=lambda node, frame: _ignore(self._streams.send(node, Kind.DISK_LOG, frame)),
+            tell=self._inbox.put,
+            on_leader_changed=lambda leader, leads: self._leader_changed(leader, leads, frozenset()),
+            on_fatal=self._log_failed,
+        )
+        return DiskEngine(disk, quorum)
+
+    def _log_failed(self, error: Exception) -> None:
+        self.die(f"the replicated log cannot go on: {error}")
 
     def _open_administration(self) -> None:
         file = self._file
@@ -230,7 +272,7 @@ class Node(Runtime):
         self._shortcomings += self._fences.open(self._timing)
         for shortcoming in self._shortcomings:
             log.warning("service.shortcoming", because=shortcoming)
-        self._raft.start()
+        self._engine.start()
         self._admin.start()
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
         try:
@@ -246,7 +288,7 @@ class Node(Runtime):
         self._admin.stop()
         self._monitors.close()
         self._fences.stop(disarm=self._core.holds_nothing)
-        self._raft.stop()
+        self._engine.stop()
         self._streams.stop()
         self._heartbeats.stop()
         self._store.close()
@@ -276,6 +318,7 @@ class Node(Runtime):
 
     def _set_peers(self, action: SetPeers) -> None:
         self._remember_members(action)
+        self._engine.know_nodes(max((*action.peers, self._file.node_id)))
         addresses = {
             node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()
         }
@@ -286,7 +329,7 @@ class Node(Runtime):
 
     def _use_timing(self, action: UseTiming) -> None:
         timing = self._timing = action.timing
-        self._raft.set_timing(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
+        self._engine.use_timing(timing)
         if self._has_lease_to_lose:
             self._keep_on_time()
 
@@ -295,6 +338,9 @@ class Node(Runtime):
             if shortcoming not in self._shortcomings:
                 self._shortcomings += (shortcoming,)
                 log.warning("service.shortcoming", because=shortcoming)
+
+    def _contest_quorum(self, action: ContestQuorum) -> None:
+        self._engine.contest(wanted=action.wanted, client_networks=action.client_networks)
 
     def _leave_will(self, action: LeaveWill) -> None:
         self._will = self._native.compose_will(action.incarnation)
@@ -320,8 +366,8 @@ class Node(Runtime):
             write_birth(file, self._birth)
 
     def _on_message(self, sender: int, kind: Kind, payload: bytes) -> None:
-        if kind is Kind.RAFT:
-            self._raft.receive(sender, payload)
+        if kind is self._engine.kind:
+            self._engine.receive(sender, payload)
 
     # --- the log ----------------------------------------------------------------------------------------------------
 
@@ -340,25 +386,19 @@ class Node(Runtime):
             failed = ProposalFailed(request=request, fate=ProposalFate.NOT_APPLIED, detail=error.message)
             self._inbox.put(failed)
             return
-        self._raft.propose(command, action.timeout_ms / 1000, done)
+        self._engine.propose(command, action.timeout_ms / 1000, done)
 
-    def _leader_changed(self, leader: int | None, leads: bool) -> None:
-        members = frozenset(NodeId(member) for member in self._raft.members)
-        self._inbox.put(LeadershipChanged(leader=NodeId(leader) if leader else None, leads=leads, members=members))
+    def _leader_changed(self, leader: int | None, leads: bool, members: frozenset[int]) -> None:
+        taking_part = frozenset(map(NodeId, members))
+        self._inbox.put(LeadershipChanged(leader=NodeId(leader) if leader else None, leads=leads, members=taking_part))
 
-    def _add_log_member(self, action: AddLogMember) -> None:
-        self._raft.add_member(
-            action.node, lambda outcome: self._members_changed("log.add-member", action.node, outcome)
-        )
+    def _change_log_members(self, action: AddLogMember | RemoveLogMember) -> None:
+        what = "log.add-member" if isinstance(action, AddLogMember) else "log.remove-member"
 
-    def _remove_log_member(self, action: RemoveLogMember) -> None:
-        self._raft.remove_member(
-            action.node, lambda outcome: self._members_changed("log.remove-member", action.node, outcome)
-        )
+        def done(outcome: Outcome) -> None:
+            log.info(what, node=action.node, outcome=outcome.kind.value, detail=outcome.detail)
 
-    def _members_changed(self, what: str, node: NodeId, outcome: Outcome) -> None:
-        log.info(what, node=node, outcome=outcome.kind.value, detail=outcome.detail)
-        self._leader_changed(self._raft.leader, self._raft.is_leader_with_lease)
+        self._engine.change_members(action, done)
 
     # --- monitors ---------------------------------------------------------------------------------------------------
 
@@ -474,7 +514,8 @@ class Node(Runtime):
             **{f"streams_{name}": count for name, count in streams.counts.items()},
             "streams_connected_to": ",".join(map(str, streams.connected)),
             **{f"streams_trouble_node_{node}": why for node, why in streams.troubles.items()},
-            "log_applied_index": self._raft.applied_index,
+            "log_applied_index": self._engine.applied_index,
+            "quorum_trouble": self._engine.trouble,
             "default_monitor": str(self._monitors.pid(DEFAULT_MONITOR) or ""),
         }
 

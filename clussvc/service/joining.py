@@ -12,6 +12,7 @@ from clussvc.model import reports
 from clussvc.model.errors import ClusterError
 from clussvc.model.reports import Report
 from clussvc.ports import Clock, ClusterAccess
+from clussvc.service.lifecycle import written_quorum
 
 ADDRESSES_MAX = 8
 
@@ -63,6 +64,7 @@ class Doorkeeper:
             "cluster": config.name,
             "node_id": node.id,
             "profile": config.timing.profile,
+            "quorum": written_quorum(config.quorum),
             "certificate": certificate.decode(),
             "authority_key": self._authority.pair.key.decode(),
             "heartbeat_key": self._heartbeat_key.hex(),

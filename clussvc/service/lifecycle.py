@@ -26,7 +26,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ from clussvc.comms.authority import Authority, KeyPair, NodeIdentity, new_signin
 from clussvc.comms.heartbeats import KEY_BYTES
 from clussvc.comms.stream_tcp import ask_to_join
 from clussvc.comms.token import parse_token
+from clussvc.global_update.apply_cluster import check_quorum
 from clussvc.global_update.update import FoundCluster
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId
+from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.settings import find_profile
+from clussvc.service.quorum_choice import Wanted, choose
 from clussvc.service.settings_file import NodeFile, read_node_file, write_node_file, write_whole
 
 CLUSTER_GROUP = GroupId("cluster-group")
@@ -53,17 +56,23 @@ class Birth:
     joining: bool
     found: FoundCluster | None
     """The first update of the log, on the founder."""
+    quorum: Quorum = field(default_factory=Quorum)
+    """Of that time, for a start without the configuration database."""
     log_made: bool = False
     """Set when the journal was made: from then on a missing journal is a loss, not a first start."""
 
 
-def create_cluster(path: Path, file: NodeFile, *, profile: str) -> None:
-    """Make this machine the first node of a new cluster. Nothing runs yet.
+def create_cluster(path: Path, file: NodeFile, *, profile: str, wanted: Wanted | None = None) -> Quorum:
+    """Make this machine the first node of a new cluster, and say which quorum was chosen (by default, a majority node
+    set). Nothing runs yet.
 
-    Raises ClusterError: ``already-a-node``, ``unknown-profile``, ``write-failed``.
+    Raises ClusterError: ``already-a-node``, ``unknown-profile``, ``write-failed``, and as quorum_choice.choose.
     """
     find_profile(profile)
     _refuse_second_cluster(path, file.data)
+    quorum = choose(wanted, file) if wanted is not None else Quorum()
+    if bad := check_quorum(quorum):
+        raise ClusterError(bad.code, bad.message)
     authority = Authority.create(cluster_id=file.cluster_id, cluster_name=file.cluster)
     key, request = new_signing_request(file.node)
     certificate = authority.sign_node_request(request, node_id=file.node_id, node_name=file.node)
@@ -77,10 +86,12 @@ def create_cluster(path: Path, file: NodeFile, *, profile: str) -> None:
         admin_port=file.admin_port,
         utc_offset_min=-time.timezone // 60,
         group=CLUSTER_GROUP,
+        quorum=quorum if quorum != Quorum() else None,
     )
     members = {file.node_id: (file.node, file.addresses, file.port)}
-    write_birth(file, Birth(profile=profile, members=members, joining=False, found=found))
+    write_birth(file, Birth(profile=profile, members=members, joining=False, found=found, quorum=quorum))
     write_node_file(path, file)
+    return quorum
 
 
 def new_cluster_id() -> str:
@@ -128,7 +139,8 @@ def join_cluster(path: Path, token_text: str, file: NodeFile) -> NodeFile:
         bytes.fromhex(reply["heartbeat_key"]),
     )
     members = {int(n): (m[0], tuple(m[1]), int(m[2])) for n, m in reply["members"].items()}
-    write_birth(joined, Birth(profile=reply["profile"], members=members, joining=True, found=None))
+    quorum = read_quorum(reply.get("quorum"))
+    write_birth(joined, Birth(profile=reply["profile"], members=members, joining=True, found=None, quorum=quorum))
     write_node_file(path, joined)
     return joined
 
@@ -201,6 +213,7 @@ def write_birth(file: NodeFile, birth: Birth) -> None:
         "members": {str(n): member for n, member in birth.members.items()},
         "joining": birth.joining,
         "log_made": birth.log_made,
+        "quorum": written_quorum(birth.quorum),
         "found": None
         if found is None
         else {
@@ -212,6 +225,7 @@ def write_birth(file: NodeFile, birth: Birth) -> None:
             "admin_port": found.admin_port,
             "utc_offset_min": found.utc_offset_min,
             "group": found.group,
+            "quorum": written_quorum(found.quorum) if found.quorum else None,
         },
     }
     write_whole(file.data / "birth.json", json.dumps(content, indent=2).encode(), mode=0o600)
@@ -231,7 +245,8 @@ def read_birth(file: NodeFile) -> Birth:
             members={int(n): (m[0], tuple(m[1]), int(m[2])) for n, m in content["members"].items()},
             joining=content["joining"],
             log_made=content["log_made"],
-            found=FoundCluster(**{**found, "addresses": tuple(found["addresses"])}) if found else None,
+            quorum=read_quorum(content.get("quorum")),
+            found=_read_found(found) if found else None,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ClusterError(
@@ -239,6 +254,24 @@ def read_birth(file: NodeFile) -> Birth:
             f"{path} is missing or damaged ({error}); restore it from a backup, or have the node evicted on another one"
             f" ('cluster node {file.node} /evict'), remove the node file and {file.data}, and join again",
         ) from error
+
+
+def _read_found(found: dict[str, Any]) -> FoundCluster:
+    quorum = read_quorum(found["quorum"]) if found.get("quorum") else None
+    return FoundCluster(**{**found, "addresses": tuple(found["addresses"]), "quorum": quorum})
+
+
+def written_quorum(quorum: Quorum) -> dict[str, Any]:
+    """A quorum as JSON has it."""
+    return {**asdict(quorum), "kind": quorum.kind.value}
+
+
+def read_quorum(content: dict[str, Any] | None) -> Quorum:
+    """The inverse of written_quorum; before there was a choice every cluster was a majority node set.
+
+    Raises ValueError or TypeError for anything else.
+    """
+    return Quorum(**{**content, "kind": QuorumKind(content["kind"])}) if content else Quorum()
 
 
 def next_boot(file: NodeFile, at_least: int) -> int:

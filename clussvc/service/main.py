@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clussvc.model.errors import ClusterError
+from clussvc.model.quorum import MAX_LOG_KB, QuorumKind
 from clussvc.service.settings_file import (
     DEFAULT_ADMIN_PORT,
     DEFAULT_DATA,
@@ -48,6 +49,15 @@ def _parser() -> argparse.ArgumentParser:
     create = commands.add_parser("create", help="make this machine the first node of a new cluster")
     create.add_argument("--cluster", required=True, help="name of the cluster")
     create.add_argument("--profile", default="lan", help="timing profile: lan, fast, wan or loopback")
+    create.add_argument(
+        "--quorum",
+        default="auto",
+        metavar="QUORUM",
+        help="majority, local, or the place of a quorum disk (a device, a file on a share, iscsi://HOST/TARGET/LUN);"
+        " by default the smallest shared disk over 50 MB that is free, else local",
+    )
+    create.add_argument("--max-log-size", type=int, default=MAX_LOG_KB, metavar="KB", help="of a quorum disk")
+    create.add_argument("--force", action="store_true", help="overwrite what lies on the quorum disk")
     create.set_defaults(run=_create)
 
     join = commands.add_parser("join", help="make this machine a node of an existing cluster")
@@ -145,10 +155,16 @@ def _node_file(options: argparse.Namespace, *, cluster: str, cluster_id: str, no
 
 def _create(options: argparse.Namespace) -> int:
     from clussvc.service.lifecycle import create_cluster, new_cluster_id
+    from clussvc.service.quorum_choice import Wanted
 
     file = _node_file(options, cluster=options.cluster, cluster_id=new_cluster_id(), node_id=1)
-    create_cluster(options.config, file, profile=options.profile)
-    print(f"Cluster {file.cluster} is created; {file.node} is its first node. Start the service of this node with:")
+    wanted = Wanted(place=options.quorum, max_log_kb=options.max_log_size, force=options.force)
+    quorum = create_cluster(options.config, file, profile=options.profile, wanted=wanted)
+    where = f" on {quorum.device}" if quorum.on_disk else ""
+    print(f"Cluster {file.cluster} is created with a {quorum.kind.value}{where}; {file.node} is its first node.")
+    if quorum.kind is QuorumKind.LOCAL:
+        print("No other node can join before the quorum is changed: cluster /quorum:majority")
+    print("Start the service of this node with:")
     print(f"  clussvc run --config {options.config}")
     return 0
 

@@ -20,9 +20,10 @@ _INDEX = struct.Struct("<Q")
 class ReplicatedState:
     """Implements the replicator's StateMachine port."""
 
-    def __init__(self, tell: Callable[[Committed | ConfigInstalled], None]) -> None:
+    def __init__(self, tell: Callable[[Committed | ConfigInstalled], None], config: Config | None = None) -> None:
+        """``config``: what a log that keeps no state of its own begins with."""
         self._tell = tell
-        self._config: Config | None = None
+        self._config = config
         self.malformed = 0
         """Entries that could not be decoded; they change nothing, equally on all nodes."""
 

@@ -12,6 +12,7 @@ data = "/var/lib/clussvc"
 socket = "/run/clussvc/admin.sock"
 parallel_starts = 16         # resources that one monitor starts or stops at the same time
 self_fence = ["watchdog", "sysrq"]  # how to end this machine when resources cannot be terminated in time
+quorum_device = "/dev/sdc"   # where this node finds the quorum disk, if not under the name that the cluster knows
 ```
 """
 
@@ -51,6 +52,8 @@ class NodeFile:
     socket: Path
     parallel_starts: int = DEFAULT_PARALLEL_STARTS
     """How many entry points one monitor has begin together, 1..1000; see ``resources.monitor.turns``."""
+    quorum_device: str = ""
+    """Where this node finds the quorum disk, if not under the name that the cluster knows."""
     self_fence: tuple[str, ...] = ()
     """How the node ends its machine; see ``clussvc.fencing.means``. The file may also hold one text, or "none"."""
 
@@ -121,6 +124,7 @@ def _check(path: Path, values: dict[str, Any]) -> NodeFile:
         socket=Path(get("socket", str, str(DEFAULT_SOCKET))),
         parallel_starts=get("parallel_starts", int, DEFAULT_PARALLEL_STARTS),
         self_fence=_texts(path, "self_fence", values.pop("self_fence", [])),
+        quorum_device=get("quorum_device", str, ""),
     )
     if values:
         raise ClusterError("node-file-bad", f"{path}: unknown key {', '.join(sorted(values))}; remove it")
@@ -161,6 +165,7 @@ def write_node_file(path: Path, file: NodeFile) -> None:
         f"socket = {json.dumps(str(file.socket))}",
         f"parallel_starts = {file.parallel_starts}",
         f"self_fence = {json.dumps(list(file.self_fence))}",
+        *([f"quorum_device = {json.dumps(file.quorum_device)}"] if file.quorum_device else []),
     ]
     write_whole(path, ("\n".join(lines) + "\n").encode(), mode=0o600)
 

@@ -188,12 +188,13 @@ class Cluster:
 
     # --- forming ----------------------------------------------------------------------------------------------------
 
-    def create(self, profile: str) -> None:
+    def create(self, profile: str, quorum: str = "majority") -> None:
         """Make NODE1 a cluster of one node."""
         first = self.lab[1]
         _succeed(
             first,
-            *("create", "--cluster", NAME, "--profile", profile, "--node", first.name, "--address", first.address),
+            *("create", "--cluster", NAME, "--profile", profile, "--quorum", quorum),
+            *("--node", first.name, "--address", first.address),
             *("--config", str(first.config), "--data", str(first.data), "--socket", str(first.socket)),
         )
         first.start_service()
@@ -216,9 +217,9 @@ class Cluster:
         self.used_tokens.append(token)
         node.start_service()
 
-    def form(self, profile: str) -> None:
+    def form(self, profile: str, quorum: str = "majority") -> None:
         """All of it: afterwards every node is up."""
-        self.create(profile)
+        self.create(profile, quorum)
         for node, token in zip(self.lab.nodes[1:], self.tokens(), strict=True):
             self.join(node, token)
             eventually(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
+
+from clussvc.ports import Done, Outcome, OutcomeKind
+
+__all__ = ["Done", "Outcome", "OutcomeKind", "RaftSettings", "StateMachine"]
 
 
 class StateMachine(Protocol):
@@ -84,25 +86,3 @@ class RaftSettings:
     def heartbeat_s(self) -> float:
         """The heartbeat in seconds."""
         return self.heartbeat_ms / 1_000
-
-
-class OutcomeKind(Enum):
-    """What became of a proposal."""
-
-    COMMITTED = "committed"
-    REFUSED = "refused"
-    """Certainly not applied, now and later."""
-    UNKNOWN = "unknown"
-    """May have been applied or may be applied yet; proposing the same request again is safe and tells."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """Answer to a proposal; ``detail`` says why, for people."""
-
-    kind: OutcomeKind
-    result: bytes | None = None
-    detail: str = ""
-
-
-Done = Callable[[Outcome], None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,10 +25,11 @@ from clussvc.quorum.disk_layout import (
 
 DISK = 77
 NUMBERS = st.integers(0, 2**63)
-PLACE = LogPlace(epoch=5, generation=2, area=1, image_bytes=10, image_crc=3, image_index=40)
+PLACE = LogPlace(disk=DISK, epoch=5, generation=2, area=1, image_bytes=10, image_crc=3, image_index=40)
 
 places = st.builds(
     LogPlace,
+    disk=st.just(DISK),
     epoch=NUMBERS,
     generation=st.integers(0, 2**32 - 1),
     area=st.integers(0, AREAS - 1),
@@ -120,12 +123,14 @@ def test_a_torn_batch_is_no_batch(batch: list[bytes], data: st.DataObject) -> No
     """Any sector of it may be missing, or be of an earlier life of the area, or stand elsewhere."""
     whole = disk_layout.encode_batch(PLACE, 7, 41, batch)
     torn = data.draw(st.integers(0, len(whole) // SECTOR_BYTES - 1))
-    old = LogPlace(epoch=4, generation=2, area=1, image_bytes=10, image_crc=3, image_index=40)
+    old = replace(PLACE, epoch=4)
+    other = replace(PLACE, disk=DISK - 1)
     instead = data.draw(
         st.sampled_from(
             [
                 bytes(SECTOR_BYTES),
                 disk_layout.encode_batch(old, 7 + torn, 41, [b"old"])[:SECTOR_BYTES],
+                disk_layout.encode_batch(other, 7 + torn, 41, [b"of another preparation"])[:SECTOR_BYTES],
                 disk_layout.encode_batch(PLACE, 8 + torn, 41, [b"elsewhere"])[:SECTOR_BYTES],
             ]
         )
@@ -153,7 +158,7 @@ def test_the_end_of_the_log_is_told_from_damage() -> None:
 
 
 def test_less_than_the_owner_has_said_is_damage() -> None:
-    told = LogPlace(epoch=5, generation=2, area=1, image_bytes=10, image_crc=3, image_index=40, tail=4)
+    told = replace(PLACE, tail=4)
     disk_layout.check_end(b"", told, 4)
     with pytest.raises(LogDamaged, match="4 were durable"):
         disk_layout.check_end(b"", told, 3)

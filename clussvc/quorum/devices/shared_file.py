@@ -1,0 +1,119 @@
+"""A plain file on shared storage as a quorum disk. It has no reservations: who owns it follows from the slots alone.
+
+The storage must give every node what another one has written, at once: a block device below a cluster file system,
+NFS with ``noac``, or one machine's disk in tests. Reads and writes go past this machine's cache where the file system
+can (``O_DIRECT``); a write is durable when it returns (``O_DSYNC``).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+
+from clussvc.model.errors import ClusterError
+from clussvc.quorum.disk_layout import SECTOR_BYTES
+
+BUFFER_BYTES = 1024 * 1024
+
+
+def lost(name: str, error: OSError) -> ClusterError:
+    """What a failed call means."""
+    return ClusterError(
+        "device-lost", f"quorum disk {name} does not answer: {error.strerror}; see that this node reaches the storage"
+    )
+
+
+class SharedFile:
+    """See the module and :class:`clussvc.ports.QuorumDevice`."""
+
+    reservations = False
+
+    def __init__(self, path: str) -> None:
+        """Raises ClusterError(``device-lost``)."""
+        self._path = path
+        flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC
+        try:
+            try:
+                self._file = os.open(path, flags | os.O_DIRECT)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # This file system, such as one in memory, knows no direct access.
+                self._file = os.open(path, flags)
+            self._sectors = os.lseek(self._file, 0, os.SEEK_END) // SECTOR_BYTES
+        except OSError as error:
+            raise lost(path, error) from error
+        # Direct access wants memory that begins at a page.
+        self._buffer = mmap.mmap(-1, BUFFER_BYTES)
+
+    @property
+    def sectors(self) -> int:
+        """See QuorumDevice."""
+        return self._sectors
+
+    def read(self, sector: int, count: int) -> bytes:
+        """See QuorumDevice."""
+        parts = []
+        at, left = sector * SECTOR_BYTES, count * SECTOR_BYTES
+        try:
+            while left:
+                size = min(left, BUFFER_BYTES)
+                with memoryview(self._buffer) as view, view[:size] as piece:
+                    done = os.preadv(self._file, [piece], at)
+                if done == 0 or done % SECTOR_BYTES:
+                    raise OSError(errno.EIO, f"it ends after {at + done} bytes")
+                parts.append(self._buffer[:done])
+                at, left = at + done, left - done
+        except OSError as error:
+            raise lost(self._path, error) from error
+        return b"".join(parts)
+
+    def write(self, sector: int, data: bytes) -> None:
+        """See QuorumDevice."""
+        assert len(data) % SECTOR_BYTES == 0, len(data)
+        if sector * SECTOR_BYTES + len(data) > self._sectors * SECTOR_BYTES:
+            raise ClusterError("device-lost", f"quorum disk {self._path} is shorter than it was")
+        at, sent = sector * SECTOR_BYTES, 0
+        try:
+            while sent < len(data):
+                piece = data[sent : sent + BUFFER_BYTES]
+                self._buffer[: len(piece)] = piece
+                with memoryview(self._buffer) as view, view[: len(piece)] as ready:
+                    done = os.pwritev(self._file, [ready], at + sent)
+                if done == 0 or done % SECTOR_BYTES:
+                    raise OSError(errno.EIO, "it takes parts of sectors only")
+                sent += done
+        except OSError as error:
+            raise lost(self._path, error) from error
+
+    def register(self, key: int) -> None:
+        """Never called: there are no reservations."""
+        raise AssertionError(key)
+
+    reserve = release = unregister = register
+
+    def preempt(self, key: int, victim: int) -> None:
+        """Never called: there are no reservations."""
+        raise AssertionError((key, victim))
+
+    def close(self) -> None:
+        """See QuorumDevice."""
+        os.close(self._file)
+        self._buffer.close()
+
+
+def create_file(path: str, size_bytes: int) -> None:
+    """Make the file; its place is reserved, so that it is not missing later.
+
+    Raises ClusterError(``device-unsuitable``).
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, size_bytes)
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise ClusterError("device-unsuitable", f"cannot make {path}: {error.strerror}") from error

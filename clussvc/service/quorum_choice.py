@@ -1,0 +1,163 @@
+"""The choice of a quorum: which disk, is it free to be used, and its preparation.
+
+Only the machine itself can look at its disks, so this is done by the program that creates a cluster, and by the service
+of the node that is asked to change the quorum.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clussvc.model.errors import ClusterError
+from clussvc.model.quorum import MAX_LOG_KB, Quorum, QuorumKind
+from clussvc.ports import QuorumDevice
+from clussvc.quorum.devices import DeviceFacts, candidates, create_file, examine, open_device
+from clussvc.quorum.disk_layout import (
+    AREAS,
+    DISK_BYTES_MIN,
+    FIRST_AREA_SECTOR,
+    FIRST_SLOT_SECTOR,
+    SECTOR_BYTES,
+    Superblock,
+    decode_superblock,
+    encode_superblock,
+    used_sectors,
+)
+from clussvc.service.settings_file import NodeFile
+
+DEVICE_TIMEOUT_MS = 1_000
+"""How long a quorum disk may take to answer before it is called lost for the moment."""
+WORDS = {
+    "majority": QuorumKind.MAJORITY,
+    "mns": QuorumKind.MAJORITY,
+    "majority node set": QuorumKind.MAJORITY,
+    "local": QuorumKind.LOCAL,
+    "local quorum": QuorumKind.LOCAL,
+}
+AUTOMATIC = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What an administrator asks for."""
+
+    place: str = AUTOMATIC
+    """``auto``, ``majority``, ``local``, or where the quorum disk is found."""
+    max_log_kb: int = MAX_LOG_KB
+    hold_ms: int = 0
+    force: bool = False
+    """Overwrite what lies on the disk."""
+
+
+def initiator_name(file: NodeFile) -> str:
+    """This node's name for iSCSI targets; reservations belong to it."""
+    return f"iqn.2026-11.net.clussvc:{file.cluster_id[:12]}:{file.node_id}"
+
+
+def opener(file: NodeFile, quorum: Quorum) -> Callable[[], QuorumDevice]:
+    """How this node opens its quorum disk."""
+    place = file.quorum_device or quorum.device
+    timeout_ms = max(DEVICE_TIMEOUT_MS, quorum.hold_ms)
+    return lambda: open_device(place, initiator=initiator_name(file), timeout_ms=timeout_ms)
+
+
+def choose(wanted: Wanted, file: NodeFile, *, base_index: int = 0, generation: int = 0) -> Quorum:
+    """The quorum that is asked for; its disk is prepared then.
+
+    ``auto`` is the smallest suitable shared disk larger than 50 MB, else a local quorum (MSCS 2003: default at
+    creation). ``base_index``: what who begins the log must have applied; ``generation``: how many quorums were before.
+
+    Raises ClusterError: ``device-unsuitable`` (with the reason and the way out; nothing was written), ``device-lost``.
+    """
+    kind = WORDS.get(wanted.place.casefold())
+    if kind is not None:
+        return Quorum(kind=kind, generation=generation)
+    if wanted.place.casefold() != AUTOMATIC:
+        return prepare(wanted, wanted.place, file, base_index=base_index, generation=generation)
+    for facts in candidates():
+        return prepare(wanted, facts.place, file, base_index=base_index, generation=generation)
+    return Quorum(kind=QuorumKind.LOCAL, generation=generation)
+
+
+def prepare(wanted: Wanted, place: str, file: NodeFile, *, base_index: int, generation: int) -> Quorum:
+    """Make the disk at ``place`` the cluster's: slots are emptied, then the superblock is written.
+
+    Raises ClusterError as :func:`choose`.
+    """
+    if _is_new_file(place):
+        create_file(place, 2 * DISK_BYTES_MIN)
+    facts = examine(place)
+    if facts.used_by:
+        # Not even force helps: something works with it at this moment.
+        raise ClusterError(
+            "device-unsuitable", f"{place} is in use: {facts.used_by}. Choose another disk, or end that use first"
+        )
+    device = open_device(place, initiator=initiator_name(file), timeout_ms=DEVICE_TIMEOUT_MS)
+    try:
+        sectors = used_sectors(device.sectors)
+        if not wanted.force:
+            _refuse_what_lies_there(place, facts, device)
+        disk = secrets.randbits(63) + 1
+        block = Superblock(
+            cluster=file.cluster_id,
+            cluster_name=file.cluster,
+            disk=disk,
+            sectors=sectors,
+            prepared_ms=time.time_ns() // 1_000_000,
+            base_index=base_index,
+        )
+        _check_log_fits(wanted, block, place)
+        # The old superblock goes first: half a preparation is no quorum disk at all.
+        device.write(0, bytes(SECTOR_BYTES))
+        device.write(FIRST_SLOT_SECTOR, bytes((FIRST_AREA_SECTOR - FIRST_SLOT_SECTOR) * SECTOR_BYTES))
+        device.write(0, encode_superblock(block))
+        return Quorum(
+            kind=QuorumKind.DISK,
+            device=place,
+            disk=f"{disk:016x}",
+            sectors=sectors,
+            reservations=device.reservations,
+            base_index=base_index,
+            max_log_kb=wanted.max_log_kb,
+            hold_ms=wanted.hold_ms,
+            generation=generation,
+        )
+    finally:
+        device.close()
+
+
+def _is_new_file(place: str) -> bool:
+    """Whether it is a path where nothing is yet, in a folder that exists; never below /dev."""
+    path = Path(place)
+    return path.is_absolute() and not path.exists() and path.parent.is_dir() and not place.startswith("/dev/")
+
+
+def _check_log_fits(wanted: Wanted, block: Superblock, place: str) -> None:
+    if wanted.max_log_kb * 1024 * 2 > block.area_sectors * SECTOR_BYTES:
+        most_kb = block.area_sectors * SECTOR_BYTES // 2048
+        raise ClusterError(
+            "device-unsuitable",
+            f"{place} has room for {AREAS} areas of {block.area_sectors * SECTOR_BYTES // 1024} KB, of which a log of"
+            f" {wanted.max_log_kb} KB would take more than half; use /maxlogsize:{most_kb} or less, or a larger disk",
+        )
+
+
+def _refuse_what_lies_there(place: str, facts: DeviceFacts, device: QuorumDevice) -> None:
+    try:
+        block = decode_superblock(device.read(0, 1))
+    except ClusterError as error:
+        raise ClusterError("device-unsuitable", f"{place}: {error.message}; use /force to overwrite it") from error
+    if block is not None:
+        raise ClusterError(
+            "device-unsuitable",
+            f"{place} is the quorum disk of cluster {block.cluster_name!r} ({block.cluster}). If that cluster is gone,"
+            " or has another quorum now, use /force to overwrite it; else choose another disk",
+        )
+    if facts.signature:
+        raise ClusterError(
+            "device-unsuitable", f"{place} holds {facts.signature}; use /force to overwrite it, or choose another disk"
+        )
