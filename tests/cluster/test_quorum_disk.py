@@ -71,7 +71,7 @@ def test_a_cluster_that_was_switched_off_as_a_whole_comes_back(cluster: Cluster)
     first.start_service()
     # Until it has read the log, a node shows what it knew last.
     eventually(
-        lambda: "LATEST" in {group["name"] for group in cluster.ask("group", on=first)},
+        lambda: "LATEST" in {group["name"] for group in cluster.ask("group", on=first) or ()},
         "NODE1, which was down when it was made, reads of the newest group on the disk",
     )
     cluster.wait_group(first.name, on=first)
