@@ -85,6 +85,11 @@ class SharedFile:
                     raise OSError(errno.EIO, "it takes parts of sectors only")
                 sent += done
         except OSError as error:
+            if error.errno == errno.EBADE:
+                # So the kernel says what the device has answered: another node holds the reservation.
+                raise ClusterError(
+                    "reservation-conflict", f"quorum disk {self._path} refuses this node to write: another one has it"
+                ) from error
             raise lost(self._path, error) from error
 
     def register(self, key: int) -> None:
