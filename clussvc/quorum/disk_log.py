@@ -49,6 +49,7 @@ from clussvc.quorum.disk_layout import (
 )
 from clussvc.quorum.disk_messages import (
     Answer,
+    Clear,
     DiskAction,
     DiskFailed,
     DiskRequest,
@@ -204,7 +205,7 @@ class QuorumDiskLog:
         self._role = Role.FOLLOWING
         self._mine: Slot | None = None
         """This node's slot as the disk has it, or will have it when the write under way is done; None: not read yet."""
-        self._watch = Watch(timing.hold_ms, timing.drift_ppm)
+        self._watch = Watch(node, timing.hold_ms, timing.drift_ppm)
         self._registered = False
         self._contest_wanted = False
         self._client_networks = 1
@@ -213,6 +214,8 @@ class QuorumDiskLog:
 
         self._epoch = 0
         self._hold_until_ms = -1
+        self._bound_until_ms = -1
+        """When the last hold ended, or would have; until then this node may have granted leases."""
         self._before: NodeId | None = None
         self._before_over_ms = 0
         self._next_renew_ms = 0
@@ -480,6 +483,9 @@ class QuorumDiskLog:
         """The slot as it is to be written. It counts as said from now on, whatever the device answers."""
         assert self._mine is not None
         changed = say.change(self._mine)
+        if self._role is Role.FOLLOWING and self._now_ms >= self._bound_until_ms and changed.epoch == self._mine.epoch:
+            # Others need not wait for the end of a hold that is over; they would, as long as this slot moves.
+            changed = replace(changed, held=False)
         self._mine = replace(
             changed,
             counter=changed.counter + 1,
@@ -582,7 +588,16 @@ class QuorumDiskLog:
         for slot in slots.values():
             if slot.key not in (0, self._key):
                 yield from self._preempt(slot.key)
-        yield Reserve(key=self._key)
+        try:
+            yield Reserve(key=self._key)
+        except DiskFailed as failure:
+            if failure.code != "reservation-conflict":
+                raise
+            # By a key that no slot names, or by an earlier session of this very node, whose registration the device
+            # keeps apart. Only the node that was chosen comes here, and the hold of the one before is over.
+            yield Clear(key=self._key)
+            yield Register(key=self._key)
+            yield Reserve(key=self._key)
 
     def _preempt(self, victim: int) -> Task:
         try:
@@ -778,9 +793,10 @@ class QuorumDiskLog:
     def _lose(self, because: str) -> None:
         was_owner = self._role is Role.OWNER
         self._role = Role.FOLLOWING
-        self._hold_until_ms = -1
+        self._bound_until_ms, self._hold_until_ms = self._hold_until_ms, -1
         self._yielding = self._switch_due = False
-        self._watch = Watch(self._timing.hold_ms, self._timing.drift_ppm, given_up=self._watch.given_up)
+        timing = self._timing
+        self._watch = Watch(self._node, timing.hold_ms, timing.drift_ppm, given_up=self._watch.given_up)
         self._next_look_ms = max(self._next_look_ms, self._now_ms + self._timing.poll_ms)
         # The answer to the request under way, if there is one, reaches nobody any more.
         self._running.clear()

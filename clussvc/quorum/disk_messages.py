@@ -57,7 +57,14 @@ class Release:
     key: int
 
 
-DiskRequest = Read | Write | Register | Reserve | Preempt | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear:
+    """Remove every key and the reservation."""
+
+    key: int
+
+
+DiskRequest = Read | Write | Register | Reserve | Preempt | Release | Clear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

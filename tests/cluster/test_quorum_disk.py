@@ -1,4 +1,7 @@
-"""Two nodes and a quorum disk, a file on shared storage: one of the two is enough, and never both."""
+"""Two nodes and a quorum disk: one of the two is enough, and never both.
+
+Everything is tried on a file on shared storage, with the on-disk lease, and on a real iSCSI disk with reservations.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,64 @@ from pathlib import Path
 
 import pytest
 
+from clussvc.quorum.disk_layout import DISK_BYTES_MIN
 from tests.cluster.formation import WORKER, Cluster
-from tests.cluster.lab import Lab, eventually
+from tests.cluster.lab import Lab, Node, eventually
+from tests.cluster.storage import Storage, can_serve
+
+FILE = "file"
+ISCSI = pytest.param("iscsi", marks=pytest.mark.skipif(not can_serve(), reason="tgt is not installed"))
+
+
+@pytest.fixture(scope="module", params=[FILE, ISCSI])
+def disk(request: pytest.FixtureRequest) -> str:
+    """What the quorum disk is."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def formed(folder: Path) -> Iterator[Cluster]:
+def lab(disk: str, folder: Path) -> Iterator[Lab]:
+    with Lab(folder=folder / disk, nodes=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def storage(disk: str, lab: Lab) -> Iterator[Storage | None]:
+    """The machine with the iSCSI disk; none for a file."""
+    if disk == FILE:
+        yield None
+        return
+    made = Storage(lab, size_bytes=2 * DISK_BYTES_MIN)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def formed(lab: Lab, storage: Storage | None) -> Cluster:
     """Two nodes with the group of the web server on NODE1."""
-    with Lab(folder=folder, nodes=2) as lab:
-        cluster = Cluster(lab)
-        cluster.form("loopback", quorum=str(folder / "quorum.disk"))
-        cluster.create_web_group(failback=False)
-        yield cluster
+    cluster = Cluster(lab)
+    cluster.form("loopback", quorum=storage.place if storage else str(lab.folder / "quorum.disk"))
+    cluster.create_web_group(failback=False)
+    return cluster
 
 
-def test_the_quorum_is_shown(cluster: Cluster) -> None:
+def disk_owner(cluster: Cluster) -> tuple[Node, Node]:
+    """Who owns the quorum disk, and the other one."""
+    first, second = cluster.lab.nodes
+    found: list[str] = []
+
+    def known() -> bool:
+        found[:] = [cluster.ask("/quorum", on=first)["coordinator"]]
+        return found[0] is not None
+
+    eventually(known, "somebody owns the quorum disk")
+    owner = cluster.lab.named(found[0])
+    return owner, second if owner is first else first
+
+
+def test_the_quorum_is_shown(cluster: Cluster, disk: str) -> None:
     told = cluster.ask("/quorum", on=cluster.lab[2])
-    assert ("Physical Disk", False, 4096) == (told["type"], told["reservations"], told["max_log_kb"])
+    assert ("Physical Disk", disk != FILE, 4096) == (told["type"], told["reservations"], told["max_log_kb"])
     assert told["coordinator"] in ("NODE1", "NODE2")
 
 
@@ -46,10 +90,8 @@ def test_the_one_that_is_left_goes_on(cluster: Cluster, victim: int) -> None:
 
 def test_of_two_that_do_not_hear_each_other_one_goes_on(cluster: Cluster) -> None:
     """The link between them is cut, both reach the disk: its owner stays, and the other one has let go."""
-    first, second = cluster.lab.nodes
-    owner = cluster.lab.named(cluster.ask("/quorum", on=first)["coordinator"])
-    other = second if owner is first else first
-    cluster.command("group", "WEB", f"/moveto:{other.name}", "/wait:60", on=first)
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "WEB", f"/moveto:{other.name}", "/wait:60", on=owner)
     before = cluster.process(other, WORKER)
     assert before is not None
     other.cut()
@@ -78,3 +120,32 @@ def test_a_cluster_that_was_switched_off_as_a_whole_comes_back(cluster: Cluster)
     second.boot()
     second.start_service()
     cluster.wait_all_up()
+
+
+def test_an_owner_without_the_disk_hands_everything_over(cluster: Cluster, storage: Storage | None) -> None:
+    """It alone has lost its way to the storage; the other node takes the disk and the groups."""
+    if storage is None:
+        pytest.skip("a file cannot be kept from one machine here")
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "WEB", f"/moveto:{owner.name}", "/wait:60", on=owner)
+    storage.keep_from(owner)
+    try:
+        eventually(lambda: disk_owner(cluster)[0] is other, "the other node owns the disk")
+        cluster.wait_all_up()
+        assert cluster.owner(on=other)
+        # Without the disk a node is a member like any other, as long as it hears the owner.
+        cluster.command("group", "SEEN", "/create", on=owner)
+    finally:
+        storage.give_to(owner)
+
+
+def test_a_disk_that_stands_still_stops_everybody_and_loses_nothing(cluster: Cluster, storage: Storage | None) -> None:
+    """For longer than a hold nobody can show that it owns the disk."""
+    if storage is None:
+        pytest.skip("a file does not stand still here")
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "KEPT", "/create", on=other)
+    storage.stall(3.0)
+    cluster.wait_all_up()
+    cluster.wait_group(cluster.owner(on=owner).name, on=other)
+    assert "KEPT" in {group["name"] for group in cluster.ask("group", on=owner)}

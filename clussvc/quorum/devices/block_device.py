@@ -29,6 +29,7 @@ REGISTER: Final = _iow(200, _REGISTRATION.size)
 RESERVE: Final = _iow(201, _RESERVATION.size)
 RELEASE: Final = _iow(202, _RESERVATION.size)
 PREEMPT: Final = _iow(203, _PREEMPT.size)
+CLEAR: Final = _iow(205, _RESERVATION.size)
 IGNORE_KEY: Final = 1
 WRITE_EXCLUSIVE_REG_ONLY: Final = 3
 """The kernel's number for what SCSI calls type 5."""
@@ -75,6 +76,10 @@ class BlockDevice(SharedFile):
     def release(self, key: int) -> None:
         """See QuorumDevice."""
         self._ask(RELEASE, _RESERVATION.pack(key, WRITE_EXCLUSIVE_REG_ONLY, 0), "release", harmless=True)
+
+    def clear(self, key: int) -> None:
+        """See QuorumDevice."""
+        self._ask(CLEAR, _RESERVATION.pack(key, 0, 0), "clear the reservations of")
 
     def unregister(self, key: int) -> None:
         """See QuorumDevice."""

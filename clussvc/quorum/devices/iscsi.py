@@ -24,7 +24,7 @@ TYPE_WRITE_EXCLUSIVE_REGISTRANTS: Final = 5
 
 _GOOD, _CHECK_CONDITION, _BUSY, _CONFLICT, _FULL = 0x00, 0x02, 0x08, 0x18, 0x28
 _READ_KEYS: Final = 0
-_RESERVE, _RELEASE, _PREEMPT, _REGISTER_AND_IGNORE = 1, 2, 4, 6
+_RESERVE, _RELEASE, _CLEAR, _PREEMPT, _REGISTER_AND_IGNORE = 1, 2, 3, 4, 6
 _SESSION_NORMAL: Final = 2
 _SESSION_NUMBER: Final = 0xC105
 
@@ -249,6 +249,10 @@ class IscsiDevice:
         except ClusterError as error:
             if error.code != "reservation-conflict":
                 raise
+
+    def clear(self, key: int) -> None:
+        """See QuorumDevice."""
+        self._reserve_out("clear the reservations", _CLEAR, key, 0)
 
     def unregister(self, key: int) -> None:
         """See QuorumDevice."""

@@ -96,7 +96,7 @@ class SharedFile:
         """Never called: there are no reservations."""
         raise AssertionError(key)
 
-    reserve = release = unregister = register
+    reserve = release = clear = unregister = register
 
     def preempt(self, key: int, victim: int) -> None:
         """Never called: there are no reservations."""

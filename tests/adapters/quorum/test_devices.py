@@ -17,7 +17,7 @@ import pytest
 from clussvc.model.errors import ClusterError
 from clussvc.ports import QuorumDevice
 from clussvc.quorum.devices import create_file, open_device
-from clussvc.quorum.devices.block_device import PREEMPT, REGISTER, RELEASE, RESERVE, BlockDevice
+from clussvc.quorum.devices.block_device import CLEAR, PREEMPT, REGISTER, RELEASE, RESERVE, BlockDevice
 from clussvc.quorum.disk_layout import SECTOR_BYTES
 from tests.adapters.quorum.elsewhere import Remote, Target
 
@@ -179,10 +179,20 @@ def test_a_reservation_outlives_its_session(machines: Open) -> None:
     with pytest.raises(ClusterError):
         challenger.reserve(22)
     challenger.preempt(22, 11)
+    again = machines(1)
     with pytest.raises(ClusterError) as caught:
-        machines(1).write(5, sector("late"))
+        again.write(5, sector("late"))
     assert caught.value.code == "reservation-conflict"
-    challenger.write(5, sector("challenger"))
+    with pytest.raises(ClusterError) as caught:
+        again.clear(11)
+    assert caught.value.code == "reservation-conflict"
+    challenger.close()
+    next_one = machines(2)
+    next_one.register(22)
+    next_one.clear(22)
+    next_one.register(22)
+    next_one.reserve(22)
+    next_one.write(5, sector("next"))
 
 
 @needs_target
@@ -215,15 +225,16 @@ def test_the_kernel_is_asked_as_its_header_says(tmp_path: Path) -> None:
     status = 0
 
     def ioctl(file: int, request: int, argument: bytes) -> int:
-        forms = {REGISTER: "=QQII", RESERVE: "=QII", RELEASE: "=QII", PREEMPT: "=QQII"}
+        forms = {REGISTER: "=QQII", RESERVE: "=QII", RELEASE: "=QII", PREEMPT: "=QQII", CLEAR: "=QII"}
         asked.append((request, struct.unpack(forms[request], argument)))
         return status
 
-    assert [hex(number) for number in (REGISTER, RESERVE, RELEASE, PREEMPT)] == [
+    assert [hex(number) for number in (REGISTER, RESERVE, RELEASE, PREEMPT, CLEAR)] == [
         "0x401870c8",
         "0x401070c9",
         "0x401070ca",
         "0x401870cb",
+        "0x401070cd",
     ]
     place = tmp_path / "disk"
     create_file(str(place), SIZE_BYTES)
@@ -233,12 +244,14 @@ def test_the_kernel_is_asked_as_its_header_says(tmp_path: Path) -> None:
     device.reserve(7)
     device.preempt(7, 9)
     device.release(7)
+    device.clear(7)
     device.unregister(7)
     assert asked[1:] == [
         (REGISTER, (0, 7, 1, 0)),
         (RESERVE, (7, 3, 0)),
         (PREEMPT, (9, 7, 3, 0)),
         (RELEASE, (7, 3, 0)),
+        (CLEAR, (7, 0, 0)),
         (REGISTER, (7, 0, 1, 0)),
     ]
     status = 0x18

@@ -22,6 +22,7 @@ from clussvc.quorum.disk_layout import (
 )
 from clussvc.quorum.disk_log import QuorumDiskLog
 from clussvc.quorum.disk_messages import (
+    Clear,
     DiskFailed,
     DiskRequest,
     Fate,
@@ -89,6 +90,9 @@ class SharedDisk:
             case Release():
                 if self.holder == node:
                     self.holder = 0
+            case Clear():
+                self.registered.clear()
+                self.holder = 0
         return b""
 
 

@@ -118,6 +118,27 @@ def test_a_disk_that_stalls_for_longer_costs_the_ownership(reservations: bool) -
 
 
 @BOTH
+def test_a_node_alone_takes_its_disk_again(reservations: bool) -> None:
+    """After a stall, and after a restart; nobody else is there to do it."""
+    world = DiskWorld(12, 1, reservations=reservations)
+    assert settled(world) == 1
+    world.propose(1, b"before")
+    world.run(100)
+    world.nodes[1].stalled_until_ms = world.now_ms + 5_000
+    world.run(5_100)
+    start_ms = world.now_ms
+    assert settled(world) == 1
+    assert world.now_ms - start_ms < 3 * TIMING.hold_ms
+    world.nodes[1].crash()
+    world.nodes[1].start()
+    start_ms = world.now_ms
+    assert settled(world) == 1
+    assert world.now_ms - start_ms < 3 * TIMING.hold_ms
+    assert world.acknowledged == [b"before"]
+    world.check()
+
+
+@BOTH
 def test_the_disk_lost_by_the_owner_alone(reservations: bool) -> None:
     world = DiskWorld(7, 3, reservations=reservations)
     owner = settled(world)
