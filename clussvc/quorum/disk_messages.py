@@ -215,6 +215,10 @@ Done = Callable[[Fate, str], None]
 class StateMachine(Protocol):
     """What the log drives; equal on all nodes. See :class:`clussvc.global_update.raft.values.StateMachine`."""
 
+    @property
+    def highest_node(self) -> int:
+        """The highest number that any node has or had; 0: nothing is known yet. The owner reads so many slots."""
+
     def apply(self, index: int, command: bytes) -> bytes:
         """Apply command number ``index``."""
 
