@@ -9,6 +9,7 @@ from clussvc.global_update.update import Proposal
 from clussvc.membership.fencing import FenceOrder
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorCommand
+from clussvc.model.quorum import Quorum
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
@@ -71,6 +72,13 @@ class ContestQuorum:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveQuorumBack:
     """Let the quorum disk go: this node holds nothing, and grants nothing any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseQuorum:
+    """The settings of the quorum are these from now on; its kind of log is the same."""
+
+    quorum: Quorum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +192,7 @@ Action = (
     | ContestQuorum
     | GiveQuorumBack
     | UseTiming
+    | UseQuorum
     | LeaveWill
     | ForgetLeader
     | Propose

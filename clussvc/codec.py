@@ -61,7 +61,7 @@ _NEW_UPDATES: Final[Mapping[str, int]] = dict.fromkeys(
         "ClearQuarantine",
     ),
     3,
-)
+) | {"SetQuorum": 5}
 """The version that brought each later update."""
 
 VALUE_BYTES_MAX: Final = 64 * 1024

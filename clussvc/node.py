@@ -47,6 +47,7 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     StopService,
+    UseQuorum,
     UseTiming,
     Vouch,
 )
@@ -413,6 +414,9 @@ class NodeCore:
             if self._hold is not None:
                 self._hold.suspect_ms = self._suspect_ms
             self._out.append(UseTiming(timing=config.timing))
+        if config.quorum != self._quorum:
+            self._quorum = config.quorum
+            self._out.append(UseQuorum(quorum=config.quorum))
         peers = {
             node.id: PeerAddress(name=node.name, addresses=node.addresses, port=node.port)
             for node in config.nodes.values()

@@ -259,7 +259,23 @@ _CLUSTER = ObjectSpec(
         ),
         OptionSpec(name="version", aliases=("ver",), help="Show the versions."),
         OptionSpec(name="list", help="List the clusters that this account can reach."),
-        OptionSpec(name="quorumresource", aliases=("quorum",), help="Show the quorum."),
+        OptionSpec(
+            name="quorumresource",
+            aliases=("quorum",),
+            argument=Argument.OPTIONAL,
+            shown="[:QUORUM]",
+            help="Show the quorum, or choose it: majority or local; with /create also the place of a quorum disk.",
+        ),
+        OptionSpec(
+            name="maxlogsize",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":KB",
+            help="With /quorum: how long the log on a quorum disk may grow.",
+        ),
+        OptionSpec(
+            name="force", modifier=True, help="With /create: overwrite what lies on the disk that /quorum names."
+        ),
         *_COMMON,
     ),
 )

@@ -42,6 +42,7 @@ from clussvc.model.config import Config, FenceDevice, Group, Node, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import FenceDeviceId, GroupId, RequestId, ResourceId
 from clussvc.model.properties import common_values, kind_of
+from clussvc.model.quorum import QuorumKind
 from clussvc.model.reports import Report
 from clussvc.model.states import MoveCause
 from clussvc.ports import ClusterAccess
@@ -253,6 +254,15 @@ class ClusterServant(Servant):
     def set_properties(self, assigned: list[Assigned], reset: list[str]) -> Update:
         """Change common properties; ``reset`` ones go back to their defaults."""
         return updates.SetClusterProperties(common=common_changes(self.config, assigned, reset), quicker=True)
+
+    @change(Role.ADMINISTRATOR)
+    def set_quorum(self, kind: str, max_log_kb: int) -> Update:
+        """Choose another quorum (``majority node set`` or ``local quorum``), and how long the log on a quorum disk may
+        grow; an empty text and 0 leave things as they are."""
+        known = {each.value: each for each in QuorumKind}
+        if kind and kind not in known:
+            raise Refused(reports.bad_argument(f"{kind!r} is no quorum; choose one of {', '.join(known)}."))
+        return updates.SetQuorum(kind=known[kind] if kind else None, max_log_kb=max_log_kb)
 
     @change(Role.ADMINISTRATOR)
     def set_private(self, assigned: list[Assigned], reset: list[str]) -> Update:

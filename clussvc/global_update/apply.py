@@ -21,6 +21,7 @@ from clussvc.global_update import (
     apply_member,
     apply_node,
     apply_ownership,
+    apply_quorum,
     apply_relation,
     apply_resource,
     apply_states,
@@ -71,6 +72,7 @@ from clussvc.global_update.update import (
     SetGroupProperties,
     SetNodeProperties,
     SetPreferredOwners,
+    SetQuorum,
     SetResourceProperties,
     SetVoter,
     StopNode,
@@ -268,6 +270,8 @@ def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
             return apply_cluster.rename(config, update)
         case SetClusterProperties():
             return apply_cluster.set_cluster_properties(config, update)
+        case SetQuorum():
+            return apply_quorum.set_quorum(config, update)
         case AddJoinToken():
             return apply_cluster.add_join_token(config, update, update.at_ms or at_ms)
         case FoundCluster() | Batch():

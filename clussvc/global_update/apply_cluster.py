@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from clussvc.global_update.apply_quorum import check_quorum
 from clussvc.global_update.names import check_name, check_new_name
 from clussvc.global_update.outcome import (
     Done,
@@ -21,7 +22,7 @@ from clussvc.global_update.update import AddJoinToken, FoundCluster, Rename, Set
 from clussvc.model.config import Config, Group, JoinToken, Node, Resource
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.properties import common_changes, private_changes
-from clussvc.model.quorum import DEVICE_LENGTH_MAX, HOLD_MS_RANGE, LOG_KB_RANGE, Quorum
+from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report, bad_argument, bad_property, limit_reached, object_exists
 from clussvc.model.settings import JOIN_TOKENS_MAX, PROFILES
 
@@ -30,7 +31,6 @@ ADDRESSES_MAX = 16
 DEFAULT_GROUP_NAME = "Cluster Group"
 TOKEN_LENGTH_MAX = 255
 
-_DISK = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -40,20 +40,6 @@ def check_endpoints(addresses: tuple[str, ...], port: int, admin_port: int) -> R
         return bad_argument(f"A node has 1 to {ADDRESSES_MAX} addresses of at most 255 characters; give its addresses.")
     if not 1 <= port <= 65_535 or not 0 <= admin_port <= 65_535:
         return bad_argument(f"Ports lie in 1..65535 (0: no remote administration), not {port} and {admin_port}.")
-    return None
-
-
-def check_quorum(quorum: Quorum) -> Report | None:
-    """Whether the settings of a quorum make sense by themselves; the disk itself is looked at by those who open it."""
-    (least_kb, most_kb), (shortest_ms, longest_ms) = LOG_KB_RANGE, HOLD_MS_RANGE
-    if not least_kb <= quorum.max_log_kb <= most_kb:
-        return bad_property("the quorum", "MaxLogSize", f"{quorum.max_log_kb} KB is outside {least_kb}..{most_kb}")
-    if quorum.hold_ms and not shortest_ms <= quorum.hold_ms <= longest_ms:
-        return bad_property("the quorum", "HoldMs", f"{quorum.hold_ms} is outside {shortest_ms}..{longest_ms}")
-    if quorum.generation < 0 or len(quorum.device) > DEVICE_LENGTH_MAX:
-        return bad_argument(f"A quorum device has at most {DEVICE_LENGTH_MAX} characters.")
-    if quorum.on_disk and not (quorum.device and _DISK.fullmatch(quorum.disk)):
-        return bad_argument("A quorum disk needs a device and the identifier that stands on it.")
     return None
 
 

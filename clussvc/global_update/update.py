@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
-from clussvc.model.quorum import Quorum
+from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.states import MoveCause, ResourceState
 
 # --- what administrators ask for -------------------------------------------------------------------------------------
@@ -275,6 +275,14 @@ class SetClusterProperties:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetQuorum:
+    """Choose another quorum, or change the settings of this one. What is not given stays as it is."""
+
+    kind: QuorumKind | None = None
+    max_log_kb: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddJoinToken:
     """Permit one node to join until ``expires_ms`` (wall clock)."""
 
@@ -500,6 +508,7 @@ Update = (
     | StopNode
     | ConfirmNodeDown
     | ClearQuarantine
+    | SetQuorum
     | CreateFenceDevice
     | DeleteFenceDevice
     | SetFenceDeviceProperties

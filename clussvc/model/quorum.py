@@ -11,6 +11,10 @@ MAX_LOG_KB = 4_096
 """How long the log on a quorum disk grows before it is replaced by an image (MSCS: MaxLogSize, 4096 KB)."""
 LOG_KB_RANGE = (512, 1_048_576)
 HOLD_MS_RANGE = (100, 20_000)
+SECTOR_KB = 4
+AREAS_FROM_SECTOR = 512
+AREAS = 8
+"""The disk has eight areas for images and logs, behind the slots; see quorum.disk_layout."""
 DEVICE_LENGTH_MAX = 1_024
 NODE_NUMBER_MAX = 127
 """Of nodes that have a slot on a quorum disk. Node numbers are never used again, so this also bounds how many nodes a
@@ -49,6 +53,11 @@ class Quorum:
     """How long writing its slot keeps the owner in office; 0: as the timing profile says."""
     generation: int = 0
     """Raised by every change of the quorum; each has a log of its own."""
+
+    @property
+    def most_log_kb(self) -> int:
+        """The longest log that fits with an image as long into one of the eight areas of the disk."""
+        return (self.sectors - AREAS_FROM_SECTOR) // AREAS * SECTOR_KB // 2
 
     @property
     def on_disk(self) -> bool:

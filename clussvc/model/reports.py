@@ -377,6 +377,15 @@ def joins_refused(cluster: str) -> Report:
     )
 
 
+def quorum_cannot_become(before: str, wanted: str, why: str) -> Report:
+    """A change of the quorum that is not possible here."""
+    return Report(
+        code="quorum-change-refused",
+        status=5068,
+        message=f"The {before} cannot become a {wanted} now: {why}.",
+    )
+
+
 def limit_reached(what: str, limit: int) -> Report:
     """A stated maximum was met."""
     return Report(code="limit-reached", status=87, message=f"This cluster already has {limit} {what}, the maximum.")

@@ -8,7 +8,8 @@
 
 **Slots.** A node writes its slot into one of its four sectors, not into the one with its newest words; the newest copy
 counts. A write that was answered with an error, or whose process is gone, may still take effect later. So a sector that
-such a write went to is left alone for :data:`GHOST_MS`, or an old word could take the place of a newer one.
+such a write went to is left alone for :data:`GHOST_MS`, or an old word could take the place of a newer one. And a node
+that was started anew writes nothing before :data:`LAST_WORDS_MS` have passed.
 
 A sector has 4096 bytes and a checksum, and is the unit that a device writes whole or not at all; every sector can be
 read without any other. There is no record that two nodes write: who owns the disk, and where the log is, follows from
@@ -33,16 +34,17 @@ from dataclasses import dataclass
 
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
-from clussvc.model.quorum import NODE_NUMBER_MAX
+from clussvc.model.quorum import AREAS, AREAS_FROM_SECTOR, NODE_NUMBER_MAX, SECTOR_KB
 
-SECTOR_BYTES = 4096
+SECTOR_BYTES = SECTOR_KB * 1024
 FIRST_SLOT_SECTOR = 1
 SLOT_COPIES = 4
 SLOT_SECTORS = NODE_NUMBER_MAX * SLOT_COPIES
-FIRST_AREA_SECTOR = 512
+FIRST_AREA_SECTOR = AREAS_FROM_SECTOR
 GHOST_MS = 30_000
 """After so long a write that was not answered has taken effect, or never will; SCSI gives commands up after 30 s."""
-AREAS = 8
+LAST_WORDS_MS = 5_000
+"""After so long what a process or a machine that is gone has begun to write has taken effect, or never will."""
 PAIRS = AREAS // 2
 DISK_BYTES_MIN = 50 * 1024 * 1024
 """MSCS: the quorum disk has to be larger than 50 MB."""

@@ -42,6 +42,7 @@ from clussvc.quorum.disk_layout import (
     BATCH_SECTORS_MAX,
     FIRST_SLOT_SECTOR,
     GHOST_MS,
+    LAST_WORDS_MS,
     SECTOR_BYTES,
     SLOT_COPIES,
     LogDamaged,
@@ -167,6 +168,11 @@ class _Receiving:
     pieces: list[bytes] = field(default_factory=list)
 
 
+def _log_sectors(log_bytes_max: int) -> int:
+    """Room for two of the longest batches at least."""
+    return max(2 * BATCH_SECTORS_MAX, log_bytes_max // SECTOR_BYTES)
+
+
 class QuorumDiskLog:
     """See the module. Not thread-safe: one thread owns it. ``now_ms`` never goes back."""
 
@@ -193,7 +199,7 @@ class QuorumDiskLog:
         self._timing = timing
         self._state = state
         self._index = index
-        self._log_sectors = max(2 * BATCH_SECTORS_MAX, log_bytes_max // SECTOR_BYTES)
+        self._log_sectors = _log_sectors(log_bytes_max)
         self._rng = rng
         self._now_ms = now_ms
         self._out: list[DiskAction] = []
@@ -204,6 +210,8 @@ class QuorumDiskLog:
         self._role = Role.FOLLOWING
         self._mine: Slot | None = None
         """This node's slot as the disk has it, or will have it when the write under way is done; None: not read yet."""
+        self._last_words_ms = now_ms + LAST_WORDS_MS if boot > 1 else now_ms
+        """Until then a write of an earlier life of this node may take effect."""
         self._newest_copy = 0
         self._doubtful: dict[int, int] = {}
         """Copies into which a write that was not answered may yet go, until then."""
@@ -278,6 +286,12 @@ class QuorumDiskLog:
         if self._role is not Role.FOLLOWING:
             self._yielding = True
             self._next_renew_ms = now_ms
+        self._pump()
+
+    def set_log_bytes(self, log_bytes_max: int, *, now_ms: int) -> None:
+        """Let the log grow so far from now on before an image replaces it."""
+        self._turn(now_ms)
+        self._log_sectors = _log_sectors(log_bytes_max)
         self._pump()
 
     def set_timing(self, timing: DiskTiming, *, now_ms: int) -> None:
@@ -413,7 +427,7 @@ class QuorumDiskLog:
             if isinstance(request, _Say):
                 self._copy_under_way = self._usable_copy()
                 if self._copy_under_way is None:
-                    running.not_before_ms = min(self._doubtful.values())
+                    running.not_before_ms = max(self._last_words_ms, min(self._doubtful.values(), default=0))
                     continue
                 request = self._written(request, self._copy_under_way)
             running.request, self._busy = None, running
@@ -486,21 +500,22 @@ class QuorumDiskLog:
         return disk_layout.decode_slots(data, self._block.disk)
 
     def _begin_slot(self, copies: Sequence[Slot | None]) -> None:
-        """What an earlier life of this node has said still binds it, and what it wrote last may yet take effect, in any
-        copy but the newest."""
+        """What an earlier life of this node has said still binds it."""
         newest = disk_layout.newest_copy(copies)
         said = copies[newest] if newest is not None else None
         self._mine = replace(said or Slot(node=self._node), boot=self._boot, wants=False, held=False)
         self._newest_copy = newest if newest is not None else SLOT_COPIES - 1
-        if self._boot > 1:
-            others = (number for number in range(SLOT_COPIES) if number != self._newest_copy)
-            self._doubtful = dict.fromkeys(others, self._now_ms + GHOST_MS)
 
     def _say(self, change: Callable[[Slot], Slot]) -> Task:
         yield _Say(change)
 
     def _usable_copy(self) -> int | None:
-        """Where this node's slot can be written now: not over its newest words, if there is another place."""
+        """Where this node's slot can be written now: not over its newest words, if there is another place.
+
+        Nowhere, while the last words of an earlier life may be on their way.
+        """
+        if self._now_ms < self._last_words_ms:
+            return None
         usable = [number for number in range(SLOT_COPIES) if self._doubtful.get(number, -1) <= self._now_ms]
         others = [number for number in usable if number != self._newest_copy]
         return min(others or usable, key=lambda number: (number - self._newest_copy) % SLOT_COPIES, default=None)

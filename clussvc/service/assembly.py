@@ -31,6 +31,7 @@ from clussvc.actions import (
     SetPeers,
     StartMonitor,
     StopMonitor,
+    UseQuorum,
     UseTiming,
     Vouch,
 )
@@ -137,6 +138,7 @@ class Node(Runtime):
                 SetPeers: self._set_peers,
                 Vouch: self._vouch,
                 UseTiming: self._use_timing,
+                UseQuorum: lambda action: self._engine.use_quorum(action.quorum),
                 LeaveWill: self._leave_will,
                 ForgetLeader: lambda action: self._engine.forget_leader(int(action.node)),
                 ContestQuorum: self._contest_quorum,

@@ -41,6 +41,9 @@ class Engine(Protocol):
     def use_timing(self, timing: Timing) -> None:
         """Act by it from now on."""
 
+    def use_quorum(self, quorum: Quorum) -> None:
+        """See actions.UseQuorum."""
+
     def forget_leader(self, node: int) -> None:
         """See actions.ForgetLeader."""
 
@@ -83,6 +86,9 @@ class RaftEngine:
         """See Engine."""
         self._raft.set_timing(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
 
+    def use_quorum(self, quorum: Quorum) -> None:
+        """See Engine; a local quorum and a majority node set have the same log."""
+
     def change_members(self, action: AddLogMember | RemoveLogMember, done: Done) -> None:
         """See Engine."""
         change = self._raft.add_member if isinstance(action, AddLogMember) else self._raft.remove_member
@@ -121,6 +127,11 @@ class DiskEngine:
     def use_timing(self, timing: Timing) -> None:
         """See Engine."""
         self._disk.set_timing(disk_timing(PROFILES[timing.profile], self._quorum.hold_ms))
+
+    def use_quorum(self, quorum: Quorum) -> None:
+        """See Engine."""
+        self._quorum = quorum
+        self._disk.set_log_size(quorum.max_log_kb)
 
     def forget_leader(self, node: int) -> None:
         """See Engine; the hold of an owner ends by itself, whatever is known of it."""

@@ -34,7 +34,7 @@ from clussvc.comms.authority import Authority, KeyPair, NodeIdentity, new_signin
 from clussvc.comms.heartbeats import KEY_BYTES
 from clussvc.comms.stream_tcp import ask_to_join
 from clussvc.comms.token import parse_token
-from clussvc.global_update.apply_cluster import check_quorum
+from clussvc.global_update.apply_quorum import check_quorum
 from clussvc.global_update.update import FoundCluster
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clussvc.model.errors import ClusterError
-from clussvc.model.quorum import MAX_LOG_KB, QuorumKind
+from clussvc.model.quorum import QuorumKind
 from clussvc.service.settings_file import (
     DEFAULT_ADMIN_PORT,
     DEFAULT_DATA,
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         help="majority, local, or the place of a quorum disk (a device, a file on a share, iscsi://HOST/TARGET/LUN);"
         " by default the smallest shared disk over 50 MB that is free, else local",
     )
-    create.add_argument("--max-log-size", type=int, default=MAX_LOG_KB, metavar="KB", help="of a quorum disk")
+    create.add_argument("--max-log-size", type=int, default=0, metavar="KB", help="of a quorum disk")
     create.add_argument("--force", action="store_true", help="overwrite what lies on the quorum disk")
     create.set_defaults(run=_create)
 

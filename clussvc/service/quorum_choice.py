@@ -9,15 +9,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clussvc.global_update.apply_quorum import check_quorum
 from clussvc.model.errors import ClusterError
 from clussvc.model.quorum import MAX_LOG_KB, Quorum, QuorumKind
 from clussvc.ports import QuorumDevice
 from clussvc.quorum.devices import DeviceFacts, candidates, create_file, examine, open_device
 from clussvc.quorum.disk_layout import (
-    AREAS,
     DISK_BYTES_MIN,
     FIRST_AREA_SECTOR,
     FIRST_SLOT_SECTOR,
@@ -47,7 +47,8 @@ class Wanted:
 
     place: str = AUTOMATIC
     """``auto``, ``majority``, ``local``, or where the quorum disk is found."""
-    max_log_kb: int = MAX_LOG_KB
+    max_log_kb: int = 0
+    """0: MaxLogSize of MSCS, or as much as the disk has room for."""
     hold_ms: int = 0
     force: bool = False
     """Overwrite what lies on the disk."""
@@ -110,22 +111,24 @@ def prepare(wanted: Wanted, place: str, file: NodeFile, *, base_index: int, gene
             prepared_ms=time.time_ns() // 1_000_000,
             base_index=base_index,
         )
-        _check_log_fits(wanted, block, place)
-        # The old superblock goes first: half a preparation is no quorum disk at all.
-        device.write(0, bytes(SECTOR_BYTES))
-        device.write(FIRST_SLOT_SECTOR, bytes((FIRST_AREA_SECTOR - FIRST_SLOT_SECTOR) * SECTOR_BYTES))
-        device.write(0, encode_superblock(block))
-        return Quorum(
+        quorum = Quorum(
             kind=QuorumKind.DISK,
             device=place,
             disk=f"{disk:016x}",
             sectors=sectors,
             reservations=device.reservations,
             base_index=base_index,
-            max_log_kb=wanted.max_log_kb,
             hold_ms=wanted.hold_ms,
             generation=generation,
         )
+        quorum = replace(quorum, max_log_kb=wanted.max_log_kb or min(MAX_LOG_KB, quorum.most_log_kb))
+        if bad := check_quorum(quorum):
+            raise ClusterError("device-unsuitable", f"{place}: {bad.message}")
+        # The old superblock goes first: half a preparation is no quorum disk at all.
+        device.write(0, bytes(SECTOR_BYTES))
+        device.write(FIRST_SLOT_SECTOR, bytes((FIRST_AREA_SECTOR - FIRST_SLOT_SECTOR) * SECTOR_BYTES))
+        device.write(0, encode_superblock(block))
+        return quorum
     finally:
         device.close()
 
@@ -134,16 +137,6 @@ def _is_new_file(place: str) -> bool:
     """Whether it is a path where nothing is yet, in a folder that exists; never below /dev."""
     path = Path(place)
     return path.is_absolute() and not path.exists() and path.parent.is_dir() and not place.startswith("/dev/")
-
-
-def _check_log_fits(wanted: Wanted, block: Superblock, place: str) -> None:
-    if wanted.max_log_kb * 1024 * 2 > block.area_sectors * SECTOR_BYTES:
-        most_kb = block.area_sectors * SECTOR_BYTES // 2048
-        raise ClusterError(
-            "device-unsuitable",
-            f"{place} has room for {AREAS} areas of {block.area_sectors * SECTOR_BYTES // 1024} KB, of which a log of"
-            f" {wanted.max_log_kb} KB would take more than half; use /maxlogsize:{most_kb} or less, or a larger disk",
-        )
 
 
 def _refuse_what_lies_there(place: str, facts: DeviceFacts, device: QuorumDevice) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 from clussvc.admin.client import CERTIFICATE_FILES, certificate_folder, default_socket
 from clussvc.model.errors import ClusterError
@@ -42,7 +43,7 @@ def run(invocation: Invocation, session: Session) -> Screen:
         case "list":
             return _list(session)
         case "quorumresource":
-            return _quorum(session)
+            return _quorum(invocation, session)
         case "properties" | "privproperties":
             return common.properties(invocation, session, "cluster")
     raise Failed(87, f"/{action.name} is not done by 'cluster'.", "bad-argument")
@@ -72,7 +73,30 @@ def _version(session: Session) -> Screen:
     return Screen(text="\n".join(lines), data=data)
 
 
-def _quorum(session: Session) -> Screen:
+QUORUMS: Final = {
+    "majority": "majority node set",
+    "mns": "majority node set",
+    "majority node set": "majority node set",
+    "local": "local quorum",
+    "local quorum": "local quorum",
+}
+"""What an administrator may call them."""
+
+
+def _quorum(invocation: Invocation, session: Session) -> Screen:
+    wanted, size = invocation.argument("quorumresource"), invocation.argument("maxlogsize") or "0"
+    if not size.isdecimal():
+        raise Failed(87, f"/maxlogsize:{size} is not a number of KB.", "bad-argument")
+    if wanted or int(size):
+        kind = QUORUMS.get((wanted or "").casefold())
+        if wanted and kind is None:
+            raise Failed(
+                87,
+                f"'{wanted}' is none of majority, local. A quorum disk is chosen when the cluster is created:"
+                " cluster NAME /create /ipaddr:IP /quorum:DEVICE",
+                "bad-argument",
+            )
+        session.change("Cluster", "set_quorum", kind or "", int(size))
     data = session.call("Cluster", "quorum")
     lines: list[tuple[str, object]] = [("Quorum Resource", data["type"])]
     if data["device"]:
@@ -129,7 +153,12 @@ def _create(invocation: Invocation) -> Screen:
         raise Failed(87, "/create needs the name of the new cluster: cluster NAME /create /ipaddr:IP.", "bad-argument")
     if not invocation.argument("ipaddress"):
         raise Failed(87, "/create needs /ipaddr:IP, the address of this machine for the other nodes.", "bad-argument")
-    return _service(["create", "--cluster", name, *_place(invocation)], "create", name)
+    words = ["create", "--cluster", name, *_place(invocation)]
+    for option, meant in (("quorumresource", "--quorum"), ("maxlogsize", "--max-log-size")):
+        value = invocation.argument(option)
+        if value:
+            words += [meant, value]
+    return _service([*words, *(["--force"] if invocation.has("force") else [])], "create", name)
 
 
 def _join(invocation: Invocation, token: str) -> Screen:

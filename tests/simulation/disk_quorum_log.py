@@ -46,7 +46,7 @@ def simulated_quorum(log: str) -> Quorum:
         kind=QuorumKind.DISK,
         device="/dev/simulated",
         disk="0" * 15 + "7",
-        sectors=DISK_BYTES_MIN // SECTOR_BYTES,
+        sectors=2 * DISK_BYTES_MIN // SECTOR_BYTES,
         reservations=log == "disk-reservations",
     )
 

@@ -40,6 +40,7 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     StopService,
+    UseQuorum,
     UseTiming,
     Vouch,
 )
@@ -681,6 +682,8 @@ class World:
                 machine.will = action.incarnation, machine.beacon.compose_will(action.incarnation)
             case UseTiming():
                 self.log.set_timing(machine, action.timing)
+            case UseQuorum():
+                pass
             case ContestQuorum():
                 self.log.contest(machine, action)
             case GiveQuorumBack():

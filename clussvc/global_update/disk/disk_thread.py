@@ -173,6 +173,10 @@ class DiskLogThread:
         self._giving_back = True
         self._enqueue(lambda now_ms: self._log.give_back(now_ms=now_ms), most=2 * CALLS_MAX)
 
+    def set_log_size(self, log_kb_max: int) -> None:
+        """See :meth:`QuorumDiskLog.set_log_bytes`."""
+        self._enqueue(lambda now_ms: self._log.set_log_bytes(log_kb_max * 1024, now_ms=now_ms), most=2 * CALLS_MAX)
+
     def set_timing(self, timing: DiskTiming) -> None:
         """See :meth:`QuorumDiskLog.set_timing`."""
         self._enqueue(lambda now_ms: self._log.set_timing(timing, now_ms=now_ms), most=2 * CALLS_MAX)

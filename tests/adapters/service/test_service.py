@@ -60,7 +60,9 @@ class Machine:
         ]
 
     def create(self, name: str = "T") -> subprocess.CompletedProcess[str]:
-        return self.clussvc("create", "--cluster", name, "--profile", "loopback", *self.options())
+        return self.clussvc(
+            "create", "--cluster", name, "--profile", "loopback", "--quorum", "majority", *self.options()
+        )
 
     def join(self, token: str) -> subprocess.CompletedProcess[str]:
         return self.clussvc("join", token, *self.options())

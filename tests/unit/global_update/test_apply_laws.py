@@ -59,6 +59,7 @@ from clussvc.global_update.update import (
     SetGroupProperties,
     SetNodeProperties,
     SetPreferredOwners,
+    SetQuorum,
     SetResourceProperties,
     SetVoter,
     StopNode,
@@ -67,6 +68,7 @@ from clussvc.global_update.update import (
 from clussvc.model.config import Config
 from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
+from clussvc.model.quorum import QuorumKind
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import FAILOVER_HISTORY_MAX, JOIN_TOKENS_MAX, RECENT_REQUESTS_MAX
@@ -137,6 +139,7 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(StopNode, node=NODES),
     st.builds(ConfirmNodeDown, node=NODES),
     st.builds(ClearQuarantine, node=NODES),
+    st.builds(SetQuorum, kind=st.none() | st.sampled_from(QuorumKind), max_log_kb=SMALL),
     st.builds(CreateFenceDevice, device=DEVICES, name=NAMES, node=NODES, agent=WORDS, common=COMMON, private=PRIVATE),
     st.builds(DeleteFenceDevice, device=DEVICES),
     st.builds(SetFenceDeviceProperties, device=DEVICES, common=COMMON, private=PRIVATE),

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
+from clussvc.model.quorum import AREAS
 from clussvc.quorum import disk_layout
 from clussvc.quorum.disk_layout import (
-    AREAS,
     BATCH_BYTES_MAX,
     DISK_BYTES_MIN,
     SECTOR_BYTES,

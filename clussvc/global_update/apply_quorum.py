@@ -1,0 +1,68 @@
+"""The choice of the quorum, and its settings.
+
+A local quorum and a majority node set have the same log, so one becomes the other by a word. A quorum disk has another
+log, on the disk; a cluster keeps the kind of log that it was created with.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from clussvc.global_update.outcome import Done, Result, note
+from clussvc.global_update.update import SetQuorum
+from clussvc.model.config import Config
+from clussvc.model.quorum import DEVICE_LENGTH_MAX, HOLD_MS_RANGE, LOG_KB_RANGE, Quorum, QuorumKind
+from clussvc.model.reports import Report, bad_argument, bad_property, quorum_cannot_become
+
+_DISK = re.compile(r"[0-9a-f]{16}", re.ASCII)
+
+
+def check_quorum(quorum: Quorum) -> Report | None:
+    """Whether the settings of a quorum make sense by themselves; the disk itself is looked at by those who open it."""
+    (least_kb, most_kb), (shortest_ms, longest_ms) = LOG_KB_RANGE, HOLD_MS_RANGE
+    if not least_kb <= quorum.max_log_kb <= most_kb:
+        return bad_property("the quorum", "MaxLogSize", f"{quorum.max_log_kb} KB is outside {least_kb}..{most_kb}")
+    if quorum.hold_ms and not shortest_ms <= quorum.hold_ms <= longest_ms:
+        return bad_property("the quorum", "HoldMs", f"{quorum.hold_ms} is outside {shortest_ms}..{longest_ms}")
+    if quorum.generation < 0 or len(quorum.device) > DEVICE_LENGTH_MAX:
+        return bad_argument(f"A quorum device has at most {DEVICE_LENGTH_MAX} characters.")
+    if quorum.on_disk and not (quorum.device and _DISK.fullmatch(quorum.disk)):
+        return bad_argument("A quorum disk needs a device and the identifier that stands on it.")
+    if quorum.on_disk and quorum.max_log_kb > quorum.most_log_kb:
+        return bad_property("the quorum", "MaxLogSize", f"the disk has room for a log of {quorum.most_log_kb} KB")
+    return None
+
+
+def set_quorum(config: Config, update: SetQuorum) -> Result:
+    """All of it, or nothing."""
+    before = config.quorum
+    kind = update.kind or before.kind
+    if kind is not before.kind:
+        if before.on_disk or kind is QuorumKind.DISK:
+            return quorum_cannot_become(
+                before.kind.value, kind.value, "the log of a quorum disk is another one; create the cluster with it"
+            )
+        if kind is QuorumKind.LOCAL and len(config.nodes) > 1:
+            others = [node.name for node in config.nodes.values()][1:]
+            return quorum_cannot_become(
+                before.kind.value,
+                kind.value,
+                f"a local quorum is one node's own; evict {', '.join(others)} first (cluster node NAME /evict)",
+            )
+    if update.max_log_kb and not before.on_disk:
+        return bad_property("the quorum", "MaxLogSize", f"a {before.kind.value} has no log on a disk")
+    quorum = replace(before, kind=kind, max_log_kb=update.max_log_kb or before.max_log_kb)
+    if bad := check_quorum(quorum):
+        return bad
+    if quorum == before:
+        return Done(config=config)
+    message = (
+        f"The quorum of cluster {config.name} is a {kind.value} now."
+        if kind is not before.kind
+        else f"The log on the quorum disk may grow to {quorum.max_log_kb} KB now."
+    )
+    return Done(
+        config=replace(config, quorum=quorum),
+        records=note("cluster.quorum", message, kind="cluster", thing=config.name),
+    )
