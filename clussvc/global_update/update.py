@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.config import Interface
+from clussvc.model.ids import FenceDeviceId, GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.quorum import Quorum
 from clussvc.model.states import MoveCause, ResourceState
@@ -181,6 +182,15 @@ class FailResource:
     """Treat the online resource as failed, to try its restart policy."""
 
     resource: ResourceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetNetworkProperties:
+    """Change common and private properties; None removes or resets. Refused if nodes could not hear each other then."""
+
+    network: NetworkId
+    common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -469,6 +479,15 @@ class ReportStates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportInterfaces:
+    """A node's own view of all its addresses, told when it has changed."""
+
+    node: NodeId
+    incarnation: int
+    interfaces: tuple[Interface, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Several updates in one entry, applied in order; each is accepted or refused by itself."""
 
@@ -503,6 +522,7 @@ Update = (
     | CreateFenceDevice
     | DeleteFenceDevice
     | SetFenceDeviceProperties
+    | SetNetworkProperties
     | SetNodeProperties
     | SetClusterProperties
     | AddJoinToken
@@ -520,6 +540,7 @@ Update = (
     | RequestFailover
     | DenyFailover
     | ReportStates
+    | ReportInterfaces
     | Batch
 )
 
