@@ -60,6 +60,7 @@ _NEW_UPDATES: Final[Mapping[str, int]] = {
     "FencingFailed": 3,
     "ClearQuarantine": 3,
     "SetNetworkProperties": 6,
+    "SetNetworkPriorities": 6,
     "ReportInterfaces": 6,
 }
 """The version that brought each later update."""

@@ -71,6 +71,7 @@ from clussvc.global_update.update import (
     SetClusterProperties,
     SetFenceDeviceProperties,
     SetGroupProperties,
+    SetNetworkPriorities,
     SetNetworkProperties,
     SetNodeProperties,
     SetPreferredOwners,
@@ -275,6 +276,8 @@ def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
             return apply_member.remove_node(config, update)
         case SetNetworkProperties():
             return apply_network.set_network_properties(config, update)
+        case SetNetworkPriorities():
+            return apply_network.set_network_priorities(config, update)
         case ReportInterfaces():
             return apply_network.report_interfaces(config, update)
         case Rename():

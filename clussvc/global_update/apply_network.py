@@ -11,8 +11,8 @@ import ipaddress
 from dataclasses import replace
 
 from clussvc.global_update.outcome import Done, Result, find_node, note, with_node
-from clussvc.global_update.refusals import last_internal_network, nodes_parted
-from clussvc.global_update.update import ReportInterfaces, SetNetworkProperties
+from clussvc.global_update.refusals import last_internal_network, nodes_parted, not_internal
+from clussvc.global_update.update import ReportInterfaces, SetNetworkPriorities, SetNetworkProperties
 from clussvc.membership.connectivity import (
     interface_states,
     network_state,
@@ -71,6 +71,25 @@ def set_network_properties(config: Config, update: SetNetworkProperties) -> Resu
     names = ", ".join((*update.common, *update.private)) or "nothing"
     message = f"Properties of network {network.name} were set: {names}."
     return Done(config=after, records=note("network.properties", message, kind="network", thing=network.name))
+
+
+def set_network_priorities(config: Config, update: SetNetworkPriorities) -> Result:
+    """The first network carries the log as long as it works; the others follow."""
+    networks = [find_network(config, each) for each in update.networks]
+    for network in networks:
+        if isinstance(network, Report):
+            return network
+        if not network.internal:
+            return not_internal(network.name)
+    internal = {network.id: network.name for network in config.all_networks if network.internal}
+    if sorted(update.networks) != sorted(internal):
+        return bad_argument(f"Name every internal network once; these are {', '.join(internal.values())}.")
+    for priority, network in enumerate(networks, start=1):
+        assert isinstance(network, Network)
+        config = with_network(config, replace(network, priority=priority))
+    names = ", ".join(internal[each] for each in update.networks)
+    message = f"The order of the internal networks is now {names}."
+    return Done(config=config, records=note("network.priorities", message, kind="cluster", thing=config.name))
 
 
 def _bad_targets(owner: str, update: SetNetworkProperties) -> Report | None:

@@ -117,3 +117,13 @@ def nodes_parted(network: str, why: str) -> Report:
         message=f"Network {network!r} must stay internal: {why}. Repair that first, or give another network the role 1"
         " or 3.",
     )
+
+
+def not_internal(network: str) -> Report:
+    """Only internal networks have an order."""
+    return Report(
+        code="network-not-internal",
+        status=5060,
+        message=f"Network {network!r} is not internal, so it has no place in their order; its role would have to be 1"
+        " or 3.",
+    )

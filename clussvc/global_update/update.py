@@ -194,8 +194,16 @@ class SetNetworkProperties:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetNetworkPriorities:
+    """The order of the internal networks, all of which must be named."""
+
+    networks: tuple[NetworkId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rename:
-    """Give an object another name. ``kind`` is cluster, node, group or resource; ``id`` empty for the cluster."""
+    """Give an object another name. ``kind`` is cluster, node, group, resource or network; ``id`` empty for the
+    cluster."""
 
     kind: str
     id: str
@@ -523,6 +531,7 @@ Update = (
     | DeleteFenceDevice
     | SetFenceDeviceProperties
     | SetNetworkProperties
+    | SetNetworkPriorities
     | SetNodeProperties
     | SetClusterProperties
     | AddJoinToken

@@ -16,6 +16,7 @@ from clussvc.global_update.update import (
     NodeUp,
     Rename,
     ReportInterfaces,
+    SetNetworkPriorities,
     SetNetworkProperties,
 )
 from clussvc.model.config import PING_TARGETS, Config, Interface, Network
@@ -102,6 +103,16 @@ def test_networks_are_renamed_and_described(world: World) -> None:
 def test_priorities_order_the_internal_networks(world: World) -> None:
     assert set_(world, FIRST, Priority=2) is None
     assert config_of(world).internal_positions == (1, 0)
+    world.do(SetNetworkPriorities(networks=(FIRST, SECOND)))
+    assert config_of(world).internal_positions == (0, 1)
+    for wrong, code in (((FIRST,), "bad-argument"), ((FIRST, FIRST), "bad-argument"), ((), "bad-argument")):
+        refusal = world.send(SetNetworkPriorities(networks=wrong)).refusal
+        assert refusal is not None
+        assert refusal.code == code
+    assert set_(world, FIRST, Role=2) is None
+    refusal = world.send(SetNetworkPriorities(networks=(FIRST, SECOND))).refusal
+    assert refusal is not None
+    assert refusal.code == "network-not-internal"
 
 
 @pytest.mark.parametrize(
