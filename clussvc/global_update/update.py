@@ -89,7 +89,7 @@ class MoveGroup:
     because: str
     epoch: int | None = None
     at_ms: int = 0
-    """Wall clock; counted as a failover when the cause is RESOURCE_FAILURE."""
+    """Wall clock; counted as a failover when the cause is RESOURCE_FAILURE or NETWORK_FAILURE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

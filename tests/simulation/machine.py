@@ -43,6 +43,8 @@ class Machine:
     """What the last monitor sends when the service is dead, and of which incarnation."""
     beacon: Beacon | None = None
     """The heartbeats of its service; they go on while the core is stalled."""
+    internal: tuple[int, ...] | None = None
+    """On which networks its service sends heartbeats; None: on all."""
     inbox: deque[Event] = field(default_factory=deque)
     draining: bool = False
     stored: list[tuple[int, Config]] = field(default_factory=list)

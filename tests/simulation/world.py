@@ -30,6 +30,7 @@ from clussvc.actions import (
     LeaveWill,
     Note,
     PeerAddress,
+    PingNetworks,
     Propose,
     RemoveLogMember,
     Reply,
@@ -704,6 +705,9 @@ class World:
             case SetPeers():
                 assert machine.beacon is not None
                 machine.beacon.set_peers(tuple(action.peers))
+                machine.internal = action.internal
+            case PingNetworks():
+                pass
             case Note():
                 pass
 
