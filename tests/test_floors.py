@@ -115,6 +115,7 @@ ADAPTERS_THAT_MEET = {
     ("clussvc.resources.monitor", "clussvc.resources.types"): "the far end of a monitor drives resource types",
     ("clussvc.resources.types", "clussvc.resources.monitor"): "types use the monitor's helpers for processes",
     ("clussvc.comms", "clussvc.native"): "checksums and authentication in C",
+    ("clussvc.comms", "clussvc.resources.types"): "links and addresses are asked of the kernel in one place",
     ("clussvc.global_update.raft", "clussvc.native"): "checksums in C",
     ("clussvc.configdb", "clussvc.native"): "checksums in C",
 }
