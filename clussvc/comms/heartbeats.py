@@ -42,6 +42,10 @@ RECEIVE_BUFFER_BYTES = 1024 * 1024
 MULTICAST_PEERS_MIN = 2
 """With one peer on a network, multicast saves nothing."""
 
+IP_MULTICAST_ALL = 49
+IPV6_MULTICAST_ALL = 29
+"""Linux: whether a socket hears what other sockets have joined, too. Python has no names for them."""
+
 PHASES = tuple(NodePhase)
 """Their places are their numbers on the network."""
 
@@ -241,6 +245,12 @@ def _joined(cluster_id: str, address: str, port: int) -> socket.socket | None:
     try:
         joined.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         joined.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # All networks have one multicast address. Without this, what came on one of them would be heard on all, and a
+        # network that is lost would go unnoticed.
+        if family == socket.AF_INET:
+            joined.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        else:
+            joined.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
         where = socket.getaddrinfo(group, port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST)[0][4]
         joined.bind(where)
         if family == socket.AF_INET:

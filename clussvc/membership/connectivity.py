@@ -7,7 +7,7 @@ elsewhere (*silent*). Nobody's word decides alone; the states follow from all of
 | interface | when |
 |---|---|
 | Unavailable | its node is not up |
-| Failed | its node knows of a trouble; or it reaches nobody, while two others reach each other |
+| Failed | its node knows of a trouble; or it and every other one miss each other, while two others reach each other |
 | Unreachable | it does not reach some other interface that has not failed |
 | Up | otherwise |
 
@@ -20,8 +20,10 @@ elsewhere (*silent*). Nobody's word decides alone; the states follow from all of
 
 Two interfaces *reach* each other if neither node misses the other there; a connection that works in one direction only
 is none. With two nodes, or when everybody is alone, nobody can tell whose fault a silence is: then both are
-unreachable, and none has failed. On a network without internal role nobody sends heartbeats, so there a node's own word
-is all there is. A node that has told nothing yet is taken to work.
+unreachable, and none has failed. Groups leave an interface that has failed, so this takes the word of both ends of
+every connection: words arrive one after the other, and while a network goes down or comes back as a whole, half of
+them would make it look as if a single node had lost it. On a network without internal role nobody sends heartbeats, so
+there a node's own word is all there is. A node that has told nothing yet is taken to work.
 """
 
 from __future__ import annotations
@@ -54,19 +56,13 @@ def interface_states(config: Config, network: Network) -> dict[NodeId, Interface
     lost: set[NodeId] = set()
     unreachable: set[NodeId] = set()
     if network.internal and any(told[node].silent for node in working):
-        apart = {
-            frozenset((one, other))
-            for one, other in combinations(working, 2)
-            if other in told[one].silent or one in told[other].silent
-        }
-        alone = {
-            node
-            for node in working
-            if len(working) > 1 and all(frozenset((node, other)) in apart for other in working if other != node)
-        }
-        # Whoever is left outside talks to nobody, so a pair that talks has no one of them in it.
-        some_talk = len(working) - len(alone) > 1
-        lost = alone if some_talk else set()
+        missed = {(one, other) for one in working for other in told[one].silent}
+        pairs = [frozenset(pair) for pair in combinations(working, 2)]
+        apart = [pair for pair in pairs if missed & {tuple(pair), tuple(pair)[::-1]}]
+        together = {node for pair in pairs if pair not in apart for node in pair}
+        parted = [pair for pair in apart if missed >= {tuple(pair), tuple(pair)[::-1]}]
+        if together:
+            lost = {node for node in working if sum(node in pair for pair in parted) == len(working) - 1}
         unreachable = {node for pair in apart if not pair & lost for node in pair}
     states = {}
     for node in members:

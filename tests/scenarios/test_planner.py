@@ -237,8 +237,10 @@ def happen(world: World, event: str) -> None:
             tell(world, name, network, trouble="the link eth1 is down")
         case [name, "regains", network]:
             tell(world, name, network)
+        case [name, "misses", "everybody", "on", network]:
+            tell(world, name, network, misses=tuple(each.name for each in config.nodes.values() if each.name != name))
         case [name, "misses", other, "on", network]:
-            tell(world, name, network, misses=other)
+            tell(world, name, network, misses=(other,))
         case [name, "moves"]:
             world.do(MoveGroup(group=GroupId(name), to=None, cause=MoveCause.ADMIN, because="ada moved it"))
         case [name, "moves", "to", node]:
@@ -266,13 +268,13 @@ def happen(world: World, event: str) -> None:
             raise AssertionError(f"unknown event: {event}")
 
 
-def tell(world: World, name: str, network: str, *, trouble: str = "", misses: str = "") -> None:
+def tell(world: World, name: str, network: str, *, trouble: str = "", misses: tuple[str, ...] = ()) -> None:
     """A node tells of its interface on one network; of the others it repeats what it told before."""
     node = world.config.nodes[world.node(name)]
     known = world.config.network_named(network)
     assert known is not None, network
     interfaces = [told_of(node, place) for place in range(len(node.addresses))]
-    silent = (world.node(misses),) if misses else ()
+    silent = tuple(world.node(each) for each in misses)
     interfaces[known.position] = replace(interfaces[known.position], trouble=trouble, silent=silent)
     world.do(ReportInterfaces(node=node.id, incarnation=node.incarnation, interfaces=tuple(interfaces)))
 
