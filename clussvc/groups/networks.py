@@ -10,9 +10,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from clussvc.membership.connectivity import interface_states, nothing_wrong, subnets, why_failed
+from clussvc.membership.connectivity import interface_states, nothing_wrong, subnets, told_of, why_failed
 from clussvc.model.config import Config, Network, Resource
 from clussvc.model.ids import NodeId
+from clussvc.model.monitoring import PropertyValue
 from clussvc.model.states import InterfaceState
 
 _ADDRESS_TYPE = "ip address"
@@ -40,6 +41,21 @@ def network_of(config: Config, resource: Resource) -> Network | None:
         if named and any(each.position == network.position and each.adapter == named for each in told):
             return network
     return None
+
+
+def on_this_node(config: Config, resource: Resource, node: NodeId) -> dict[str, PropertyValue]:
+    """The private properties as the resource type on that node understands them: where Network names a network of the
+    cluster, the name of the interface that the node has there; without one, nothing, so that the subnet decides."""
+    private = dict(resource.private)
+    key = next((name for name in private if name.casefold() == "network"), "")
+    if not key or resource.type.casefold() != _ADDRESS_TYPE or node not in config.nodes:
+        return private
+    network = config.network_named(str(private[key]))
+    if network is None:
+        return private
+    member = config.nodes[node]
+    adapter = told_of(member, network.position).adapter if network.position < len(member.addresses) else ""
+    return {**private, key: adapter}
 
 
 def cut_off(config: Config, resources: Iterable[Resource]) -> dict[NodeId, str]:
