@@ -111,6 +111,10 @@ class QuorumDevice(Protocol):
     def release(self, key: int) -> None:
         """Give the reservation back; the registration stays. Harmless when another key holds it."""
 
+    def clear(self, key: int) -> None:
+        """Remove all keys and the reservation, whoever holds it. Raises ``reservation-conflict`` when the own key is no
+        registered one."""
+
     def unregister(self, key: int) -> None:
         """End the registration of the own key."""
 

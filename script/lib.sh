@@ -59,6 +59,11 @@ missing_tools() {
     fi
 }
 
+missing_for_all_tests() { # A real iSCSI target, and the library to reach it; without them those tests are skipped.
+    command -v tgtd >/dev/null || printf '%s\n' tgt
+    ldconfig -p 2>/dev/null | grep -q 'libiscsi\.so\.' || printf '%s\n' libiscsi-bin
+}
+
 missing_for_building() {
     local python version
     has_compiler || printf '%s\n' gcc libc6-dev

@@ -7,13 +7,14 @@ stable keys. Reports and errors are carried unchanged: code, status, message, se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.properties import PropertyDef
+from clussvc.model.quorum import QuorumKind
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.states import NodePhase
@@ -83,10 +84,23 @@ def cluster_of(config: Config, view: LiveView) -> Plain:
     }
 
 
+_QUORUM_TYPES: Final = {
+    QuorumKind.MAJORITY: "Majority Node Set",
+    QuorumKind.DISK: "Physical Disk",
+    QuorumKind.LOCAL: "Local Quorum",
+}
+"""The resource types that MSCS has for them."""
+
+
 def quorum_of(config: Config, view: LiveView) -> Plain:
     """How the cluster decides which side of a split may live."""
+    quorum = config.quorum
     return {
-        "type": "Majority Node Set",
+        "type": _QUORUM_TYPES[quorum.kind],
+        "device": quorum.device,
+        "max_log_kb": quorum.max_log_kb,
+        "reservations": quorum.reservations,
+        "generation": quorum.generation,
         "voters": [config.node_name(node) for node in sorted(config.voters)],
         "voters_version": config.voters_version,
         "votes_needed": view.votes_needed,

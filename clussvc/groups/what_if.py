@@ -290,7 +290,12 @@ def _refused(report: Report | None) -> str | None:
 
 
 def _quorum(config: Config) -> tuple[bool, str]:
-    """Whether the nodes that are up hold a majority, and the sentence about it."""
+    """Whether the nodes that are up can act, and the sentence about it."""
+    if config.quorum.on_disk:
+        up = sum(1 for node in config.nodes.values() if node.up)
+        if up:
+            return True, f"{up} of {len(config.nodes)} nodes would be up; the cluster goes on with the quorum disk."
+        return False, "no node would be up, and every group would stop."
     voters = config.voters
     present = [node for node in config.nodes.values() if node.up and node.id in voters]
     votes = f"{len(present)} of {len(voters)} voters would be up, {needed(len(voters))} are needed"

@@ -12,7 +12,7 @@ MAX_LOG_KB = 4_096
 LOG_KB_RANGE = (512, 1_048_576)
 HOLD_MS_RANGE = (100, 20_000)
 DEVICE_LENGTH_MAX = 1_024
-NODE_NUMBER_MAX = 255
+NODE_NUMBER_MAX = 127
 """Of nodes that have a slot on a quorum disk. Node numbers are never used again, so this also bounds how many nodes a
 cluster with a quorum disk ever has."""
 

@@ -116,6 +116,7 @@ def wishes_to_serve(slots: Slots, before: Slots, me: NodeId) -> NodeId | None:
 class Watch:
     """For how long the owner's slot has stood still, on this node's clock."""
 
+    me: NodeId
     own_hold_ms: int
     drift_ppm: int
     owner: Slot | None = None
@@ -129,10 +130,14 @@ class Watch:
     def see(self, slots: Slots, now_ms: int) -> bool:
         """Take in a reading that ended now; says whether the owner is another one, or has moved."""
         owner = owner_of(slots)
-        sign = (owner.node, owner.epoch, owner.boot, owner.counter, owner.held) if owner else ()
+        sign: tuple[object, ...] = (owner.node, owner.epoch) if owner else ()
+        if owner is not None and owner.node != self.me:
+            # Who holds nothing any more, and who watches, writes its slot as well when it wants the disk.
+            sign += (owner.held, owner.boot, owner.counter) if owner.held else (owner.held,)
         moved = sign != self._sign
+        self.owner = owner
         if moved:
-            self.owner, self.since_ms, self._sign = owner, now_ms, sign
+            self.since_ms, self._sign = now_ms, sign
             if owner is not None and self._chosen is not None and owner.epoch >= self._chosen[0]:
                 self._chosen = None
         return moved

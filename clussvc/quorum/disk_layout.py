@@ -1,10 +1,14 @@
 """The quorum disk as bytes: superblock, node slots, areas of image and log.
 
 ```
-  sector 0        superblock: whose disk this is, and its geometry; written once
-  sectors 1..255  a slot for each node, written by that node alone
-  then            eight areas, each with an image of the configuration and the log that follows it
+  sector 0          superblock: whose disk this is, and its geometry; written once
+  sectors 1..508    a slot for each of 127 nodes, in four copies, written by that node alone
+  sectors 512..     eight areas, each with an image of the configuration and the log that follows it
 ```
+
+**Slots.** A node writes its slot into one of its four sectors, not into the one with its newest words; the newest copy
+counts. A write that was answered with an error, or whose process is gone, may still take effect later. So a sector that
+such a write went to is left alone for :data:`GHOST_MS`, or an old word could take the place of a newer one.
 
 A sector has 4096 bytes and a checksum, and is the unit that a device writes whole or not at all; every sector can be
 read without any other. There is no record that two nodes write: who owns the disk, and where the log is, follows from
@@ -33,7 +37,11 @@ from clussvc.model.quorum import NODE_NUMBER_MAX
 
 SECTOR_BYTES = 4096
 FIRST_SLOT_SECTOR = 1
-FIRST_AREA_SECTOR = 256
+SLOT_COPIES = 4
+SLOT_SECTORS = NODE_NUMBER_MAX * SLOT_COPIES
+FIRST_AREA_SECTOR = 512
+GHOST_MS = 30_000
+"""After so long a write that was not answered has taken effect, or never will; SCSI gives commands up after 30 s."""
 AREAS = 8
 PAIRS = AREAS // 2
 DISK_BYTES_MIN = 50 * 1024 * 1024
@@ -202,10 +210,11 @@ def decode_superblock(sector: bytes) -> Superblock | None:
 # --- slots -----------------------------------------------------------------------------------------------------------
 
 
-def slot_sector(node: NodeId) -> int:
-    """Where a node's slot is."""
+def slot_sector(node: NodeId, copy: int) -> int:
+    """Where a copy of a node's slot is."""
     assert 1 <= node <= NODE_NUMBER_MAX, node
-    return FIRST_SLOT_SECTOR + node - 1
+    assert 0 <= copy < SLOT_COPIES, copy
+    return FIRST_SLOT_SECTOR + (node - 1) * SLOT_COPIES + copy
 
 
 def encode_slot(slot: Slot, disk: int) -> bytes:
@@ -274,14 +283,35 @@ def decode_slot(sector: bytes, node: NodeId, disk: int) -> Slot | None:
     )
 
 
+def decode_copies(data: bytes, node: NodeId, disk: int) -> list[Slot | None]:
+    """All copies of one slot, in sectors that were read from the first slot on."""
+    begin = (node - 1) * SLOT_COPIES * SECTOR_BYTES
+    places = range(begin, begin + SLOT_COPIES * SECTOR_BYTES, SECTOR_BYTES)
+    return [
+        decode_slot(data[at : at + SECTOR_BYTES], node, disk) if data.startswith(_SLOT_MAGIC, at) else None
+        for at in places
+    ]
+
+
+def newest_copy(copies: Sequence[Slot | None]) -> int | None:
+    """The number of the copy with the node's newest words; None if it has said nothing yet."""
+    said = [number for number, slot in enumerate(copies) if slot is not None]
+    return max(said, key=lambda number: _age(copies[number]), default=None)
+
+
+def _age(slot: Slot | None) -> tuple[int, int]:
+    assert slot is not None
+    return slot.boot, slot.counter
+
+
 def decode_slots(data: bytes, disk: int) -> dict[NodeId, Slot]:
     """The slots in sectors that were read from the first one on."""
     found = {}
-    for number in range(len(data) // SECTOR_BYTES):
-        node = NodeId(number + 1)
-        slot = decode_slot(data[number * SECTOR_BYTES : (number + 1) * SECTOR_BYTES], node, disk)
-        if slot is not None:
-            found[node] = slot
+    for number in range(1, len(data) // (SLOT_COPIES * SECTOR_BYTES) + 1):
+        copies = decode_copies(data, NodeId(number), disk)
+        newest = newest_copy(copies)
+        if newest is not None and (slot := copies[newest]) is not None:
+            found[NodeId(number)] = slot
     return found
 
 

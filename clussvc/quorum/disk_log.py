@@ -26,7 +26,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 from typing import TYPE_CHECKING, assert_never
@@ -41,7 +41,9 @@ from clussvc.quorum.disk_layout import (
     BATCH_BYTES_MAX,
     BATCH_SECTORS_MAX,
     FIRST_SLOT_SECTOR,
+    GHOST_MS,
     SECTOR_BYTES,
+    SLOT_COPIES,
     LogDamaged,
     LogPlace,
     Slot,
@@ -49,6 +51,7 @@ from clussvc.quorum.disk_layout import (
 )
 from clussvc.quorum.disk_messages import (
     Answer,
+    Clear,
     DiskAction,
     DiskFailed,
     DiskRequest,
@@ -178,12 +181,10 @@ class QuorumDiskLog:
         state: StateMachine,
         index: int,
         log_bytes_max: int,
-        nodes_max: int,
         rng: random.Random,
         now_ms: int,
     ) -> None:
-        """``key``: of persistent reservations; 0 when the device has none. ``index``: what ``state`` holds already.
-        ``nodes_max``: the highest number that any node has or had; see :meth:`know_nodes`."""
+        """``key``: of persistent reservations; 0 when the device has none. ``index``: what ``state`` holds already."""
         assert 1 <= node <= NODE_NUMBER_MAX
         self._node = node
         self._boot = boot
@@ -193,7 +194,6 @@ class QuorumDiskLog:
         self._state = state
         self._index = index
         self._log_sectors = max(2 * BATCH_SECTORS_MAX, log_bytes_max // SECTOR_BYTES)
-        self._nodes_max = nodes_max
         self._rng = rng
         self._now_ms = now_ms
         self._out: list[DiskAction] = []
@@ -204,7 +204,11 @@ class QuorumDiskLog:
         self._role = Role.FOLLOWING
         self._mine: Slot | None = None
         """This node's slot as the disk has it, or will have it when the write under way is done; None: not read yet."""
-        self._watch = Watch(timing.hold_ms, timing.drift_ppm)
+        self._newest_copy = 0
+        self._doubtful: dict[int, int] = {}
+        """Copies into which a write that was not answered may yet go, until then."""
+        self._copy_under_way: int | None = None
+        self._watch = Watch(node, timing.hold_ms, timing.drift_ppm)
         self._registered = False
         self._contest_wanted = False
         self._client_networks = 1
@@ -213,6 +217,8 @@ class QuorumDiskLog:
 
         self._epoch = 0
         self._hold_until_ms = -1
+        self._bound_until_ms = -1
+        """When the last hold ended, or would have; until then this node may have granted leases."""
         self._before: NodeId | None = None
         self._before_over_ms = 0
         self._next_renew_ms = 0
@@ -242,6 +248,9 @@ class QuorumDiskLog:
         self._turn(now_ms)
         running, self._busy = self._busy, None
         assert running is not None, "nothing was asked"
+        if self._copy_under_way is not None:
+            self._slot_answered(self._copy_under_way, answer)
+            self._copy_under_way = None
         if isinstance(answer, DiskFailed):
             self._say_trouble(answer.code, answer.detail)
         else:
@@ -270,10 +279,6 @@ class QuorumDiskLog:
             self._yielding = True
             self._next_renew_ms = now_ms
         self._pump()
-
-    def know_nodes(self, highest: int) -> None:
-        """The highest number that any node has or had; their slots are read."""
-        self._nodes_max = max(self._nodes_max, min(highest, NODE_NUMBER_MAX))
 
     def set_timing(self, timing: DiskTiming, *, now_ms: int) -> None:
         """Use other timings from now on; a hold that runs keeps its end."""
@@ -405,8 +410,14 @@ class QuorumDiskLog:
             running = min(ready, key=lambda each: each.priority)
             request = running.request
             assert request is not None
+            if isinstance(request, _Say):
+                self._copy_under_way = self._usable_copy()
+                if self._copy_under_way is None:
+                    running.not_before_ms = min(self._doubtful.values())
+                    continue
+                request = self._written(request, self._copy_under_way)
             running.request, self._busy = None, running
-            self._out.append(Perform(request=self._written(request) if isinstance(request, _Say) else request))
+            self._out.append(Perform(request=request))
 
     def _begin_due(self) -> None:
         under_way = {running.priority for running in self._running}
@@ -464,22 +475,49 @@ class QuorumDiskLog:
 
     # --- reading and writing slots ----------------------------------------------------------------------------------
 
-    def _read_slots(self, count: int = NODE_NUMBER_MAX) -> Generator[_Request, bytes, arbitration.Slots]:
-        data = yield Read(sector=FIRST_SLOT_SECTOR, count=count)
-        slots = disk_layout.decode_slots(data, self._block.disk)
+    def _read_slots(self, nodes: int = NODE_NUMBER_MAX) -> Generator[_Request, bytes, arbitration.Slots]:
+        """The slots of that many nodes. Whoever contests reads all there can be."""
+        data = b""
+        while len(data) < nodes * SLOT_COPIES * SECTOR_BYTES:
+            done = len(data) // SECTOR_BYTES
+            data += yield Read(sector=FIRST_SLOT_SECTOR + done, count=min(CHUNK_SECTORS, nodes * SLOT_COPIES - done))
         if self._mine is None:
-            # What an earlier life of this node has said still binds it.
-            self._mine = slots.get(self._node, Slot(node=self._node))
-            self._mine = replace(self._mine, boot=self._boot, wants=False, held=False)
-        return slots
+            self._begin_slot(disk_layout.decode_copies(data, self._node, self._block.disk))
+        return disk_layout.decode_slots(data, self._block.disk)
+
+    def _begin_slot(self, copies: Sequence[Slot | None]) -> None:
+        """What an earlier life of this node has said still binds it, and what it wrote last may yet take effect, in any
+        copy but the newest."""
+        newest = disk_layout.newest_copy(copies)
+        said = copies[newest] if newest is not None else None
+        self._mine = replace(said or Slot(node=self._node), boot=self._boot, wants=False, held=False)
+        self._newest_copy = newest if newest is not None else SLOT_COPIES - 1
+        if self._boot > 1:
+            others = (number for number in range(SLOT_COPIES) if number != self._newest_copy)
+            self._doubtful = dict.fromkeys(others, self._now_ms + GHOST_MS)
 
     def _say(self, change: Callable[[Slot], Slot]) -> Task:
         yield _Say(change)
 
-    def _written(self, say: _Say) -> Write:
+    def _usable_copy(self) -> int | None:
+        """Where this node's slot can be written now: not over its newest words, if there is another place."""
+        usable = [number for number in range(SLOT_COPIES) if self._doubtful.get(number, -1) <= self._now_ms]
+        others = [number for number in usable if number != self._newest_copy]
+        return min(others or usable, key=lambda number: (number - self._newest_copy) % SLOT_COPIES, default=None)
+
+    def _slot_answered(self, copy: int, answer: bytes | DiskFailed) -> None:
+        if not isinstance(answer, DiskFailed):
+            self._newest_copy = copy
+        elif answer.code == "device-lost":
+            self._doubtful[copy] = self._now_ms + GHOST_MS
+
+    def _written(self, say: _Say, copy: int) -> Write:
         """The slot as it is to be written. It counts as said from now on, whatever the device answers."""
         assert self._mine is not None
         changed = say.change(self._mine)
+        if self._role is Role.FOLLOWING and self._now_ms >= self._bound_until_ms and changed.epoch == self._mine.epoch:
+            # Others need not wait for the end of a hold that is over; they would, as long as this slot moves.
+            changed = replace(changed, held=False)
         self._mine = replace(
             changed,
             counter=changed.counter + 1,
@@ -488,7 +526,7 @@ class QuorumDiskLog:
             client_networks=self._client_networks,
         )
         data = disk_layout.encode_slot(self._mine, self._block.disk)
-        return Write(sector=disk_layout.slot_sector(self._node), data=data)
+        return Write(sector=disk_layout.slot_sector(self._node, copy), data=data)
 
     # --- watching and contesting ------------------------------------------------------------------------------------
 
@@ -582,7 +620,16 @@ class QuorumDiskLog:
         for slot in slots.values():
             if slot.key not in (0, self._key):
                 yield from self._preempt(slot.key)
-        yield Reserve(key=self._key)
+        try:
+            yield Reserve(key=self._key)
+        except DiskFailed as failure:
+            if failure.code != "reservation-conflict":
+                raise
+            # By a key that no slot names, or by an earlier session of this very node, whose registration the device
+            # keeps apart. Only the node that was chosen comes here, and the hold of the one before is over.
+            yield Clear(key=self._key)
+            yield Register(key=self._key)
+            yield Reserve(key=self._key)
 
     def _preempt(self, victim: int) -> Task:
         try:
@@ -737,7 +784,7 @@ class QuorumDiskLog:
             return
         try:
             yield from self._say(self._with_tail)
-            slots = yield from self._read_slots(min(NODE_NUMBER_MAX, max(self._nodes_max, self._node)))
+            slots = yield from self._read_slots(min(NODE_NUMBER_MAX, max(self._state.highest_node, self._node)))
         except DiskFailed as failure:
             if failure.code == "device-lost":
                 self._next_renew_ms = self._now_ms + RETRY_MS
@@ -778,9 +825,10 @@ class QuorumDiskLog:
     def _lose(self, because: str) -> None:
         was_owner = self._role is Role.OWNER
         self._role = Role.FOLLOWING
-        self._hold_until_ms = -1
+        self._bound_until_ms, self._hold_until_ms = self._hold_until_ms, -1
         self._yielding = self._switch_due = False
-        self._watch = Watch(self._timing.hold_ms, self._timing.drift_ppm, given_up=self._watch.given_up)
+        timing = self._timing
+        self._watch = Watch(self._node, timing.hold_ms, timing.drift_ppm, given_up=self._watch.given_up)
         self._next_look_ms = max(self._next_look_ms, self._now_ms + self._timing.poll_ms)
         # The answer to the request under way, if there is one, reaches nobody any more.
         self._running.clear()

@@ -57,7 +57,14 @@ class Release:
     key: int
 
 
-DiskRequest = Read | Write | Register | Reserve | Preempt | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear:
+    """Remove every key and the reservation."""
+
+    key: int
+
+
+DiskRequest = Read | Write | Register | Reserve | Preempt | Release | Clear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +214,10 @@ Done = Callable[[Fate, str], None]
 
 class StateMachine(Protocol):
     """What the log drives; equal on all nodes. See :class:`clussvc.global_update.raft.values.StateMachine`."""
+
+    @property
+    def highest_node(self) -> int:
+        """The highest number that any node has or had; 0: nothing is known yet. The owner reads so many slots."""
 
     def apply(self, index: int, command: bytes) -> bytes:
         """Apply command number ``index``."""

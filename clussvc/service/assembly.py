@@ -239,7 +239,6 @@ class Node(Runtime):
             open_device=opener(file, quorum),
             state_machine=ReplicatedState(self._inbox.put, config),
             index=index,
-            nodes_max=config.next_node_id if config else file.node_id,
             send=lambda node, frame: _ignore(self._streams.send(node, Kind.DISK_LOG, frame)),
             tell=self._inbox.put,
             on_leader_changed=lambda leader, leads: self._leader_changed(leader, leads, frozenset()),
@@ -330,7 +329,6 @@ class Node(Runtime):
 
     def _set_peers(self, action: SetPeers) -> None:
         self._remember_members(action)
-        self._engine.know_nodes(max((*action.peers, self._file.node_id)))
         addresses = {
             node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()
         }

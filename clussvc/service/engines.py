@@ -56,9 +56,6 @@ class Engine(Protocol):
     def give_back(self) -> None:
         """See actions.GiveQuorumBack."""
 
-    def know_nodes(self, highest: int) -> None:
-        """The highest number of a node."""
-
     @property
     def applied_index(self) -> int:
         """Entries applied."""
@@ -102,9 +99,6 @@ class RaftEngine:
     def give_back(self) -> None:
         """See Engine; there is nothing to give back."""
 
-    def know_nodes(self, highest: int) -> None:
-        """See Engine; the log has a list of its members."""
-
     @property
     def applied_index(self) -> int:
         """See Engine."""
@@ -122,7 +116,7 @@ class DiskEngine:
         self.start, self.stop = disk.start, disk.stop
         self.receive, self.propose = disk.receive, disk.propose
         self.peer_connected, self.peer_disconnected = disk.peer_connected, disk.peer_disconnected
-        self.contest, self.give_back, self.know_nodes = disk.contest, disk.give_back, disk.know_nodes
+        self.contest, self.give_back = disk.contest, disk.give_back
 
     def use_timing(self, timing: Timing) -> None:
         """See Engine."""

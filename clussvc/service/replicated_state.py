@@ -27,6 +27,11 @@ class ReplicatedState:
         self.malformed = 0
         """Entries that could not be decoded; they change nothing, equally on all nodes."""
 
+    @property
+    def highest_node(self) -> int:
+        """The highest number that any node has or had."""
+        return self._config.next_node_id - 1 if self._config is not None else 0
+
     def apply(self, index: int, command: bytes) -> bytes:
         """Apply one entry. A malformed one, which no proposer of this version writes, changes nothing.
 

@@ -85,16 +85,23 @@ def _version(session: Session) -> Screen:
 
 def _quorum(session: Session) -> Screen:
     data = session.call("Cluster", "quorum")
-    lines = render.key_lines(
-        [
-            ("Quorum Resource", data["type"]),
+    lines: list[tuple[str, object]] = [("Quorum Resource", data["type"])]
+    if data["device"]:
+        guard = "persistent reservations" if data["reservations"] else "the on-disk lease"
+        lines += [
+            ("Device", data["device"]),
+            ("Max Log Size", f"{data['max_log_kb']} KB"),
+            ("Guarded by", guard),
+            ("Owner", data["coordinator"] or "(none known)"),
+        ]
+    else:
+        lines += [
             ("Voting nodes", ", ".join(data["voters"])),
             ("Votes needed", data["votes_needed"]),
             ("Votes held", f"{data['votes_held']} (as the asked node sees it)"),
             ("Coordinator", data["coordinator"] or "(none known)"),
         ]
-    )
-    return Screen(text=render.titled("Listing the quorum:", lines), data=data)
+    return Screen(text=render.titled("Listing the quorum:", render.key_lines(lines)), data=data)
 
 
 def _list(session: Session) -> Screen:

@@ -396,8 +396,8 @@ class Lab:
         self.nodes: list[Node] = []
         self._holders: list[Holder] = []
         try:
-            self._switch = self._hold("switch")
-            self._client = self._hold("client")
+            self._switch = self.hold("switch")
+            self._client = self.hold("client")
             self.switch_ip("link set lo up")
             for network in range(networks):
                 self.switch_ip(
@@ -476,7 +476,8 @@ class Lab:
                 raise LabError(f"left over: {left}")
             time.sleep(0.02)
 
-    def _hold(self, name: str) -> Holder:
+    def hold(self, name: str) -> Holder:
+        """A network for one more machine, until the lab is closed."""
         holder = Holder(("--net",), ("cat",), self.folder / f"{name}.out")
         self._holders.append(holder)
         self._seen |= holder.namespaces

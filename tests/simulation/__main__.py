@@ -27,7 +27,11 @@ def main() -> int:
     what.add_argument("--mutations", action="store_true", help="break the product on purpose, and see it caught")
     parser.add_argument("--jobs", type=int, default=1, help="processes to use (default 1)")
     parser.add_argument("--nodes", type=int, help="cluster size instead of the one that the seed draws")
-    parser.add_argument("--log", choices=("raft", "ordered"), help="log instead of the one that the seed draws")
+    parser.add_argument(
+        "--log",
+        choices=("raft", "ordered", "disk-reservations", "disk-leases"),
+        help="log instead of the one that the seed draws",
+    )
     parser.add_argument("--minutes", type=float, help="stop a sweep after so long")
     parser.add_argument("--shrink", action="store_true", help="look for a shorter story that fails the same way")
     parser.add_argument("--steps", action="store_true", help="print the steps of the story")

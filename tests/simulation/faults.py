@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from clussvc.model.ids import GroupId, NodeId
 from tests.simulation import administrator as admin
+from tests.simulation.disk_quorum_log import DiskQuorumLog
 from tests.simulation.machine import Machine
+from tests.simulation.shared_disk import SharedDisk
 from tests.simulation.world import World
 
 MONITOR_HUNG_MS = 1_500
@@ -47,7 +49,7 @@ class Trouble:
         """Begin a step; its end comes by itself."""
         if not self.over:
             self.world.tell(None, f"--- {step.kind} for {step.for_ms} ms")
-            (KINDS.get(step.kind) or UNDRAWN[step.kind])(self, step)
+            (KINDS.get(step.kind) or DISK_KINDS.get(step.kind) or UNDRAWN[step.kind])(self, step)
 
     def later(self, step: Step, action: Callable[[], None]) -> None:
         """The end of a step; nothing if everything was made good meanwhile."""
@@ -254,6 +256,56 @@ class Trouble:
         machine = self.machine(step.picks[0])
         machine.clock.wall_offset_ms = int((step.picks[1] - 0.5) * 2 * 365 * 86_400_000)
 
+    # --- the quorum disk --------------------------------------------------------------------------------------------
+
+    def quorum_disk_cut_off(self, step: Step) -> None:
+        """A machine, some, or all reach the quorum disk no more."""
+        disk = self._quorum_disk()
+        chosen = [self.machine(step.picks[0])] if step.picks[1] < 0.6 else self.some(step.picks[0])
+        machines = {machine.id for machine in (self.world.nodes.values() if step.picks[1] > 0.9 else chosen)}
+        disk.cut_off |= machines
+        self.later(step, lambda: disk.cut_off.difference_update(machines))
+
+    def quorum_disk_stalls(self, step: Step) -> None:
+        """It answers one machine, or nobody, for a while."""
+        disk = self._quorum_disk()
+        one = self.machine(step.picks[0])
+        until_us = self.world.scheduler.now_us + step.for_ms * 1000
+        for machine in [one] if step.picks[1] < 0.6 else self.world.nodes.values():
+            disk.stalled_until_us[machine.id] = until_us
+
+    def quorum_disk_fails(self, step: Step) -> None:
+        """Some requests fail."""
+        disk = self._quorum_disk()
+        disk.failing = 0.6 * step.picks[0]
+
+        def work() -> None:
+            disk.failing = 0.0
+
+        self.later(step, work)
+
+    def owner_cut_off(self, step: Step) -> None:
+        """Whoever owns the quorum disk loses the network, the disk, or the power."""
+        leader = self.world.leader
+        if leader is None:
+            return
+        machine = self.world.nodes[leader]
+        if step.picks[0] < 0.4:
+            others = {other.name for other in self.world.nodes.values()} - {machine.name}
+            self.world.partition({machine.name}, others)
+            self.later(step, self.world.heal)
+        elif step.picks[0] < 0.7:
+            disk = self._quorum_disk()
+            disk.cut_off.add(leader)
+            self.later(step, lambda: disk.cut_off.discard(leader))
+        else:
+            self.world.crash(machine.name)
+            self.later(step, lambda: self._start(machine))
+
+    def _quorum_disk(self) -> SharedDisk:
+        assert isinstance(self.world.log, DiskQuorumLog)
+        return self.world.log.disk
+
     # --- monitors and resources -------------------------------------------------------------------------------------
 
     def kill_monitor(self, step: Step) -> None:
@@ -382,6 +434,8 @@ class Trouble:
         behaviour = world.behaviour
         for faulty in (behaviour.fails, behaviour.dead, behaviour.stuck, behaviour.unkillable):
             faulty.clear()
+        if isinstance(world.log, DiskQuorumLog):
+            world.log.disk.make_good()
         for machine in world.nodes.values():
             machine.disk.full = False
             machine.disk.writes_left = None
@@ -427,6 +481,14 @@ KINDS: dict[str, Callable[[Trouble, Step], None]] = {
     "eviction": Trouble.evict_node,
 }
 
+DISK_KINDS: dict[str, Callable[[Trouble, Step], None]] = {
+    "quorum disk cut off": Trouble.quorum_disk_cut_off,
+    "stalled quorum disk": Trouble.quorum_disk_stalls,
+    "failing quorum disk": Trouble.quorum_disk_fails,
+    "owner in trouble": Trouble.owner_cut_off,
+}
+"""What happens besides where there is a quorum disk."""
+
 UNDRAWN: dict[str, Callable[[Trouble, Step], None]] = {}
 """Kinds that no seed draws, for stories that are written by hand; :mod:`tests.simulation.mutations` brings them."""
 
@@ -460,4 +522,17 @@ def draw(rng: random.Random, *, until_ms: int, rate_per_s: float) -> list[Step]:
                 for_ms=for_ms,
             )
         )
+    return steps
+
+
+def draw_disk_faults(seed: int, *, until_ms: int) -> list[Step]:
+    """The steps of a story with a quorum disk that others do not have; drawn apart, so that theirs stay the same."""
+    rng = random.Random(f"disk faults of {seed}")
+    rate_per_s = rng.choice([0.2, 0.5, 1.0])
+    steps = []
+    at_ms = 0.0
+    while (at_ms := at_ms + rng.expovariate(rate_per_s) * 1000) < until_ms:
+        picks = tuple(rng.random() for _ in range(4))
+        kind = rng.choice(list(DISK_KINDS))
+        steps.append(Step(at_ms=int(at_ms), kind=kind, picks=picks, for_ms=int(20 * (250 ** rng.random()))))
     return steps

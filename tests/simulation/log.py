@@ -1,6 +1,7 @@
-"""What the simulated services use as their replicated log: a port with two implementations.
+"""What the simulated services use as their replicated log: a port with three implementations.
 
 :mod:`tests.simulation.raft_log` has the real library behind the real guard and journal inside;
+:mod:`tests.simulation.disk_quorum_log` has the real log of a quorum disk, on a simulated shared disk;
 :mod:`tests.simulation.ordered_log` is a list, for clusters that are too large for that, and for speed.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from clussvc.actions import AddLogMember, Propose, RemoveLogMember
+from clussvc.actions import AddLogMember, ContestQuorum, Propose, RemoveLogMember
 from clussvc.global_update.update import Proposal
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId
@@ -37,6 +38,21 @@ class LogModel(Protocol):
 
     def set_timing(self, machine: Machine, timing: Timing) -> None:
         """Perform the action."""
+
+    def contest(self, machine: Machine, action: ContestQuorum) -> None:
+        """Perform the action."""
+
+    def give_back(self, machine: Machine) -> None:
+        """Perform the action GiveQuorumBack."""
+
+    def deliver(self, sender: NodeId, receiver: NodeId, frame: bytes) -> None:
+        """A frame has arrived on a stream."""
+
+    def link_changed(self, node: NodeId, other: NodeId, up: bool) -> None:
+        """A node's connection to another one came or went."""
+
+    def erase(self, machine: Machine) -> None:
+        """The machine is set up anew."""
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:
         """Perform the action."""

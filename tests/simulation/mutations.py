@@ -24,10 +24,8 @@ Four weaknesses are no mutations here, since no story can show them as a broken 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from unittest.mock import patch
 
 import msgspec
 
@@ -62,12 +60,13 @@ from clussvc.node import NodeCore
 from clussvc.resources.machine import LocalResource
 from clussvc.resources.monitors import MonitorPool
 from tests.simulation import log_temptations, temptations
+from tests.simulation.disk_mutations import DISK_MUTATIONS
 from tests.simulation.faults import UNDRAWN
 from tests.simulation.machine import Machine
 from tests.simulation.monitors import SimMonitor
+from tests.simulation.mutation import Mutation, broken_by
 from tests.simulation.story import tell
 from tests.simulation.temptations import (
-    Draw,
     again_and_again,
     drawn,
     tempting,
@@ -83,25 +82,6 @@ CPU_S_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mutation:
-    """One way to break the product."""
-
-    name: str
-    breaks: str
-    """The rule that rests on what is taken away."""
-    what: str
-    """What the broken product does, in a sentence."""
-    caught_as: frozenset[str]
-    """The rules of the referee that count as noticed; ``liveness`` only where coming back is what is promised."""
-    broken: Callable[[], AbstractContextManager[None]]
-    """The product is broken while this is entered."""
-    plot: Draw
-    """The story of a seed, with the faults that tempt this weakness."""
-    seeds_max: int
-    """Within how many seeds, from 1 on, it must be noticed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Caught:
     """What became of a mutation. ``seed`` is 0 when nobody noticed it."""
 
@@ -110,19 +90,6 @@ class Caught:
     rule: str
     what: str
     cpu_s: float
-
-
-def broken_by(*changes: tuple[object, str, object]) -> Callable[[], AbstractContextManager[None]]:
-    """Replaces these attributes of classes and modules for a while."""
-
-    @contextmanager
-    def breaking() -> Iterator[None]:
-        with ExitStack() as stack:
-            for owner, name, value in changes:
-                stack.enter_context(patch.object(owner, name, value))
-            yield
-
-    return breaking
 
 
 # --- leases (R2, R4) ----------------------------------------------------------------------------------------------
@@ -916,6 +883,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         plot=tempting({"unwilling resource": 3.0, "administration": 1.0}),
         seeds_max=30,
     ),
+    *DISK_MUTATIONS,
 )
 
 

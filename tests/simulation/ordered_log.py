@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clussvc.actions import AddLogMember, Propose, RemoveLogMember
+from clussvc.actions import AddLogMember, ContestQuorum, Propose, RemoveLogMember
 from clussvc.events import Committed, LeadershipChanged, ProposalFailed, ProposalFate
 from clussvc.global_update.apply import apply
 from clussvc.global_update.update import Proposal
@@ -93,6 +93,21 @@ class OrderedLog:
 
     def set_timing(self, machine: Machine, timing: Timing) -> None:
         """See LogModel: it goes by what the world has read last."""
+
+    def contest(self, machine: Machine, action: ContestQuorum) -> None:
+        """See LogModel: a majority is not contested."""
+
+    def give_back(self, machine: Machine) -> None:
+        """See LogModel: there is nothing to give back."""
+
+    def deliver(self, sender: NodeId, receiver: NodeId, frame: bytes) -> None:
+        """See LogModel: this log sends nothing."""
+
+    def link_changed(self, node: NodeId, other: NodeId, up: bool) -> None:
+        """See LogModel: this log looks at the links themselves."""
+
+    def erase(self, machine: Machine) -> None:
+        """See LogModel: nothing is kept on machines."""
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:
         """See LogModel: this log loses its leader at once when the process ends."""

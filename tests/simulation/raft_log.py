@@ -7,21 +7,17 @@ arrived or is due, the outcome of proposals as events, changes of leadership as 
 from __future__ import annotations
 
 import random
-import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clussvc import codec
-from clussvc.actions import AddLogMember, Propose, RemoveLogMember
-from clussvc.events import Committed, ConfigInstalled, LeadershipChanged, ProposalFailed, ProposalFate
-from clussvc.global_update.apply import Applied, apply, founded
+from clussvc.actions import AddLogMember, ContestQuorum, Propose, RemoveLogMember
+from clussvc.events import LeadershipChanged, ProposalFailed, ProposalFate
 from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftNode, RaftSettings
-from clussvc.global_update.update import Proposal
-from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
-from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
+from tests.simulation.common_history import CommonHistory, SimState
 from tests.simulation.machine import Machine
 from tests.simulation.referee import Violation
 
@@ -29,68 +25,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CLUSTER = "simulated-cluster"
-RECOMPUTED_EVERY = 16
-"""Applying is pure, so one computation serves all nodes; every so often it is done anew and compared."""
-_INDEX = struct.Struct("<Q")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What stands at one index, and what it meant, as the first node to apply it found."""
-
-    command: bytes
-    before: Config | None
-    proposal: Proposal
-    applied: Applied
-
-
-class _State:
-    """The state machine of one node. It differs from ReplicatedState only in sharing the work with the other nodes."""
-
-    def __init__(self, log: RaftLog, machine: Machine) -> None:
-        self._log = log
-        self._machine = machine
-        self._generation = machine.generation
-        self._config: Config | None = None
-        self._index = 0
-
-    def apply(self, index: int, command: bytes) -> bytes:
-        """See StateMachine."""
-        if index != self._index + 1:
-            raise Violation("one log", f"n{self._machine.id} applies entry {index} after {self._index}")
-        self._index = index
-        entry = self._log.entry(self._machine, index, command, self._config)
-        self._config = entry.applied.config if founded(entry.applied.config) else None
-        if self._config is not None:
-            self._tell(
-                Committed(
-                    index=index,
-                    proposal=entry.proposal,
-                    config=entry.applied.config,
-                    refusal=entry.applied.refusal,
-                    records=entry.applied.records,
-                )
-            )
-        return _INDEX.pack(index)
-
-    def snapshot(self) -> bytes:
-        """See StateMachine."""
-        return codec.encode_config(self._config) if self._config is not None else b""
-
-    def restore(self, index: int, image: bytes) -> None:
-        """See StateMachine."""
-        self._index = index
-        decoded = codec.decode_config(image) if image else None
-        known = self._log.config_at(index)
-        if decoded != known:
-            raise Violation("equal state", f"n{self._machine.id} restores another state of index {index} than applied")
-        self._config = known
-        if self._config is not None:
-            self._tell(ConfigInstalled(index=index, config=self._config))
-
-    def _tell(self, event: Committed | ConfigInstalled) -> None:
-        if self._machine.generation == self._generation:
-            self._log.world.post(self._machine, event)
 
 
 @dataclass(slots=True)
@@ -106,48 +40,15 @@ class _Member:
     """The disk does not answer until then: what the step before has written is not durable, and nothing goes on."""
 
 
-class RaftLog:
+class RaftLog(CommonHistory):
     """See the module."""
 
     def __init__(self, world: World, settings: RaftSettings) -> None:
-        self.world = world
+        super().__init__(world)
         self._settings = settings
         self._members: dict[NodeId, _Member] = {}
-        self._entries: list[_Entry] = []
-        self.entries: list[tuple[Proposal, Config | None, Report | None]] = []
         self._leaders: dict[int, NodeId] = {}
         self._booted: set[NodeId] = set()
-
-    # --- the one history --------------------------------------------------------------------------------------------
-
-    def entry(self, machine: Machine, index: int, command: bytes, before: Config | None) -> _Entry:
-        """What stands at this index; the first node to come there says it, the others must agree."""
-        if index <= len(self._entries):
-            entry = self._entries[index - 1]
-            if entry.command != command:
-                raise Violation(
-                    "one log",
-                    f"n{machine.id} applies {codec.decode_proposal(command).request} at index {index}, where"
-                    f" {entry.proposal.request} was applied before",
-                )
-            if before is not entry.before and before != entry.before:
-                raise Violation("equal state", f"n{machine.id} has another state than others before index {index}")
-            if (index + machine.id) % RECOMPUTED_EVERY == 0:
-                again = apply(before, codec.decode_proposal(command))
-                if again != entry.applied:
-                    raise Violation("equal state", f"n{machine.id} comes to another state at index {index}")
-            return entry
-        proposal = codec.decode_proposal(command)
-        entry = _Entry(command, before, proposal, apply(before, proposal))
-        self._entries.append(entry)
-        self.entries.append((proposal, entry.applied.config, entry.applied.refusal))
-        self.world.referee.committed(index, proposal, before, entry.applied.config)
-        return entry
-
-    def config_at(self, index: int) -> Config | None:
-        """The configuration after an entry that somebody has applied."""
-        config = self._entries[index - 1].applied.config if index else None
-        return config if founded(config) else None
 
     # --- the port ---------------------------------------------------------------------------------------------------
 
@@ -175,7 +76,7 @@ class RaftLog:
             members=frozenset(int(member) for member in members),
             folder=machine.disk.folder,
             first_boot=machine.id not in self._booted,
-            state_machine=_State(self, machine),
+            state_machine=SimState(self, machine),
             settings=settings,
             send=lambda receiver, frame: self._send(machine, receiver, frame),
             now_s=lambda: machine.clock.now_us / 1_000_000,
@@ -244,6 +145,12 @@ class RaftLog:
         if member is not None:
             member.node.set_timing(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
             self._wake(machine, member, 0)
+
+    def contest(self, machine: Machine, action: ContestQuorum) -> None:
+        """See LogModel: a majority is not contested."""
+
+    def give_back(self, machine: Machine) -> None:
+        """See LogModel: there is nothing to give back."""
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:
         """See LogModel."""

@@ -77,6 +77,8 @@ class _Truth:
 
     heard_by: dict[NodeId, int] = field(default_factory=dict)
     """When the newest heartbeat that each other node has received was sent."""
+    boot_heard: dict[NodeId, int] = field(default_factory=dict)
+    """Of which boot that was."""
     hears_us: dict[tuple[NodeId, int], deque[int]] = field(default_factory=dict)
     """When each other node has received one of each boot, newest last."""
     first_us: dict[tuple[NodeId, int], int] = field(default_factory=dict)
@@ -88,6 +90,12 @@ class _Truth:
     slower: Timing | None = None
     slower_until_us: int = -1
     """After a change to a faster one, leases of the slower kind run out until then."""
+    holds_until_us: int = -1
+    """Where the quorum is a disk: until when its process holds it, and grants leases."""
+    fed_until_us: int = -1
+    """Until when its monitors may go on by that hold, whatever becomes of the process."""
+    granted_us: dict[int, int] = field(default_factory=dict)
+    """When the newest heartbeat of each of its boots was sent that an owner has heard while it was one."""
 
 
 class Referee:
@@ -141,8 +149,35 @@ class Referee:
             # A double, or one that was overtaken, proves nothing that was not known.
             return
         truth.heard_by[receiver] = sent_us
+        truth.boot_heard[receiver] = boot
+        owner = self._truth.get(receiver)
+        if owner is not None and owner.holds_until_us > self._now_us():
+            truth.granted_us[boot] = max(truth.granted_us.get(boot, -1), sent_us)
         truth.first_us.setdefault((receiver, boot), self._now_us())
         truth.hears_us.setdefault((receiver, boot), deque(maxlen=HEARD_KEPT)).append(self._now_us())
+
+    def held(self, machine: Watched, until_us: int) -> None:
+        """The log of a machine says that it owns the quorum disk until then."""
+        now_us = self._now_us()
+        for other in self._machines():
+            truth = self._truth.get(other.id)
+            if truth is None or other.id == machine.id or not self.strict:
+                continue
+            if truth.holds_until_us > now_us and until_us > now_us:
+                raise Violation("one owner of the disk", f"n{machine.id} and n{other.id} own the quorum disk at once")
+        owner = self._truth.setdefault(machine.id, _Truth())
+        owner.holds_until_us, owner.fed_until_us = until_us, max(until_us, owner.fed_until_us)
+        for truth in self._truth.values():
+            # What it had heard before it became owner it grants with its first word.
+            if machine.id in truth.heard_by:
+                boot = truth.boot_heard[machine.id]
+                truth.granted_us[boot] = max(truth.granted_us.get(boot, -1), truth.heard_by[machine.id])
+
+    def hold_ended(self, machine: Watched) -> None:
+        """It has given the disk back, or its process is gone."""
+        truth = self._truth.get(machine.id)
+        if truth is not None:
+            truth.holds_until_us = min(truth.holds_until_us, self._now_us())
 
     def starts(self, machine: Watched, resource: ResourceId, epoch: int) -> None:
         """Something begins to run."""
@@ -299,6 +334,9 @@ class Referee:
             truth.voters, truth.voters_since_us = config.voters, now_us
         if not truth.voters:
             return
+        if config is not None and config.quorum.on_disk:
+            self._check_grants(machine, truth, running)
+            return
         # The most that this node can know: what the others have really received, as if every answer had arrived.
         needed = len(truth.voters) // 2 + 1
         sent = sorted((truth.heard_by.get(voter, -1) for voter in truth.voters if voter != machine.id), reverse=True)
@@ -315,6 +353,20 @@ class Referee:
                 f"n{machine.id} still runs {', '.join(sorted(running))} {(now_us - last_us) // 1000} ms after"
                 " a majority last heard it",
             )
+
+    def _check_grants(self, machine: Watched, truth: _Truth, running: dict[ResourceId, int]) -> None:
+        now_us, granted_us = self._now_us(), max(truth.granted_us.values(), default=-1)
+        for timing in self._timings_of(machine, truth):
+            factor = 1 + timing.drift_ppm / 1e6
+            lease_over_us = granted_us + (timing.lease_ms + timing.release_budget_ms) * factor * 1000
+            hold_over_us = truth.fed_until_us + timing.release_budget_ms * factor * 1000
+            if now_us <= max(lease_over_us, hold_over_us) + SLACK_MS * 1000:
+                return
+        raise Violation(
+            "R2",
+            f"n{machine.id} still runs {', '.join(sorted(running))} {(now_us - granted_us) // 1000} ms after an owner"
+            f" of the quorum disk last heard it, and {(now_us - truth.fed_until_us) // 1000} ms after its own hold",
+        )
 
     def _timings_of(self, machine: Watched, truth: _Truth) -> list[Timing]:
         """By which the leases of a machine may have been counted that run now."""
@@ -336,6 +388,9 @@ class Referee:
         timing = config.timing
         least_us = int((timing.lease_ms + timing.release_budget_ms) * 1000 * (1 - timing.drift_ppm / 1e6)) - 2_000
         truth = self._truth.setdefault(update.node, _Truth())
+        if config.quorum.on_disk:
+            self._check_let_go(machine, update.node, truth, victim.boot, timing)
+            return
         others = [voter for voter in config.voters if voter != update.node]
         times = {voter: truth.hears_us.get((voter, victim.boot), ()) for voter in others}
         # A silence may have ended meanwhile, so every moment after which one can have begun is tried. One that was over
@@ -356,6 +411,14 @@ class Referee:
             f"n{machine.id} declares n{update.node} down, although no majority of {sorted(config.voters)} has heard"
             f" nothing of it for {least_us // 1000} ms at the same time",
         )
+
+    def _check_let_go(self, machine: Watched, node: NodeId, truth: _Truth, boot: int, timing: Timing) -> None:
+        """Only an owner of the disk declares a node down, and when the node must have let go."""
+        factor = 1 - timing.drift_ppm / 1e6
+        lease_over_us = truth.granted_us.get(boot, -1) + (timing.lease_ms + timing.release_budget_ms) * factor * 1000
+        hold_over_us = truth.fed_until_us + timing.release_budget_ms * factor * 1000
+        if self._now_us() < max(lease_over_us, hold_over_us) - 2_000:
+            raise Violation("R3", f"n{machine.id} declares n{node} down, which may still act")
 
     def _check_hand_over(self, group_id: GroupId, before: Config, after: Config) -> None:
         earlier, group = before.groups.get(group_id), after.groups[group_id]

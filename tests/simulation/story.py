@@ -19,7 +19,7 @@ from clussvc.model.ids import GroupId
 from clussvc.model.settings import FAST, LAN, LOOPBACK, WAN, Timing
 from clussvc.model.states import ResourceState
 from tests.simulation import administrator as admin
-from tests.simulation.faults import Step, Trouble, draw
+from tests.simulation.faults import Step, Trouble, draw, draw_disk_faults
 from tests.simulation.referee import Violation
 from tests.simulation.world import Agent, World
 
@@ -88,6 +88,8 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
     steps = draw(rng, until_ms=TROUBLE_MS, rate_per_s=rng.choice([0.5, 1.0, 2.0, 4.0]))
     if factor >= 2:
         steps = [Step(at_ms=int(s.at_ms * 2), kind=s.kind, picks=s.picks, for_ms=int(s.for_ms * factor)) for s in steps]
+    if (log or drawn_log).startswith("disk-"):
+        steps = sorted([*steps, *draw_disk_faults(seed, until_ms=max(step.at_ms for step in steps))], key=_when)
     return Plot(
         seed=seed,
         nodes=nodes or drawn_nodes,
@@ -99,6 +101,10 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
         fence_devices=seed >= FENCED_FROM,
         separate_monitors=seed >= SEPARATE_FROM,
     )
+
+
+def _when(step: Step) -> int:
+    return step.at_ms
 
 
 def tell(plot: Plot) -> Ending:

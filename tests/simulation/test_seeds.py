@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from clussvc.model.settings import WAN
-from tests.simulation.faults import KINDS, Step
+from tests.simulation.faults import DISK_KINDS, KINDS, Step
 from tests.simulation.shrink import shrink
 from tests.simulation.story import FENCED_FROM, Ending, draw_plot, tell
 from tests.simulation.world import World
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = range(60)
+DISK_SEEDS = range(12)
 FENCED_SEEDS = range(FENCED_FROM + 1, FENCED_FROM + 11)
 LESSONS = [
     int(line.split()[0])
@@ -37,6 +38,12 @@ def expect_well(ending: Ending) -> None:
 @pytest.mark.parametrize("seed", sorted({*SEEDS, *LESSONS, *FENCED_SEEDS}))
 def test_a_random_story_breaks_no_promise_and_ends_well(seed: int) -> None:
     expect_well(tell(draw_plot(seed)))
+
+
+@pytest.mark.parametrize("log", ["disk-reservations", "disk-leases"])
+@pytest.mark.parametrize("seed", DISK_SEEDS)
+def test_a_random_story_with_a_quorum_disk_ends_well(seed: int, log: str) -> None:
+    expect_well(tell(draw_plot(seed, log=log)))
 
 
 def test_sixty_four_nodes_lose_one_and_go_on() -> None:
@@ -62,6 +69,8 @@ def test_the_seeds_draw_every_fault_there_is() -> None:
     drawn = {step.kind for seed in range(300) for step in draw_plot(seed).steps}
 
     assert drawn == set(KINDS)
+    drawn = {step.kind for seed in range(40) for step in draw_plot(seed, log="disk-leases").steps}
+    assert drawn >= set(DISK_KINDS)
 
 
 def test_a_seed_tells_the_same_story_in_every_process() -> None:

@@ -1,7 +1,8 @@
 """A whole cluster in one thread: real NodeCores, a virtual clock, and simulated machines, network, disks and monitors.
 
 Everything random comes from one seed, and nothing else comes from outside, so a story can be told again exactly. The
-log is the real library behind our guard and journal (``log="raft"``) or the ordered-log model (``log="ordered"``).
+log is the real library behind our guard and journal (``log="raft"``), the ordered-log model (``log="ordered"``), or the
+log of a quorum disk, with persistent reservations (``log="disk-reservations"``) or without (``log="disk-leases"``).
 
 After every event the referee looks whether a promise was broken; see :mod:`tests.simulation.referee`.
 """
@@ -24,9 +25,11 @@ from clussvc.actions import (
     Action,
     AddLogMember,
     CommandMonitor,
+    ContestQuorum,
     FenceNode,
     FenceSelf,
     ForgetLeader,
+    GiveQuorumBack,
     LeaveWill,
     Note,
     PeerAddress,
@@ -77,6 +80,7 @@ from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import NodeCore
 from tests.simulation.beacon import Beacon
 from tests.simulation.disk import Disk
+from tests.simulation.disk_quorum_log import DiskQuorumLog, simulated_quorum
 from tests.simulation.log import LogModel
 from tests.simulation.machine import Machine
 from tests.simulation.monitors import Behaviour, MonitorEnvironment, SimMonitor
@@ -142,7 +146,8 @@ class World:
     ) -> None:
         self.random = random.Random(seed)
         self.scheduler = Scheduler()
-        self.timing = timing
+        self.quorum = simulated_quorum(log)
+        self.timing = self.quorum.timing_of(timing.profile)
         self.fencing = fencing
         """Whether a node that fences itself really goes off (and is switched on again)."""
         self.restarts = restarts
@@ -186,6 +191,8 @@ class World:
                 compaction_entries=compaction_entries,
             )
             self.log = RaftLog(self, settings)
+        elif self.quorum.on_disk:
+            self.log = DiskQuorumLog(self)
         else:
             self.log = OrderedLog(self)
             self._found_directly(self.log)
@@ -246,6 +253,7 @@ class World:
             admin_port=0,
             utc_offset_min=0,
             group=GroupId("cluster-group"),
+            quorum=self.quorum if self.quorum.on_disk else None,
         )
 
     @staticmethod
@@ -270,7 +278,7 @@ class World:
 
     def form(self, *, limit_ms: int = 60_000) -> None:
         """Start all machines and have all of them be members with a vote, by the commands an administrator gives."""
-        if isinstance(self.log, RaftLog):
+        if not isinstance(self.log, OrderedLog):
             self._start(self.nodes[NodeId(1)])
             self.run_until(lambda: "n1" in self.members(), limit_ms=limit_ms)
             for update in list(self._founding())[1:]:
@@ -341,8 +349,7 @@ class World:
         self.tell(machine.id, "it was evicted, and its data are removed")
         machine.wiped = True
         machine.stored = []
-        if isinstance(self.log, RaftLog):
-            self.log.erase(machine)
+        self.log.erase(machine)
 
     def join_new_machine(self, run: Callable[..., None]) -> None:
         """A new machine asks to join; ``run`` is who gives the commands for it."""
@@ -408,9 +415,10 @@ class World:
             index=index,
             config=config,
             now_ms=machine.clock.now_ms,
+            quorum=config.quorum if config else self.quorum,
             leftovers=tuple(machine.monitors),
             found=(RequestId("found"), self._found_cluster())
-            if isinstance(self.log, RaftLog) and machine.id == 1 and config is None
+            if not isinstance(self.log, OrderedLog) and machine.id == 1 and config is None
             else None,
         )
         machine.beacon = self._make_beacon(machine)
@@ -684,6 +692,10 @@ class World:
                 machine.will = action.incarnation, machine.beacon.compose_will(action.incarnation)
             case UseTiming():
                 self.log.set_timing(machine, action.timing)
+            case ContestQuorum():
+                self.log.contest(machine, action)
+            case GiveQuorumBack():
+                self.log.give_back(machine)
             case ForgetLeader():
                 self.log.forget_leader(machine, action.node)
             case CommandMonitor():
@@ -782,12 +794,11 @@ class World:
         )
 
     def _deliver(self, sender: NodeId, receiver: NodeId, frame: bytes) -> None:
-        if self.nodes[receiver].alive and isinstance(self.log, RaftLog):
+        if self.nodes[receiver].alive:
             self.log.deliver(sender, receiver, frame)
 
     def _link_changed(self, node: NodeId, other: NodeId, up: bool) -> None:
-        if isinstance(self.log, RaftLog):
-            self.log.link_changed(node, other, up)
+        self.log.link_changed(node, other, up)
 
     def partition(self, *sides: set[str]) -> None:
         """Cut everything between these sides, and mend everything else."""

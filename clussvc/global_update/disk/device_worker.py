@@ -15,6 +15,7 @@ from clussvc.model.quorum import Quorum
 from clussvc.ports import QuorumDevice
 from clussvc.quorum.disk_layout import decode_superblock
 from clussvc.quorum.disk_messages import (
+    Clear,
     DiskFailed,
     DiskRequest,
     Preempt,
@@ -153,6 +154,8 @@ def perform(device: QuorumDevice, request: DiskRequest) -> bytes:
             device.preempt(request.key, request.victim)
         case Release():
             device.release(request.key)
+        case Clear():
+            device.clear(request.key)
         case _:
             assert_never(request)
     return b""

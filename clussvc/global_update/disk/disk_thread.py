@@ -73,13 +73,12 @@ class DiskLogThread:
         open_device: Callable[[], QuorumDevice],
         state_machine: StateMachine,
         index: int,
-        nodes_max: int,
         send: Callable[[int, bytes], None],
         tell: Callable[[Held | Lost | GiveWay], None],
         on_leader_changed: Callable[[int | None, bool], None],
         on_fatal: Callable[[Exception], None],
     ) -> None:
-        """``index``: what ``state_machine`` holds already. ``nodes_max``: the highest number of a node."""
+        """``index``: what ``state_machine`` holds already."""
         self._node = node_id
         self._send_frame = send
         self._tell = tell
@@ -94,7 +93,6 @@ class DiskLogThread:
             state=state_machine,
             index=index,
             log_bytes_max=quorum.max_log_kb * 1024,
-            nodes_max=nodes_max,
             rng=random.Random(),  # noqa: S311 (pauses between contests, no secret)
             now_ms=_now_ms(),
         )
@@ -178,10 +176,6 @@ class DiskLogThread:
     def set_timing(self, timing: DiskTiming) -> None:
         """See :meth:`QuorumDiskLog.set_timing`."""
         self._enqueue(lambda now_ms: self._log.set_timing(timing, now_ms=now_ms), most=2 * CALLS_MAX)
-
-    def know_nodes(self, highest: int) -> None:
-        """See :meth:`QuorumDiskLog.know_nodes`."""
-        self._enqueue(lambda now_ms: self._log.know_nodes(highest), most=2 * CALLS_MAX)
 
     def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
         """Have a command appended; ``done`` runs on the thread of the log."""

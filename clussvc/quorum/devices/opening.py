@@ -7,6 +7,8 @@ import stat
 
 from clussvc.model.errors import ClusterError
 from clussvc.ports import QuorumDevice
+from clussvc.quorum.devices.block_device import BlockDevice
+from clussvc.quorum.devices.iscsi import IscsiDevice
 from clussvc.quorum.devices.shared_file import SharedFile, lost
 
 
@@ -15,7 +17,8 @@ def open_device(spec: str, *, initiator: str, timeout_ms: int) -> QuorumDevice:
 
     ``initiator`` is this node's name for an iSCSI target. Raises ClusterError(``device-lost``, ``device-unsuitable``).
     """
-    del initiator, timeout_ms
+    if spec.startswith("iscsi:"):
+        return IscsiDevice(spec, initiator=initiator, timeout_ms=timeout_ms)
     if not os.path.isabs(spec):
         raise ClusterError(
             "device-unsuitable",
@@ -25,6 +28,8 @@ def open_device(spec: str, *, initiator: str, timeout_ms: int) -> QuorumDevice:
         mode = os.stat(spec).st_mode
     except OSError as error:
         raise lost(spec, error) from error
+    if stat.S_ISBLK(mode):
+        return BlockDevice(spec)
     if stat.S_ISREG(mode):
         return SharedFile(spec)
     raise ClusterError("device-unsuitable", f"{spec} is neither a file nor a block device")

@@ -85,13 +85,18 @@ class SharedFile:
                     raise OSError(errno.EIO, "it takes parts of sectors only")
                 sent += done
         except OSError as error:
+            if error.errno == errno.EBADE:
+                # So the kernel says what the device has answered: another node holds the reservation.
+                raise ClusterError(
+                    "reservation-conflict", f"quorum disk {self._path} refuses this node to write: another one has it"
+                ) from error
             raise lost(self._path, error) from error
 
     def register(self, key: int) -> None:
         """Never called: there are no reservations."""
         raise AssertionError(key)
 
-    reserve = release = unregister = register
+    reserve = release = clear = unregister = register
 
     def preempt(self, key: int, victim: int) -> None:
         """Never called: there are no reservations."""

@@ -20,6 +20,7 @@ from clussvc.groups.what_if import (
 )
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId
+from clussvc.model.quorum import Quorum, QuorumKind
 from tests.unit.groups.samples import APP, N1, N2, N3, NOW_MS, SITE, SQL, WEB, cluster, group, node, resource
 
 HEALTHY = cluster(
@@ -48,6 +49,16 @@ def test_a_death() -> None:
     assert answer.changes == (OwnerChange(group="SQL", before="NODE1", after="NODE3"),)
     assert answer.unchanged == 1
     assert answer.blocked == answer.later == ()
+
+
+def test_with_a_quorum_disk_one_node_is_enough() -> None:
+    quorum = Quorum(kind=QuorumKind.DISK, device="/dev/sdb", disk="0" * 15 + "1")
+    config = replace(cluster(node(1), node(2), node(3, up=False), group("SQL", 1)), quorum=quorum)
+
+    answer = ask(NodeDies(node=N1), config)
+
+    assert answer.quorum == "1 of 3 nodes would be up; the cluster goes on with the quorum disk."
+    assert [(each.group, each.after) for each in answer.changes] == [("SQL", "NODE2")]
 
 
 def test_a_death_too_many() -> None:

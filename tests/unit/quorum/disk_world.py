@@ -22,6 +22,7 @@ from clussvc.quorum.disk_layout import (
 )
 from clussvc.quorum.disk_log import QuorumDiskLog
 from clussvc.quorum.disk_messages import (
+    Clear,
     DiskFailed,
     DiskRequest,
     Fate,
@@ -89,13 +90,17 @@ class SharedDisk:
             case Release():
                 if self.holder == node:
                     self.holder = 0
+            case Clear():
+                self.registered.clear()
+                self.holder = 0
         return b""
 
 
 class State:
     """A list of commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, highest_node: int) -> None:
+        self.highest_node = highest_node
         self.commands: list[bytes] = []
 
     def apply(self, index: int, command: bytes) -> bytes:
@@ -118,7 +123,7 @@ class Node:
         self.world = world
         self.id = NodeId(number)
         self.boot = 0
-        self.state = State()
+        self.state = State(world.size)
         self.log: QuorumDiskLog | None = None
         self.held: Held | None = None
         self.leader: NodeId | None = None
@@ -145,11 +150,9 @@ class Node:
             state=self.state,
             index=len(self.state.commands),
             log_bytes_max=world.log_bytes_max,
-            nodes_max=len(world.nodes) or 1,
             rng=random.Random(world.random.getrandbits(32)),
             now_ms=world.now_ms,
         )
-        self.log.know_nodes(max(world.nodes, default=1))
         for other in world.nodes.values():
             if other.log is not None and other is not self:
                 world.connect(self, other)
@@ -236,6 +239,7 @@ class DiskWorld:
             cluster="c", cluster_name="C", disk=7, sectors=used_sectors(DISK_BYTES_MIN // SECTOR_BYTES), prepared_ms=0
         )
         self.log_bytes_max = log_bytes_max
+        self.size = nodes
         self.nodes: dict[int, Node] = {}
         self.cut: set[frozenset[int]] = set()
         self.blind: set[int] = set()

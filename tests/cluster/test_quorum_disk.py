@@ -1,0 +1,151 @@
+"""Two nodes and a quorum disk: one of the two is enough, and never both.
+
+Everything is tried on a file on shared storage, with the on-disk lease, and on a real iSCSI disk with reservations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clussvc.quorum.disk_layout import DISK_BYTES_MIN
+from tests.cluster.formation import WORKER, Cluster
+from tests.cluster.lab import Lab, Node, eventually
+from tests.cluster.storage import Storage, can_serve
+
+FILE = "file"
+ISCSI = pytest.param("iscsi", marks=pytest.mark.skipif(not can_serve(), reason="tgt is not installed"))
+
+
+@pytest.fixture(scope="module", params=[FILE, ISCSI])
+def disk(request: pytest.FixtureRequest) -> str:
+    """What the quorum disk is."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def lab(disk: str, folder: Path) -> Iterator[Lab]:
+    with Lab(folder=folder / disk, nodes=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def storage(disk: str, lab: Lab) -> Iterator[Storage | None]:
+    """The machine with the iSCSI disk; none for a file."""
+    if disk == FILE:
+        yield None
+        return
+    made = Storage(lab, size_bytes=2 * DISK_BYTES_MIN)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def formed(lab: Lab, storage: Storage | None) -> Cluster:
+    """Two nodes with the group of the web server on NODE1."""
+    cluster = Cluster(lab)
+    cluster.form("loopback", quorum=storage.place if storage else str(lab.folder / "quorum.disk"))
+    cluster.create_web_group(failback=False)
+    return cluster
+
+
+def disk_owner(cluster: Cluster) -> tuple[Node, Node]:
+    """Who owns the quorum disk, and the other one."""
+    first, second = cluster.lab.nodes
+    found: list[str] = []
+
+    def known() -> bool:
+        found[:] = [cluster.ask("/quorum", on=first)["coordinator"]]
+        return found[0] is not None
+
+    eventually(known, "somebody owns the quorum disk")
+    owner = cluster.lab.named(found[0])
+    return owner, second if owner is first else first
+
+
+def test_the_quorum_is_shown(cluster: Cluster, disk: str) -> None:
+    told = cluster.ask("/quorum", on=cluster.lab[2])
+    assert ("Physical Disk", disk != FILE, 4096) == (told["type"], told["reservations"], told["max_log_kb"])
+    assert told["coordinator"] in ("NODE1", "NODE2")
+
+
+@pytest.mark.parametrize("victim", [1, 2])
+def test_the_one_that_is_left_goes_on(cluster: Cluster, victim: int) -> None:
+    """Whoever dies, with the quorum disk in its hands or without: the other one has everything, and all that was
+    acknowledged."""
+    first, second = cluster.lab[victim], cluster.lab[3 - victim]
+    cluster.command("group", f"BEFORE{victim}", "/create", on=first)
+    first.crash()
+    cluster.wait_group(second.name, on=second)
+    assert f"BEFORE{victim}" in {group["name"] for group in cluster.ask("group", on=second)}
+    cluster.command("group", f"ALONE{victim}", "/create", on=second)
+
+    first.boot()
+    first.start_service()
+    cluster.wait_all_up()
+    assert f"ALONE{victim}" in {group["name"] for group in cluster.ask("group", on=first)}
+
+
+def test_of_two_that_do_not_hear_each_other_one_goes_on(cluster: Cluster) -> None:
+    """The link between them is cut, both reach the disk: its owner stays, and the other one has let go."""
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "WEB", f"/moveto:{other.name}", "/wait:60", on=owner)
+    before = cluster.process(other, WORKER)
+    assert before is not None
+    other.cut()
+    cluster.wait_group(owner.name, on=owner)
+    assert [] == cluster.traces(other)
+
+    other.heal()
+    cluster.wait_all_up()
+
+
+def test_a_cluster_that_was_switched_off_as_a_whole_comes_back(cluster: Cluster) -> None:
+    """Either node alone can form the cluster, with all that the last owner knew."""
+    first, second = cluster.lab.nodes
+    first.crash()
+    cluster.wait_group(second.name, on=second)
+    cluster.command("group", "LATEST", "/create", on=second)
+    second.crash()
+    first.boot()
+    first.start_service()
+    # Until it has read the log, a node shows what it knew last.
+    eventually(
+        lambda: "LATEST" in {group["name"] for group in cluster.ask("group", on=first) or ()},
+        "NODE1, which was down when it was made, reads of the newest group on the disk",
+    )
+    cluster.wait_group(first.name, on=first)
+    second.boot()
+    second.start_service()
+    cluster.wait_all_up()
+
+
+def test_an_owner_without_the_disk_hands_everything_over(cluster: Cluster, storage: Storage | None) -> None:
+    """It alone has lost its way to the storage; the other node takes the disk and the groups."""
+    if storage is None:
+        pytest.skip("a file cannot be kept from one machine here")
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "WEB", f"/moveto:{owner.name}", "/wait:60", on=owner)
+    storage.keep_from(owner)
+    try:
+        eventually(lambda: disk_owner(cluster)[0] is other, "the other node owns the disk")
+        cluster.wait_all_up()
+        assert cluster.owner(on=other)
+        # Without the disk a node is a member like any other, as long as it hears the owner.
+        cluster.command("group", "SEEN", "/create", on=owner)
+    finally:
+        storage.give_to(owner)
+
+
+def test_a_disk_that_stands_still_stops_everybody_and_loses_nothing(cluster: Cluster, storage: Storage | None) -> None:
+    """For longer than a hold nobody can show that it owns the disk."""
+    if storage is None:
+        pytest.skip("a file does not stand still here")
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "KEPT", "/create", on=other)
+    storage.stall(3.0)
+    cluster.wait_all_up()
+    cluster.wait_group(cluster.owner(on=owner).name, on=other)
+    assert "KEPT" in {group["name"] for group in cluster.ask("group", on=owner)}
