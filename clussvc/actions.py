@@ -30,6 +30,16 @@ class SetPeers:
     """Who the other nodes are; connections and heartbeats follow."""
 
     peers: Mapping[NodeId, PeerAddress]
+    internal: tuple[int, ...] | None = None
+    """The places of the addresses that are on internal networks, in the order in which the log uses them; None: all,
+    as long as nothing is known of networks. Heartbeats go nowhere else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PingNetworks:
+    """What must answer on which network, by the places of addresses, for the network to work on this node."""
+
+    targets: Mapping[int, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +198,7 @@ class StopService:
 
 Action = (
     SetPeers
+    | PingNetworks
     | Vouch
     | ContestQuorum
     | GiveQuorumBack

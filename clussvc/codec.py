@@ -34,11 +34,12 @@ from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
+from clussvc.model.states import MoveCause
 
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 5
+PROPOSAL_VERSION_MAX: Final = 6
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -51,18 +52,25 @@ _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
 
-_NEW_UPDATES: Final[Mapping[str, int]] = dict.fromkeys(
-    (
-        "CreateFenceDevice",
-        "DeleteFenceDevice",
-        "SetFenceDeviceProperties",
-        "NodeFenced",
-        "FencingFailed",
-        "ClearQuarantine",
-    ),
-    3,
-) | {"SetQuorum": 5}
+_NEW_UPDATES: Final[Mapping[str, int]] = {
+    "CreateFenceDevice": 3,
+    "DeleteFenceDevice": 3,
+    "SetFenceDeviceProperties": 3,
+    "NodeFenced": 3,
+    "FencingFailed": 3,
+    "ClearQuarantine": 3,
+    "SetQuorum": 5,
+    "SetNetworkProperties": 6,
+    "SetNetworkPriorities": 6,
+    "ReportInterfaces": 6,
+}
 """The version that brought each later update."""
+
+_NEW_WORDS: Final[Mapping[tuple[str, str, object], int]] = {
+    ("Rename", "kind", "network"): 6,
+    ("MoveGroup", "cause", MoveCause.NETWORK_FAILURE): 6,
+}
+"""The version that brought each later word of a field that is older."""
 
 VALUE_BYTES_MAX: Final = 64 * 1024
 """The default bound of a single value, such as a heartbeat or a line of a dialogue between processes."""
@@ -134,6 +142,7 @@ def _version(update: Update) -> int:
         return max(map(_version, update.updates), default=FORM_VERSION)
     tag = type(update).__name__
     used = [version for (of, name), version in _NEW_FIELDS.items() if of == tag and getattr(update, name)]
+    used += [version for (of, name, word), version in _NEW_WORDS.items() if of == tag and getattr(update, name) == word]
     return max(used, default=_NEW_UPDATES.get(tag, FORM_VERSION))
 
 

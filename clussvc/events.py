@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, unique
 
 from clussvc.global_update.update import Proposal, Update
+from clussvc.membership.connectivity import LinkSeen
 from clussvc.membership.heartbeat import Heard
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
@@ -102,6 +104,16 @@ class FenceEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InterfacesSeen:
+    """What there is to see of this node's own interfaces has changed."""
+
+    links: Mapping[int, LinkSeen]
+    """By the places of the node's addresses; what is missing is unknown and taken to work."""
+    heard: frozenset[tuple[NodeId, int]]
+    """Whose heartbeats have come to which of these addresses lately."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """The service is to end in order: hand the groups over, then stop."""
 
@@ -116,6 +128,7 @@ Event = (
     | MonitorSaid
     | CommandArrived
     | FenceEnded
+    | InterfacesSeen
     | StopRequested
     | Held
     | Lost

@@ -40,6 +40,7 @@ from clussvc.actions import (
     LeaveWill,
     Note,
     PeerAddress,
+    PingNetworks,
     Propose,
     RemoveLogMember,
     Reply,
@@ -58,6 +59,7 @@ from clussvc.events import (
     Event,
     FenceEnded,
     HeartbeatsHeard,
+    InterfacesSeen,
     LeadershipChanged,
     MonitorSaid,
     ProposalFailed,
@@ -73,6 +75,7 @@ from clussvc.global_update.update import (
     NodeDown,
     NodeFenced,
     Proposal,
+    ReportInterfaces,
     RequestFailover,
     SetResourceProperties,
     StopNode,
@@ -84,6 +87,7 @@ from clussvc.groups.ownership import Ownership
 from clussvc.membership.disk_hold import DiskHold
 from clussvc.membership.fencing import Fencing
 from clussvc.membership.heartbeat import HeartbeatTable
+from clussvc.membership.interface_watch import InterfaceWatch
 from clussvc.membership.jury import Jury
 from clussvc.membership.regroup import RESTART_GRACE_MS, last_will_heard
 from clussvc.model import reports
@@ -197,11 +201,16 @@ class NodeCore:
         self._contest: tuple[bool, int] = (False, 1)
         self._table.set_peers(self._peers, now_ms)
         self._network_healed = False
+        self._interfaces = InterfaceWatch(node)
+        self._internal = config.internal_positions if config else None
+        self._ping_targets: Mapping[int, tuple[str, ...]] = {}
         self._now_ms = now_ms
         if config is not None:
             self._know_incarnations(config)
         self._wall_ms = 0
         self._out: list[Action] = []
+        if config is not None:
+            self._use_networks(config)
 
         self._phase = NodePhase.STARTING
         self._incarnation = 0
@@ -373,6 +382,8 @@ class NodeCore:
                 self._command_arrived(event)
             case FenceEnded():
                 self._fencing.ended(event.ticket, off=event.off, detail=event.detail, now_ms=self._now_ms)
+            case InterfacesSeen():
+                self._interfaces.seen(dict(event.links), event.heard)
             case StopRequested():
                 self._stop_requested()
             case Held() | Lost() | GiveWay():
@@ -403,6 +414,7 @@ class NodeCore:
 
     def _follow(self, config: Config) -> None:
         said = self._version_said
+        before = self._config
         self._config, self._voters = config, config.voters
         if config.timing != self._timing:
             if config.timing.quicker_than(self._timing):
@@ -425,10 +437,27 @@ class NodeCore:
         if peers != self._peers:
             self._peers, self._peers_said = peers, False
             self._table.set_peers(peers, self._now_ms)
+        if before is None or before.nodes is not config.nodes or before.networks is not config.networks:
+            self._use_networks(config)
         self._know_incarnations(config)
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._ownership.follow(config)
             self._report_due = True
+
+    def _use_networks(self, config: Config) -> None:
+        """Send heartbeats on the internal networks alone. This only ever ends sending or begins it: a lease is what was
+        heard, wherever it was."""
+        if config.internal_positions != self._internal:
+            self._internal, self._peers_said = config.internal_positions, False
+        me = config.nodes.get(self._node)
+        targets = {
+            network.position: network.ping_targets
+            for network in config.all_networks
+            if network.client and network.ping_targets and me is not None and network.position < len(me.addresses)
+        }
+        if targets != self._ping_targets:
+            self._ping_targets = targets
+            self._out.append(PingNetworks(targets=targets))
 
     def _know_incarnations(self, config: Config) -> None:
         for node in config.nodes.values():
@@ -442,7 +471,7 @@ class NodeCore:
         for key, (waiting, _) in list(self._outstanding.items()):
             if waiting == request:
                 del self._outstanding[key]
-                if key == "report" and refusal is not None:
+                if key in ("report", "interfaces") and refusal is not None:
                     # Whatever the reason, the same report would be refused again at once.
                     self._outstanding[key] = (RequestId(""), self._now_ms + REFUSED_REPORT_PAUSE_MS)
                 self._report_due = self._report_due or key == "report"
@@ -751,8 +780,10 @@ class NodeCore:
 
     @property
     def client_networks_working(self) -> int:
-        """How many networks of clients work on this node."""
-        return 1
+        """How many networks of clients work on this node; before anything is known of networks, one."""
+        if self._config is None or self._node not in self._config.nodes:
+            return 1
+        return self._interfaces.clients_reached(self._config, member=self._phase is NodePhase.MEMBER)
 
     def _check_deadmen(self) -> None:
         """Has a monitor terminated everything because this core stood still for too long to feed it?
@@ -786,6 +817,7 @@ class NodeCore:
         self._note = ""
         self._ownership = Ownership(self._node, self._failures)
         self._ownership.follow(self._config)
+        self._interfaces.forget()
         self._report_due = True
         self._out.append(LeaveWill(incarnation=incarnation))
         self._say("node.admitted", f"{self._name} is a member of the cluster as incarnation {incarnation}.", 1062)
@@ -897,7 +929,7 @@ class NodeCore:
     def _advance(self) -> None:
         if not self._peers_said:
             self._peers_said = True
-            self._out.append(SetPeers(peers=dict(self._peers)))
+            self._out.append(SetPeers(peers=dict(self._peers), internal=self._internal))
         for monitor in self._pool.due_to_start(self._now_ms):
             self._out.append(StartMonitor(monitor=monitor.name))
         for monitor in self._pool:
@@ -918,6 +950,7 @@ class NodeCore:
             self._step_groups()
             self._send_report()
             self._send_properties()
+            self._tell_interfaces()
         self._coordinate()
         self._vouch()
 
@@ -1027,6 +1060,20 @@ class NodeCore:
         request = self._propose("report", report, request=self._failures.request if report.failures else None)
         if report.failures:
             self._failures.proposed(request)
+
+    def _tell_interfaces(self) -> None:
+        """Propose what this node sees of its interfaces; see :mod:`clussvc.membership.interface_watch`."""
+        assert self._config is not None
+        if "interfaces" in self._outstanding or self._node not in self._config.nodes:
+            return
+        view = self._interfaces.to_tell(self._config, self._heard_lately, self._now_ms)
+        if view is not None:
+            update = ReportInterfaces(node=self._node, incarnation=self._incarnation, interfaces=view)
+            self._propose("interfaces", update)
+
+    def _heard_lately(self) -> set[NodeId]:
+        silent_ms = {peer: self._table.silent_ms(peer, self._now_ms) for peer in self._peers}
+        return {peer for peer, ms in silent_ms.items() if ms is not None and ms <= self._timing.lease_ms}
 
     def _vouch(self) -> None:
         """Say that this core lives; at once when there is something new to say, else once in an interval."""

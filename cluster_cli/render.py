@@ -77,6 +77,8 @@ KIND_HEADERS: Final[Mapping[str, str]] = {
     "resource": "Resource",
     "fence": "Fence Device",
     "resourcetype": "Resource Type",
+    "network": "Network",
+    "netinterface": "Net Interface",
 }
 """The header of the second column of property listings."""
 
@@ -87,6 +89,8 @@ KIND_WORDS: Final[Mapping[str, str]] = {
     "resource": "resource",
     "fence": "fence device",
     "resourcetype": "resource type",
+    "network": "network",
+    "netinterface": "network interface",
 }
 """Kinds as sentences name them."""
 

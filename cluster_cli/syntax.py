@@ -276,6 +276,18 @@ _CLUSTER = ObjectSpec(
         OptionSpec(
             name="force", modifier=True, help="With /create: overwrite what lies on the disk that /quorum names."
         ),
+        OptionSpec(
+            name="listnetpriority",
+            aliases=("listnetpri",),
+            help="Show the internal networks in the order of their use.",
+        ),
+        OptionSpec(
+            name="setnetpriority",
+            aliases=("setnetpri",),
+            argument=Argument.REQUIRED,
+            shown=":NETWORK[,NETWORK...]",
+            help="Order the internal networks, all of which must be named.",
+        ),
         *_COMMON,
     ),
 )
@@ -458,8 +470,15 @@ _RESOURCE_TYPE = ObjectSpec(
 _NETWORK = ObjectSpec(
     name="network",
     aliases=("net",),
-    help="The networks between the nodes.",
-    options=(_status("Show the networks (the default)."), _HELP),
+    help="The networks that connect the nodes with each other and with clients.",
+    options=(
+        _status("Show the state of the network or of all networks (the default)."),
+        _RENAME,
+        OptionSpec(
+            name="listinterfaces", aliases=("listint", "listinterface"), help="Show the interfaces of the nodes on it."
+        ),
+        *_COMMON,
+    ),
 )
 
 _NET_INTERFACE = ObjectSpec(
@@ -473,6 +492,15 @@ _NET_INTERFACE = ObjectSpec(
         OptionSpec(
             name="node", argument=Argument.REQUIRED, modifier=True, shown=":NODE", help="Only those of this node."
         ),
+        OptionSpec(
+            name="network",
+            aliases=("net",),
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":NETWORK",
+            help="Only those on this network.",
+        ),
+        OptionSpec(name="properties", aliases=("prop", "props"), help="Show their properties; none can be set."),
         _HELP,
     ),
 )

@@ -29,8 +29,14 @@ SHARED = {"clussvc.ports", "clussvc.codec"}
 ORDER = {"model": 0, "membership": 1, "quorum": 1, "resources": 1, "global_update": 1, "nlb": 1, "groups": 2, "roof": 3}
 """Within the ground floor a module imports only what stands lower, or its own package."""
 
-SIDEWAYS = {("global_update", "resources"), ("membership", "global_update"), ("membership", "quorum")}
-"""Neighbours on one level that may be known: applying checks resource types; regroup speaks in updates."""
+SIDEWAYS = {
+    ("global_update", "resources"),
+    ("global_update", "membership"),
+    ("membership", "global_update"),
+    ("membership", "quorum"),
+}
+"""Neighbours on one level that may be known: applying checks resource types, and tells what the interfaces' states
+have become; regroup speaks in updates."""
 
 PEOPLE_MAY_IMPORT = ("clussvc.model", "clussvc.admin.client", "clussvc.version")
 
@@ -109,6 +115,7 @@ ADAPTERS_THAT_MEET = {
     ("clussvc.resources.monitor", "clussvc.resources.types"): "the far end of a monitor drives resource types",
     ("clussvc.resources.types", "clussvc.resources.monitor"): "types use the monitor's helpers for processes",
     ("clussvc.comms", "clussvc.native"): "checksums and authentication in C",
+    ("clussvc.comms", "clussvc.resources.types"): "links and addresses are asked of the kernel in one place",
     ("clussvc.global_update.raft", "clussvc.native"): "checksums in C",
     ("clussvc.configdb", "clussvc.native"): "checksums in C",
 }

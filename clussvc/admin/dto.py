@@ -200,31 +200,6 @@ def private_info_of(info: PropertyInfo) -> Plain:
     }
 
 
-def interface_of(config: Config, node: Node, position: int, view: LiveView) -> Plain:
-    """One address of a node, on the network of that position."""
-    peer = view.peers.get(node.id)
-    if node.id == view.node:
-        state = "Up"
-    elif not node.up:
-        state = "Unavailable"
-    else:
-        silent_ms = peer.silent_ms if peer else None
-        heard = silent_ms is not None and silent_ms <= config.timing.silence_ms()
-        state = "Up" if heard else "Unreachable"
-    return {
-        "name": f"{node.name} - {network_name(position)}",
-        "node": node.name,
-        "network": network_name(position),
-        "address": node.addresses[position],
-        "state": state,
-    }
-
-
-def network_name(position: int) -> str:
-    """Networks are known by their place in each node's list of addresses."""
-    return f"Cluster Network {position + 1}"
-
-
 def property_of(definition: PropertyDef, value: PropertyValue) -> Plain:
     """One line of a listing of common properties."""
     return {

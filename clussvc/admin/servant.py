@@ -22,12 +22,13 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar, cast, get_type_hints
 
 import Pyro5.server
 
 from clussvc import __version__
-from clussvc.admin import dto, fencing
+from clussvc.admin import dto, fencing, networks
 from clussvc.admin.dto import Plain
 from clussvc.admin.many import Change, prepare
 from clussvc.admin.roles import Caller, Role, find_role
@@ -38,7 +39,7 @@ from clussvc.global_update import update as updates
 from clussvc.global_update.update import Update
 from clussvc.membership.timing_advice import advise
 from clussvc.model import reports
-from clussvc.model.config import Config, FenceDevice, Group, Node, Resource
+from clussvc.model.config import PING_TARGETS, Config, FenceDevice, Group, Network, Node, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import FenceDeviceId, GroupId, RequestId, ResourceId
 from clussvc.model.properties import common_values, kind_of
@@ -205,6 +206,13 @@ class Servant:
         found = self.config.resource_named(name)
         if found is None:
             raise Refused(reports.resource_not_found(name))
+        return found
+
+    def network(self, name: str) -> Network:
+        """The network of that name."""
+        found = self.config.network_named(name)
+        if found is None:
+            raise Refused(reports.network_not_found(name))
         return found
 
     def type_info(self, name: str) -> ResourceTypeInfo:
@@ -821,42 +829,90 @@ class ResourceTypeServant(Servant):
 
 
 class NetworkServant(Servant):
-    """The networks between the nodes, known by their place in each node's list of addresses."""
+    """The networks that connect the nodes with each other and with clients."""
 
     @query()
     def status(self, name: str | None = None) -> list[Plain]:
-        """One network or all of them, with the state that this node sees."""
-        config, view = self.config, self.access.view()
-        interfaces = [line for node in config.nodes.values() for line in _interfaces(config, node, view)]
-        found: dict[str, list[Plain]] = {}
-        for line in interfaces:
-            found.setdefault(line["network"], []).append(line)
-        if name:
-            wanted = name.casefold()
-            found = {key: lines for key, lines in found.items() if key.casefold() == wanted}
-            if not found:
-                known = dto.network_name(0)
-                message = f"There is no network {name!r}; 'cluster network' lists them (the first is {known!r})."
-                raise Refused(Report(code="network-not-found", status=5045, message=message))
-        return [
-            {
-                "name": key,
-                "state": "Up" if any(line["state"] == "Up" for line in lines) else "Down",
-                "interfaces": len(lines),
-            }
-            for key, lines in sorted(found.items())
+        """One network or all of them, in the order of the nodes' addresses."""
+        config = self.config
+        return [networks.network_of(config, network) for network in self.networks(name)]
+
+    @query()
+    def interfaces(self, name: str | None = None) -> list[Plain]:
+        """The interfaces on one network or on all."""
+        config = self.config
+        return [line for network in self.networks(name) for line in networks.interfaces_of(config, network)]
+
+    @query()
+    def properties(self, name: str | None = None) -> list[Plain]:
+        """Common properties of one network or of all."""
+        return _common_lines(self.networks(name))
+
+    @query()
+    def private(self, name: str | None = None) -> list[Plain]:
+        """Private properties of one network or of all."""
+        return [line for network in self.networks(name) for line in _private_lines(network.private, network.name)]
+
+    @query()
+    def priorities(self) -> list[str]:
+        """The internal networks, the one that carries the log first."""
+        config = self.config
+        found = {network.position: network.name for network in config.all_networks}
+        return [found[position] for position in config.internal_positions]
+
+    @change(Role.ADMINISTRATOR)
+    def set_priorities(self, names: list[str]) -> Update:
+        """Order the internal networks, all of which must be named."""
+        return updates.SetNetworkPriorities(networks=tuple(self.network(name).id for name in names))
+
+    @change(Role.ADMINISTRATOR)
+    def rename(self, name: str, new_name: str) -> Update:
+        """Give the network another name."""
+        return updates.Rename(kind="network", id=self.network(name).id, name=new_name)
+
+    @change(Role.ADMINISTRATOR)
+    def set_properties(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change common properties, the role among them."""
+        network = self.network(name)
+        return updates.SetNetworkProperties(network=network.id, common=common_changes(network, assigned, reset))
+
+    @change(Role.ADMINISTRATOR)
+    def set_private(self, name: str, assigned: list[Assigned], reset: list[str]) -> Update:
+        """Change private properties, such as the ping targets."""
+        network = self.network(name)
+        listed = [
+            replace(one, name=PING_TARGETS, format="multistring")
+            if one.name.casefold() == PING_TARGETS.casefold()
+            else one
+            for one in assigned
         ]
+        return updates.SetNetworkProperties(network=network.id, private=_private(network, listed, reset))
+
+    def networks(self, name: str | None) -> list[Network]:
+        """The network of that name, or all of them."""
+        return [self.network(name)] if name else list(self.config.all_networks)
 
 
 class NetInterfaceServant(Servant):
-    """The addresses of the nodes."""
+    """The addresses of the nodes on the networks."""
 
     @query()
-    def status(self, node: str | None = None) -> list[Plain]:
-        """The interfaces of one node or of all."""
-        config, view = self.config, self.access.view()
-        nodes = [self.node(node)] if node else config.nodes.values()
-        return [line for one in nodes for line in _interfaces(config, one, view)]
+    def status(self, node: str | None = None, network: str | None = None) -> list[Plain]:
+        """The interfaces of one node, on one network, or all, by nodes."""
+        return self.found(node, network)
+
+    @query()
+    def properties(self, node: str | None = None, network: str | None = None) -> list[Plain]:
+        """The properties of these interfaces, none of which can be set."""
+        return [line for one in self.found(node, network) for line in networks.interface_properties(one)]
+
+    def found(self, node: str | None, network: str | None) -> list[Plain]:
+        """The interfaces that are meant."""
+        config = self.config
+        nodes = [self.node(node)] if node else list(config.nodes.values())
+        wanted = [self.network(network)] if network else config.all_networks
+        lines = [line for each in wanted for line in networks.interfaces_of(config, each)]
+        return [line for one in nodes for line in lines if line["node"] == one.name]
 
 
 class EventStreamServant(Servant):
@@ -920,7 +976,7 @@ def make_servants(access: ClusterAccess, caller: Caller) -> dict[str, Servant]:
     return {name: kind(access, caller) for name, kind in SERVANTS.items()}
 
 
-def _common_lines(objects: Iterable[Node | Group | Resource | FenceDevice]) -> list[Plain]:
+def _common_lines(objects: Iterable[Node | Group | Resource | FenceDevice | Network]) -> list[Plain]:
     return [
         {**dto.property_of(definition, value), "object": one.name}
         for one in objects
@@ -932,7 +988,7 @@ def _private_lines(values: Mapping[str, Any], owner: str = "") -> list[Plain]:
     return [{**dto.private_of(name, value), "object": owner} for name, value in values.items()]
 
 
-def _private(owner: Config | Node | Group, assigned: list[Assigned], reset: list[str]) -> dict[str, Any]:
+def _private(owner: Config | Node | Group | Network, assigned: list[Assigned], reset: list[str]) -> dict[str, Any]:
     return _refuse_reports(private_changes(f"{kind_of(owner)} {owner.name!r}", owner.private, None, assigned, reset))
 
 
@@ -940,7 +996,3 @@ def _refuse_reports(changes: dict[str, Any] | Report) -> dict[str, Any]:
     if isinstance(changes, Report):
         raise Refused(changes)
     return changes
-
-
-def _interfaces(config: Config, node: Node, view: Any) -> list[Plain]:
-    return [dto.interface_of(config, node, position, view) for position in range(len(node.addresses))]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clussvc.model import reports
-from clussvc.model.config import Config, FenceDevice, Group, Node, Resource
+from clussvc.model.config import Config, FenceDevice, Group, Network, Node, Resource
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.properties import find_property, kind_of
 from clussvc.model.reports import Report
@@ -31,7 +31,7 @@ class Assigned:
 
 
 def common_changes(
-    owner: Config | Node | Group | Resource | FenceDevice, assigned: list[Assigned], reset: list[str]
+    owner: Config | Node | Group | Resource | FenceDevice | Network, assigned: list[Assigned], reset: list[str]
 ) -> dict[str, PropertyValue | None]:
     """Values for common properties; names that do not exist are left for ``apply`` to refuse with the list of them."""
     changes: dict[str, PropertyValue | None] = dict.fromkeys(reset)

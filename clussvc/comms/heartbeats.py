@@ -4,9 +4,10 @@ What arrives is checked (length, key, tag, replay) and counted by outcome in the
 the times of sending and of arrival are taken there too, so they are right however busy the interpreter is. Nothing is
 decided here.
 
-Every heartbeat goes to every address of every peer. Where a network has more than two nodes it is also sent there by
-multicast, once; the peers say in their own heartbeats where that arrived, and as long as they do, they get no copies by
-unicast there. A network without multicast, or one that loses it, is so noticed within a few heartbeats.
+Every heartbeat goes to every address of every peer on an internal network. Where that has more than two nodes it is
+also sent there by multicast, once; the peers say in their own heartbeats where that arrived, and as long as they do,
+they get no copies by unicast there. A network without multicast, or one that loses it, is so noticed within a few
+heartbeats.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import ipaddress
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,6 +41,10 @@ RECEIVE_BUFFER_BYTES = 1024 * 1024
 
 MULTICAST_PEERS_MIN = 2
 """With one peer on a network, multicast saves nothing."""
+
+IP_MULTICAST_ALL = 49
+IPV6_MULTICAST_ALL = 29
+"""Linux: whether a socket hears what other sockets have joined, too. Python has no names for them."""
 
 PHASES = tuple(NodePhase)
 """Their places are their numbers on the network."""
@@ -136,16 +141,24 @@ class HeartbeatNetwork:
 
     # --- use --------------------------------------------------------------------------------------------------------
 
-    def set_peers(self, peers: Mapping[NodeId, tuple[tuple[str, int], ...]], now_ms: int) -> None:
+    def set_peers(
+        self,
+        peers: Mapping[NodeId, tuple[tuple[str, int], ...]],
+        now_ms: int,
+        internal: Collection[int] | None = None,
+    ) -> None:
         """Send to these nodes at these addresses from now on, each from this node's address on the same network.
 
-        Addresses of a family that this node does not have are left out.
+        ``internal`` are the places of the addresses to which heartbeats are sent; None: all of them. Addresses of a
+        family that this node does not have are left out.
         """
         self._native.set_peers(tuple(peers), now_ms)
         targets: list[tuple[int, int, int, bool, str, int]] = []
         on_network = [0] * len(self._sockets)
         for node, addresses in peers.items():
             for number, (address, port) in enumerate(addresses[:NETWORKS_MAX]):
+                if internal is not None and number not in internal:
+                    continue
                 source = self._source_for(address)
                 if source is not None:
                     on_network[source] += 1
@@ -173,6 +186,10 @@ class HeartbeatNetwork:
     def take(self) -> tuple[Heard, ...]:
         """The heartbeats that have arrived since the last call, oldest first."""
         return tuple([as_heard(entry) for entry in self._native.take()])
+
+    def ages(self, now_ms: int) -> Mapping[int, list[int]]:
+        """For each peer, the milliseconds since it was heard at each of this node's addresses; -1: not in this life."""
+        return self._native.ages(now_ms)
 
     def statistics(self) -> Mapping[str, int]:
         """Counters by name; what was dropped is counted by reason."""
@@ -228,6 +245,12 @@ def _joined(cluster_id: str, address: str, port: int) -> socket.socket | None:
     try:
         joined.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         joined.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # All networks have one multicast address. Without this, what came on one of them would be heard on all, and a
+        # network that is lost would go unnoticed.
+        if family == socket.AF_INET:
+            joined.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        else:
+            joined.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
         where = socket.getaddrinfo(group, port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST)[0][4]
         joined.bind(where)
         if family == socket.AF_INET:

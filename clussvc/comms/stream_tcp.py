@@ -98,6 +98,11 @@ class _Peer:
     def __init__(self, node_id: int, addresses: tuple[tuple[str, int], ...]) -> None:
         self.node_id = node_id
         self.addresses = addresses
+        self.avoided: frozenset[tuple[str, int]] = frozenset()
+        """Addresses on networks where the peer is not heard while it is elsewhere."""
+        self.using: tuple[str, int] | None = None
+        """Where it is connected now."""
+        self.writer: asyncio.StreamWriter | None = None
         self.queue: deque[bytes] = deque()
         self.queued_bytes = 0
         self.connected = False
@@ -175,6 +180,14 @@ class StreamTransport:
         # After stop() the loop is closed and there is nobody to tell.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._set_peers, dict(peers))
+
+    def avoid(self, where: Mapping[int, frozenset[tuple[str, int]]]) -> None:
+        """Leave these addresses of peers, and dial them no more as long as there are others.
+
+        TCP by itself takes seconds to notice that a network is gone, and what is in the log waits for that long.
+        """
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._avoid, dict(where))
 
     def send(self, node_id: int, kind: Kind, payload: bytes) -> bool:
         """Queue a message for a peer; False when it cannot be queued (unknown, not connected, or too much waits)."""
@@ -273,13 +286,22 @@ class StreamTransport:
                     self._peers[node_id] = peer
                 peer.task = self._begin(self._keep_connected(peer))
 
+    def _avoid(self, where: dict[int, frozenset[tuple[str, int]]]) -> None:
+        for peer in self._peers.values():
+            peer.avoided = where.get(peer.node_id, frozenset())
+            elsewhere = [address for address in peer.addresses if address not in peer.avoided]
+            if peer.writer is not None and peer.using in peer.avoided and elsewhere:
+                self._count("left.network")
+                peer.writer.transport.abort()
+
     # --- dialling ---------------------------------------------------------------------------------------------------
 
     async def _keep_connected(self, peer: _Peer) -> None:
         failures = 0
         turn = 0
         while True:
-            address, port = peer.addresses[turn % len(peer.addresses)]
+            good = [each for each in peer.addresses if each not in peer.avoided] or peer.addresses
+            peer.using = address, port = good[turn % len(good)]
             turn += 1
             since_s = self._loop.time()
             try:
@@ -346,6 +368,7 @@ class StreamTransport:
         return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
     async def _use(self, peer: _Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer.writer = writer
         try:
             self._check_identity(writer, peer.node_id)
             await self._serve_outgoing(peer, reader, writer)
@@ -355,6 +378,7 @@ class StreamTransport:
         except (OSError, ssl.SSLError, TimeoutError) as error:
             self._note(peer, "connection.lost", f"the connection was lost: {error or 'it took nothing any more'}")
         finally:
+            peer.writer = None
             await _close(writer)
 
     def _note(self, peer: _Peer, what: str, trouble: str) -> None:

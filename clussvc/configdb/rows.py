@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from clussvc.configdb import tables
-from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
+from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Network, Node, Resource
 from clussvc.model.quorum import Quorum
 from clussvc.model.records import HistoryEntry, Record
 from clussvc.model.reports import Report
@@ -61,6 +61,7 @@ _GROUP: Final = _plain_fields(tables.groups, Group)
 _RESOURCE: Final = _plain_fields(tables.resources, Resource)
 _TOKEN: Final = _plain_fields(tables.tokens, JoinToken)
 _FENCE: Final = _plain_fields(tables.fence_devices, FenceDevice)
+_NETWORK: Final = tuple(name for name in _plain_fields(tables.networks, Network) if name != "position")
 _REPORT: Final = _plain_fields(tables.requests, Report)
 _CLUSTER: Final = _plain_fields(tables.cluster, Config)
 _TIMING: Final = _plain_fields(tables.cluster, Timing)
@@ -174,6 +175,13 @@ SECTIONS: Final = (
         made=lambda key, row, _: FenceDevice(id=key, **_given(row, _FENCE)),
     ),
     Section(
+        table=tables.networks,
+        key="id",
+        objects=lambda config: config.networks,
+        row=lambda network: {**_taken(network, _NETWORK), "place": network.position},
+        made=lambda key, row, _: Network(id=key, position=row["place"], **_given(row, _NETWORK)),
+    ),
+    Section(
         table=tables.requests,
         key="request_id",
         objects=lambda config: config.recent,
@@ -199,6 +207,7 @@ def make_config(row: Row, sections: Mapping[str, Mapping[Any, Any]]) -> Config:
         resources=sections["resources"],
         tokens=sections["tokens"],
         fence_devices=sections["fence_devices"],
+        networks=sections["networks"],
         recent=sections["requests"],
         **_given(row, _CLUSTER),
     )

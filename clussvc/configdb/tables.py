@@ -13,6 +13,7 @@ A change of these tables needs a new module in ``migrations/versions`` and a new
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from enum import Enum
 from typing import Any, Final
 
@@ -30,12 +31,13 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
+from clussvc.model.config import Interface
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.quorum import QuorumKind
 from clussvc.model.reports import Severity
 from clussvc.model.states import MoveCause, ResourceState
 
-SCHEMA_REVISION: Final = "0004"
+SCHEMA_REVISION: Final = "0005"
 """The newest migration; a database that says this needs none."""
 
 APPLICATION_ID: Final = 0x636C7573
@@ -101,6 +103,25 @@ class Properties(TypeDecorator[Mapping[str, PropertyValue]]):
         if value is None:
             return None
         return {name: tuple(each) if isinstance(each, list) else each for name, each in value.items()}
+
+
+class Interfaces(TypeDecorator[tuple[Interface, ...]]):
+    """What a node tells of its addresses, as a JSON list of objects."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[Interface, ...] | None, dialect: Dialect) -> list[dict[str, Any]] | None:
+        """To the database."""
+        return None if value is None else [asdict(each) for each in value]
+
+    def process_result_value(
+        self, value: list[dict[str, Any]] | None, dialect: Dialect
+    ) -> tuple[Interface, ...] | None:
+        """From the database."""
+        if value is None:
+            return None
+        return tuple(Interface(**{**each, "silent": tuple(each["silent"])}) for each in value)
 
 
 def _text(name: str, *, optional: bool = False) -> Column[Any]:
@@ -199,6 +220,7 @@ nodes = Table(
     Column("losses", Listed, nullable=False),
     _number("quarantined_until_ms"),
     _text("fence_failure"),
+    Column("interfaces", Interfaces, nullable=False),
 )
 
 groups = Table(
@@ -293,6 +315,23 @@ fence_devices = Table(
     _text("description"),
     Column("private", Properties, nullable=False),
 )
+
+networks = Table(
+    "networks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # Where it stands in the mapping; which address of the nodes it is for is another thing.
+    _number("position"),
+    _text("name"),
+    _number("place"),
+    _text("description"),
+    _number("role"),
+    _number("priority"),
+    _text("address"),
+    _number("prefix"),
+    Column("private", Properties, nullable=False),
+)
+"""``place`` is the network's ``position`` among the addresses of a node."""
 
 requests = Table(
     "requests",

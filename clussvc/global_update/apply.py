@@ -19,6 +19,7 @@ from clussvc.global_update import (
     apply_fence,
     apply_group,
     apply_member,
+    apply_network,
     apply_node,
     apply_ownership,
     apply_quorum,
@@ -64,12 +65,15 @@ from clussvc.global_update.update import (
     RemoveNode,
     RemovePossibleOwner,
     Rename,
+    ReportInterfaces,
     ReportStates,
     RequestFailover,
     ResumeNode,
     SetClusterProperties,
     SetFenceDeviceProperties,
     SetGroupProperties,
+    SetNetworkPriorities,
+    SetNetworkProperties,
     SetNodeProperties,
     SetPreferredOwners,
     SetQuorum,
@@ -181,7 +185,13 @@ def _apply_one(config: Config, update: Update, proposal: Proposal) -> Result:
         return apply_cluster.found_cluster(proposal.request, update)
     if not founded(config):
         return no_cluster()
-    return _dispatch(config, update, proposal.at_ms)
+    result = _dispatch(config, update, proposal.at_ms)
+    if not isinstance(result, Done):
+        return result
+    after = result.config
+    if after.nodes is not config.nodes or after.networks is not config.networks:
+        result = replace(result, records=(*result.records, *apply_network.told(config, after)))
+    return result
 
 
 def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
@@ -266,6 +276,12 @@ def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
             return apply_member.evict_node(config, update)
         case RemoveNode():
             return apply_member.remove_node(config, update)
+        case SetNetworkProperties():
+            return apply_network.set_network_properties(config, update)
+        case SetNetworkPriorities():
+            return apply_network.set_network_priorities(config, update)
+        case ReportInterfaces():
+            return apply_network.report_interfaces(config, update)
         case Rename():
             return apply_cluster.rename(config, update)
         case SetClusterProperties():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Final
 
+from clussvc.global_update.apply_network import find_network, with_network
 from clussvc.global_update.apply_quorum import check_quorum
 from clussvc.global_update.names import check_name, check_new_name
 from clussvc.global_update.outcome import (
@@ -19,8 +22,8 @@ from clussvc.global_update.outcome import (
     with_resources,
 )
 from clussvc.global_update.update import AddJoinToken, FoundCluster, Rename, SetClusterProperties
-from clussvc.model.config import Config, Group, JoinToken, Node, Resource
-from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.config import Config, Group, JoinToken, Network, Node, Resource
+from clussvc.model.ids import ClusterId, GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.properties import common_changes, private_changes
 from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report, bad_argument, bad_property, limit_reached, object_exists
@@ -159,13 +162,13 @@ def add_join_token(config: Config, update: AddJoinToken, at_ms: int) -> Result:
 
 
 def rename(config: Config, update: Rename) -> Result:
-    """Give the cluster, a node, a group or a resource another name."""
+    """Give the cluster, a node, a group, a resource or a network another name."""
     if update.kind == "cluster":
         bad = check_name("cluster", update.name)
         return bad or _renamed(replace(config, name=update.name), "cluster", config.name, update.name)
-    if update.kind not in ("node", "group", "resource"):
-        return bad_argument(f"{update.kind!r} cannot be renamed; only a cluster, node, group or resource can.")
-    thing = {"node": _node_of, "group": _group_of, "resource": _resource_of}[update.kind](config, update.id)
+    if update.kind not in _NAMED:
+        return bad_argument(f"{update.kind!r} cannot be renamed; only a cluster or a {', '.join(_NAMED)} can.")
+    thing = _NAMED[update.kind](config, update.id)
     if isinstance(thing, Report):
         return thing
     bad = check_new_name(config, update.kind, update.name, instead_of=thing.name)
@@ -176,6 +179,8 @@ def rename(config: Config, update: Rename) -> Result:
         renamed = with_node(config, changed)
     elif isinstance(changed, Group):
         renamed = with_groups(config, [changed])
+    elif isinstance(changed, Network):
+        renamed = with_network(config, changed)
     else:
         renamed = with_resources(config, [changed])
     return _renamed(renamed, update.kind, thing.name, update.name)
@@ -197,3 +202,16 @@ def _group_of(config: Config, text: str) -> Group | Report:
 
 def _resource_of(config: Config, text: str) -> Resource | Report:
     return find_resource(config, ResourceId(text))
+
+
+def _network_of(config: Config, text: str) -> Network | Report:
+    return find_network(config, NetworkId(text))
+
+
+_NAMED: Final[Mapping[str, Callable[[Config, str], Node | Group | Resource | Network | Report]]] = {
+    "node": _node_of,
+    "group": _group_of,
+    "resource": _resource_of,
+    "network": _network_of,
+}
+"""What has a name, beside the cluster itself."""

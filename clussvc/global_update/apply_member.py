@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clussvc.global_update.apply_cluster import check_endpoints
+from clussvc.global_update.apply_network import check_reached
 from clussvc.global_update.names import check_new_name
 from clussvc.global_update.outcome import Done, Result, find_node, note, with_node
 from clussvc.global_update.refusals import still_voter
@@ -36,6 +37,7 @@ def admit_node(config: Config, update: AdmitNode) -> Result:
         return token_refused("it is unknown or was used already")
     bad = _token_problem(token, update) or check_new_name(config, "node", update.node_name)
     bad = bad or check_endpoints(update.addresses, update.port, update.admin_port)
+    bad = bad or check_reached(config, update.addresses)
     if bad is not None:
         return bad
     if config.quorum.kind is QuorumKind.LOCAL:

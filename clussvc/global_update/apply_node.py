@@ -73,6 +73,8 @@ def node_up(config: Config, update: NodeUp, at_ms: int) -> Result:
         boot=update.boot,
         attempt=update.attempt,
         down_because="",
+        # What the former incarnation told of its interfaces is over.
+        interfaces=(),
     )
     released = _release_all(
         with_node(config, admitted), admitted, MoveCause.NODE_DOWN, f"{node.name} was admitted anew and holds nothing"

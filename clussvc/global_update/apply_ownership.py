@@ -48,7 +48,7 @@ def move_group(config: Config, update: MoveGroup, at_ms: int) -> Result:
     if update.to is not None and update.to == group.owned:
         return Done(config=config)
     moving = wish_to_move(group, update.to, update.cause, update.because)
-    if update.cause is MoveCause.RESOURCE_FAILURE:
+    if update.cause in (MoveCause.RESOURCE_FAILURE, MoveCause.NETWORK_FAILURE):
         moving = _count_failover(moving, update.at_ms or at_ms)
     target = config.node_name(update.to) if update.to is not None else "the best possible node"
     message = f"Group {group.name} is to move from {config.node_name(group.owned)} to {target}: {update.because}."

@@ -17,7 +17,7 @@ _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
 
 def check_name(kind: str, name: str) -> Report | None:
-    """Why ``name`` cannot name a cluster, node, group or resource; None if it can.
+    """Why ``name`` cannot name a cluster, node, group, resource or network; None if it can.
 
     A slash at the beginning would read as an option of the command line, and a node name of digits as a node number.
     """
@@ -66,6 +66,8 @@ def _taken(config: Config, kind: str, wanted: str) -> bool:
         return wanted in index_of(config.groups).ids
     if kind == "resource":
         return wanted in index_of(config.resources).ids
+    if kind == "network":
+        return any(wanted in (network.name.casefold(), network.id) for network in config.all_networks)
     if kind == "fence device":
         return any(wanted == device.name.casefold() for device in config.fence_devices.values())
     return False

@@ -97,3 +97,33 @@ def batch_too_long(count: int, limit: int) -> Report:
     return Report(
         code="bad-argument", status=87, message=f"A batch of {count} updates is too long; send at most {limit} at once."
     )
+
+
+def last_internal_network(network: str) -> Report:
+    """No internal network would be left."""
+    return Report(
+        code="last-internal-network",
+        status=5066,
+        message=f"Network {network!r} is the last internal one; without it the nodes could not hear each other. Give"
+        " another network the role 1 or 3 first.",
+    )
+
+
+def nodes_parted(network: str, why: str) -> Report:
+    """Some nodes need this network to hear each other."""
+    return Report(
+        code="network-needed",
+        status=5066,
+        message=f"Network {network!r} must stay internal: {why}. Repair that first, or give another network the role 1"
+        " or 3.",
+    )
+
+
+def not_internal(network: str) -> Report:
+    """Only internal networks have an order."""
+    return Report(
+        code="network-not-internal",
+        status=5060,
+        message=f"Network {network!r} is not internal, so it has no place in their order; its role would have to be 1"
+        " or 3.",
+    )

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.config import Interface
+from clussvc.model.ids import FenceDeviceId, GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.states import MoveCause, ResourceState
@@ -88,7 +89,7 @@ class MoveGroup:
     because: str
     epoch: int | None = None
     at_ms: int = 0
-    """Wall clock; counted as a failover when the cause is RESOURCE_FAILURE."""
+    """Wall clock; counted as a failover when the cause is RESOURCE_FAILURE or NETWORK_FAILURE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +185,25 @@ class FailResource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetNetworkProperties:
+    """Change common and private properties; None removes or resets. Refused if nodes could not hear each other then."""
+
+    network: NetworkId
+    common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetNetworkPriorities:
+    """The order of the internal networks, all of which must be named."""
+
+    networks: tuple[NetworkId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rename:
-    """Give an object another name. ``kind`` is cluster, node, group or resource; ``id`` empty for the cluster."""
+    """Give an object another name. ``kind`` is cluster, node, group, resource or network; ``id`` empty for the
+    cluster."""
 
     kind: str
     id: str
@@ -477,6 +495,15 @@ class ReportStates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportInterfaces:
+    """A node's own view of all its addresses, told when it has changed."""
+
+    node: NodeId
+    incarnation: int
+    interfaces: tuple[Interface, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Several updates in one entry, applied in order; each is accepted or refused by itself."""
 
@@ -512,6 +539,8 @@ Update = (
     | CreateFenceDevice
     | DeleteFenceDevice
     | SetFenceDeviceProperties
+    | SetNetworkProperties
+    | SetNetworkPriorities
     | SetNodeProperties
     | SetClusterProperties
     | AddJoinToken
@@ -529,6 +558,7 @@ Update = (
     | RequestFailover
     | DenyFailover
     | ReportStates
+    | ReportInterfaces
     | Batch
 )
 

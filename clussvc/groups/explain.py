@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from clussvc.global_update.update import AssignGroup
 from clussvc.groups.failover_policy import failback, may_fail_over
+from clussvc.groups.networks import cut_off
 from clussvc.groups.placement import Hosting, choose_target, node_list, rejection
 from clussvc.groups.planner import plan
 from clussvc.model.config import Config, Group, Resource
@@ -74,18 +75,24 @@ def _because(group: Group) -> str:
 
 
 def _candidates(config: Config, group: Group, resources: list[Resource], hosting: Hosting) -> Iterator[Candidate]:
+    away = cut_off(config, resources)
     for node in node_list(config, group):
         name = config.node_name(node)
         preference = _preference(group, node)
         if node == group.owned:
-            yield Candidate(node=name, able=True, words=f"{name} owns it{preference}")
+            lost = f"; {away[node]}" if node in away else ""
+            yield Candidate(node=name, able=True, words=f"{name} owns it{preference}{lost}")
             continue
         reason = rejection(config, resources, node)
         if reason is not None:
             yield Candidate(node=name, able=False, words=f"{reason}{preference}")
             continue
         other = hosting.repelled_by(group, node)
-        if other is not None:
+        if node in away:
+            yield Candidate(
+                node=name, able=True, words=f"{name} can take it as the last resort: {away[node]}{preference}"
+            )
+        elif other is not None:
             apart = f"{name} can take it, but hosts {config.groups[other].name}, which it keeps apart from"
             yield Candidate(node=name, able=True, words=f"{apart}{preference}")
         else:

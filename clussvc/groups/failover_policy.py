@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from clussvc.groups.networks import cut_off
 from clussvc.groups.placement import Hosting, rejection
 from clussvc.model.config import Config, Group, Resource, failback_window_open
 from clussvc.model.ids import NodeId
@@ -81,8 +82,9 @@ def failback(
     higher = group.preferred_owners
     if group.owned in higher:
         higher = higher[: higher.index(group.owned)]
+    away = cut_off(config, needed)
     for node in higher:
-        if rejection(config, needed, node) is not None or hosting.repelled_by(group, node) is not None:
+        if node in away or rejection(config, needed, node) is not None or hosting.repelled_by(group, node) is not None:
             continue
         better = f"{config.node_name(node)} can take it again and is preferred to {config.node_name(group.owned)}"
         if failback_window_open(group, local_hour(config, now_ms)):

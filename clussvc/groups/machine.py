@@ -25,6 +25,7 @@ from clussvc.resources.machine import LocalResource
 _REASONS = {
     MoveCause.ADMIN: StateChangeReason.MOVE,
     MoveCause.RESOURCE_FAILURE: StateChangeReason.FAILOVER,
+    MoveCause.NETWORK_FAILURE: StateChangeReason.FAILOVER,
     MoveCause.NODE_DOWN: StateChangeReason.FAILOVER,
     MoveCause.NODE_STOPPING: StateChangeReason.SHUTDOWN,
     MoveCause.FAILBACK: StateChangeReason.MOVE,

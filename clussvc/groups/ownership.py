@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from clussvc.global_update.update import GroupReleased, ReportStates, RequestFailover, ResourceFailure, ResourceStatus
 from clussvc.groups.failure_log import FailureLog
 from clussvc.groups.machine import GroupMachine
+from clussvc.groups.networks import on_this_node
 from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import GroupId, NodeId, ResourceId
 from clussvc.model.monitoring import (
@@ -292,7 +293,7 @@ class Ownership:
             type=resource.type,
             group=resource.group,
             group_name=config.groups[resource.group].name,
-            private={**private, **resource.private},
+            private={**private, **on_this_node(config, resource, self._node)},
             looks_alive_interval_ms=looks_alive_ms,
             is_alive_interval_ms=is_alive_ms,
             pending_timeout_ms=resource.pending_timeout_ms,

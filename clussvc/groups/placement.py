@@ -6,14 +6,15 @@ from it depends on why the group moves:
 
 | why | with preferred owners | without |
 |---|---|---|
-| a resource failed | next candidate below the owner in the node list, then from the top | the same |
+| a resource or network failed | next candidate below the owner in the node list, then from the top | the same |
 | the node failed, or stops | next candidate below the owner in the node list, then from the top | any candidate |
 | best possible, first placement | first preferred candidate, else any | any candidate |
 
 "Any" is the original's random choice that spreads load; here it is a hash of the group and its epoch, so that every
 node would choose alike and a plan can be foretold. Among equals, groups that repel each other (AntiAffinityClassNames)
 are kept apart: the first choice that hosts none of them is taken, and only if every candidate hosts one, the rule
-yields.
+yields. In the same way a node on which a client network has failed that the group needs is passed over, unless there is
+no other.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from clussvc.groups.networks import cut_off
 from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.states import MoveCause
 
-_ORDERED = (MoveCause.RESOURCE_FAILURE, MoveCause.NODE_DOWN, MoveCause.NODE_STOPPING)
+_FAILED = (MoveCause.RESOURCE_FAILURE, MoveCause.NETWORK_FAILURE)
+_ORDERED = (*_FAILED, MoveCause.NODE_DOWN, MoveCause.NODE_STOPPING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,7 @@ def choose_target(
     exclude: frozenset[NodeId] = frozenset(),
 ) -> Choice:
     """Choose the next owner; ``exclude`` names nodes that are not wanted although they could."""
+    resources = list(resources)
     needed = [resource for resource in resources if resource.possible_owners is not None]
     reasons: dict[NodeId, str] = {}
     able: set[NodeId] = set()
@@ -132,6 +136,10 @@ def choose_target(
             reasons[node] = reason
     if not able:
         return Choice(node=None, because=_nobody(reasons, exclude), rejected=tuple(reasons.items()))
+    away = {node: why for node, why in cut_off(config, resources).items() if node in able}
+    if len(away) < len(able):
+        able -= away.keys()
+        reasons |= away
     ranked = _ranked(config, group, cause, able)
     order = [node for node in ranked if node in able]
     repelled = {node: hosting.repelled_by(group, node) for node in order} if group.anti_affinity else {}
@@ -145,6 +153,8 @@ def choose_target(
     what = f"{config.node_name(node)} is {_rank(config, group, cause, node, able, exclude)}"
     if not free:
         what += f"; every such node hosts a group that {group.name} keeps apart from"
+    if node in away:
+        what += f"; every such node has lost a network that {group.name} needs"
     passed = ranked[: ranked.index(node)] if len(able) > 1 or node in group.preferred_owners else list(reasons)
     # Why the group leaves its owner, or does not get where it was to go, is told by whoever asked.
     known = (group.owner, group.move.to if group.move is not None else None)
@@ -156,7 +166,7 @@ def _walks(config: Config, group: Group, cause: MoveCause) -> bool:
     """Whether the choice goes down the node list from the owner, rather than from the top or by chance."""
     if group.owner not in config.nodes:
         return False
-    return cause is MoveCause.RESOURCE_FAILURE or (bool(group.preferred_owners) and cause in _ORDERED)
+    return cause in _FAILED or (bool(group.preferred_owners) and cause in _ORDERED)
 
 
 def _ranked(config: Config, group: Group, cause: MoveCause, able: set[NodeId]) -> list[NodeId]:

@@ -1,13 +1,14 @@
 """The planner: a configuration in, the next decisions about groups out. Pure; specified by the planner's scenarios.
 
-It looks at every group once and answers four questions: who gets a group that is released, what becomes of a wish for
-failover, which group goes home, and what could not be done and why. Every decision carries its reason in words, which
-travels through the log into the event history. After its decisions have been applied, planning again yields nothing
-new.
+It looks at every group once and answers five questions: who gets a group that is released, what becomes of a wish for
+failover, which group has lost its clients, which group goes home, and what could not be done and why. Every decision
+carries its reason in words, which travels through the log into the event history. After its decisions have been
+applied, planning again yields nothing new.
 
 ```
   released            -> AssignGroup, or blocked: nobody can take it
   failover wished     -> MoveGroup, or DenyFailover (too often: halted; nobody else: it stays)
+  network failed      -> MoveGroup, if it works on another node and the threshold allows it
   better node is back -> MoveGroup, now or when the failback window opens
 ```
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from clussvc.global_update.update import AssignGroup, DenyFailover, MoveGroup
 from clussvc.groups.failover_policy import failback, may_fail_over
+from clussvc.groups.networks import cut_off, doubtful
 from clussvc.groups.placement import Choice, Hosting, choose_target, rejection
 from clussvc.model.config import Config, Group, Move, Resource
 from clussvc.model.ids import GroupId, NodeId
@@ -67,7 +69,7 @@ def plan(config: Config, *, now_ms: int, busy: frozenset[GroupId] = frozenset())
     for group in groups:
         if not group.released and group.failover is not None and group.move is None:
             _answer_failover(draft, group)
-        elif not group.released:
+        elif not group.released and not _leaves_failed_network(draft, group):
             _consider_failback(draft, group)
     return Plan(updates=tuple(draft.updates), blocked=tuple(draft.blocked), next_ms=draft.next_ms)
 
@@ -94,9 +96,11 @@ def _assign(draft: _Draft, group: Group) -> None:
 
 
 def _wished(draft: _Draft, group: Group) -> Choice | None:
-    """The target that was decided when the move was, if it can still take the group."""
+    """The target that was decided when the move was, if it can still take the group, and has the networks for it."""
     move = group.move
     if move is None or move.to is None or rejection(draft.config, draft.resources[group.id], move.to) is not None:
+        return None
+    if move.to in cut_off(draft.config, draft.resources[group.id]):
         return None
     return Choice(node=move.to, because=move.because)
 
@@ -107,6 +111,9 @@ def _in_place(draft: _Draft, group: Group) -> Choice | None:
     if sent_away or not _may_return(draft, group):
         return None
     assert group.owner is not None
+    if group.owner in cut_off(draft.config, draft.resources[group.id]):
+        # The rules of placement may find a better one, or come back to this.
+        return None
     name = draft.config.node_name(group.owner)
     because = f"{name} had it before and can take it again"
     if group.move is not None and group.move.cause is MoveCause.FAILBACK and group.move.to is not None:
@@ -133,10 +140,12 @@ def _anew(draft: _Draft, group: Group) -> Choice:
         hosting=draft.hosting,
         exclude=frozenset((group.owner,)) if sent and group.owner is not None else frozenset(),
     )
-    if choice.node is not None:
+    away = cut_off(draft.config, draft.resources[group.id])
+    worse = sent and choice.node in away and group.owner not in away
+    if choice.node is not None and not (worse and _may_return(draft, group)):
         return replace(choice, because=f"{why}; {choice.because}")
-    if sent and _may_return(draft, group):
-        # Better back where it was than nowhere.
+    if _may_return(draft, group):
+        # Better back where it was than nowhere, or where its clients do not reach it.
         name = draft.config.node_name(group.owner)
         return replace(choice, node=group.owner, because=f"{why}; {choice.because}; it returns to {name}")
     return choice
@@ -158,7 +167,8 @@ def _why(draft: _Draft, group: Group) -> str:
 
 def _lost_target(draft: _Draft, group: Group, move: Move) -> str:
     assert move.to is not None
-    reason = rejection(draft.config, draft.resources[group.id], move.to)
+    resources = draft.resources[group.id]
+    reason = rejection(draft.config, resources, move.to) or cut_off(draft.config, resources).get(move.to)
     return f"{move.because}, but {reason}" if reason else move.because
 
 
@@ -194,6 +204,33 @@ def _deny(draft: _Draft, group: Group, because: str, *, halt: bool) -> None:
 def _move(draft: _Draft, group: Group, to: NodeId, cause: MoveCause, because: str, at_ms: int) -> None:
     draft.hosting.put(group, to)
     draft.updates.append(MoveGroup(group=group.id, to=to, cause=cause, because=because, epoch=group.epoch, at_ms=at_ms))
+
+
+def _leaves_failed_network(draft: _Draft, group: Group) -> bool:
+    """Whether a client network that the group needs has failed on its owner, and it goes where that works.
+
+    Only what is wanted online needs its clients. A group that could only go where the network is doubtful stays: it
+    would gain nothing, and the others may know no better.
+    """
+    if group.move is not None or group.halted:
+        return False
+    wanted = [resource for resource in draft.resources[group.id] if resource.persistent_state]
+    lost = cut_off(draft.config, wanted)
+    if group.owner not in lost or not may_fail_over(group, draft.now_ms).allowed:
+        return False
+    choice = choose_target(
+        draft.config,
+        group,
+        MoveCause.NETWORK_FAILURE,
+        resources=draft.resources[group.id],
+        hosting=draft.hosting,
+        exclude=doubtful(draft.config, wanted) | {group.owner},
+    )
+    if choice.node is None:
+        return False
+    because = f"{lost[group.owner]}; {choice.because}"
+    _move(draft, group, choice.node, MoveCause.NETWORK_FAILURE, because, draft.now_ms)
+    return True
 
 
 def _consider_failback(draft: _Draft, group: Group) -> None:

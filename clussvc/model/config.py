@@ -10,13 +10,87 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from clussvc.model.ids import ClusterId, FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.ids import ClusterId, FenceDeviceId, GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.index import index_of
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import MoveCause, NodeState, ResourceState
+
+PING_TARGETS = "PingTargets"
+"""The private property of a network that names what a node should be able to reach there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """What a node tells of its own address on one network; what follows is in ``membership.connectivity``."""
+
+    position: int
+    """The network, as the place of the address in the node's list."""
+    address: str
+    prefix: int = 0
+    """How many bits of the address name the subnet; 0: unknown."""
+    adapter: str = ""
+    """The system's name of the interface that has the address; empty: unknown."""
+    trouble: str = ""
+    """Why it does not work, as far as the node itself can tell: link, address and ping targets. Empty: it works."""
+    silent: tuple[NodeId, ...] = ()
+    """The nodes that are up but whose heartbeats have not come here for a while, in the order of their numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """Something that connects nodes: all addresses at one place of the nodes' lists."""
+
+    id: NetworkId
+    name: str
+    position: int
+    """The place in ``Node.addresses``, from 0 on."""
+    description: str = ""
+    role: int = 3
+    """0: not used. 1: internal, for heartbeats and the log. 2: for clients. 3: both."""
+    priority: int = 0
+    """Internal networks with a smaller number are used first for the log; equal ones in the order of addresses."""
+    address: str = ""
+    """The subnet; empty: no node has told yet."""
+    prefix: int = 0
+    private: Mapping[str, PropertyValue] = field(default_factory=dict)
+
+    @property
+    def internal(self) -> bool:
+        """Whether nodes talk to each other here."""
+        return self.role in (1, 3)
+
+    @property
+    def client(self) -> bool:
+        """Whether clients reach the cluster here."""
+        return self.role in (2, 3)
+
+    @property
+    def mask(self) -> str:
+        """The mask of an IPv4 subnet in dots, else the number of its bits; empty while it is unknown."""
+        if not self.prefix:
+            return ""
+        if ":" in self.address:
+            return str(self.prefix)
+        bits = 0xFFFFFFFF << (32 - self.prefix) & 0xFFFFFFFF
+        return ".".join(str(bits >> shift & 0xFF) for shift in (24, 16, 8, 0))
+
+    @property
+    def ping_targets(self) -> tuple[str, ...]:
+        """The addresses of which at least one must answer for the network to work on a node; none: the link decides."""
+        value = next((each for name, each in self.private.items() if name.casefold() == PING_TARGETS.casefold()), ())
+        return value if isinstance(value, tuple) else (value,) if isinstance(value, str) and value else ()
+
+
+def default_network(position: int) -> Network:
+    """The network of that place while nothing else has been said of it."""
+    return Network(
+        id=NetworkId(f"network-{position + 1}"),
+        name=f"Cluster Network {position + 1}",
+        position=position,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +130,8 @@ class Node:
     """Not admitted before that moment (wall clock), after too many losses; 0: not in quarantine."""
     fence_failure: str = ""
     """Why the last attempt to fence this incarnation failed; empty once it is over."""
+    interfaces: tuple[Interface, ...] = ()
+    """What this incarnation told last of its addresses, in their order; empty: nothing yet, all of them work."""
 
     @property
     def state(self) -> NodeState:
@@ -223,6 +299,8 @@ class Config:
     resources: Mapping[ResourceId, Resource] = field(default_factory=dict)
     tokens: Mapping[str, JoinToken] = field(default_factory=dict)
     fence_devices: Mapping[FenceDeviceId, FenceDevice] = field(default_factory=dict)
+    networks: Mapping[NetworkId, Network] = field(default_factory=dict)
+    """The networks of which more is known than the default; :attr:`all_networks` has the others as well."""
     fencing_required: bool = False
     """A silent node that has fence devices counts as down only when it was fenced, or an administrator confirmed it."""
     quarantine_threshold: int = 0
@@ -239,6 +317,27 @@ class Config:
     def voters(self) -> frozenset[NodeId]:
         """Whose leases and silences count."""
         return frozenset(node.id for node in self.nodes.values() if node.voter)
+
+    @property
+    def all_networks(self) -> tuple[Network, ...]:
+        """Every network on which any node has an address, in the order of the addresses."""
+        count = max((len(node.addresses) for node in self.nodes.values()), default=0)
+        stored = {network.position: network for network in self.networks.values()}
+        return tuple(stored.get(position) or default_network(position) for position in range(count))
+
+    @property
+    def internal_positions(self) -> tuple[int, ...]:
+        """The places of the internal networks, the one that is used first before the others."""
+        internal = [network for network in self.all_networks if network.internal]
+        return tuple(each.position for each in sorted(internal, key=lambda each: (each.priority, each.position)))
+
+    def network_named(self, name: str) -> Network | None:
+        """The network of that name, whatever the case of its letters, or with that identifier."""
+        wanted = name.casefold()
+        for network in self.all_networks:
+            if network.name.casefold() == wanted:
+                return network
+        return next((network for network in self.all_networks if network.id == name), None)
 
     def node_named(self, name: str) -> Node | None:
         """The node of that name, whatever the case of its letters; a node number is understood as well."""

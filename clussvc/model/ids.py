@@ -15,6 +15,7 @@ GroupId = NewType("GroupId", str)
 ResourceId = NewType("ResourceId", str)
 RequestId = NewType("RequestId", str)
 FenceDeviceId = NewType("FenceDeviceId", str)
+NetworkId = NewType("NetworkId", str)
 
 NODES_MAX = 64
 NAME_LENGTH_MAX = 255

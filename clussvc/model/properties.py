@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from clussvc.model.config import Config, FenceDevice, Group, Node, Resource
+from clussvc.model.config import Config, FenceDevice, Group, Network, Node, Resource
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Report, bad_property, read_only_property, unknown_property
 from clussvc.model.settings import PROFILES, PROPERTY_BYTES_MAX, QUARANTINE_THRESHOLD_MAX, Timing
@@ -284,12 +284,36 @@ FENCE_PROPERTIES: tuple[PropertyDef, ...] = (
     _flag("Verify", "verify", "1: believe nothing before the agent's status says that the node is off.", default=1),
 )
 
+NETWORK_PROPERTIES: tuple[PropertyDef, ...] = (
+    _name(),
+    PropertyDef(name="Address", kind="S", attribute="address", read_only=True, doc="The subnet, as the nodes tell it."),
+    PropertyDef(name="AddressMask", kind="S", attribute="mask", read_only=True, doc="The subnet's mask."),
+    _DESCRIPTION,
+    PropertyDef(
+        name="Role",
+        kind="D",
+        attribute="role",
+        default=3,
+        maximum=3,
+        doc="0: not used. 1: internal, for heartbeats and the log. 2: for clients. 3: both.",
+    ),
+    PropertyDef(
+        name="Priority",
+        kind="D",
+        attribute="priority",
+        default=0,
+        maximum=1_000,
+        doc="Of the internal networks the one with the smallest number carries the log.",
+    ),
+)
+
 PROPERTIES: Mapping[str, tuple[PropertyDef, ...]] = {
     "cluster": CLUSTER_PROPERTIES,
     "node": NODE_PROPERTIES,
     "group": GROUP_PROPERTIES,
     "resource": RESOURCE_PROPERTIES,
     "fence": FENCE_PROPERTIES,
+    "network": NETWORK_PROPERTIES,
 }
 """The table of each kind of object, in the order of a listing."""
 
@@ -388,16 +412,25 @@ def shown(definition: PropertyDef, stored: Stored) -> PropertyValue:
     return stored
 
 
-def common_values(thing: Config | Node | Group | Resource | FenceDevice) -> list[tuple[PropertyDef, PropertyValue]]:
+def common_values(
+    thing: Config | Node | Group | Resource | FenceDevice | Network,
+) -> list[tuple[PropertyDef, PropertyValue]]:
     """All common properties of an object with their present values, in the order of a listing."""
     return [(known, shown(known, getattr(thing, known.attribute))) for known in PROPERTIES[kind_of(thing)]]
 
 
-def kind_of(thing: Config | Node | Group | Resource | FenceDevice) -> str:
-    """The word for the kind of an object: cluster, node, group, resource or fence."""
+def kind_of(thing: Config | Node | Group | Resource | FenceDevice | Network) -> str:
+    """The word for the kind of an object: cluster, node, group, resource, fence or network."""
     if isinstance(thing, Config):
         return "cluster"
-    return {Node: "node", Group: "group", Resource: "resource", FenceDevice: "fence"}[type(thing)]
+    kinds: dict[type, str] = {
+        Node: "node",
+        Group: "group",
+        Resource: "resource",
+        FenceDevice: "fence",
+        Network: "network",
+    }
+    return kinds[type(thing)]
 
 
 def common_changes(kind: str, owner: str, values: Mapping[str, PropertyValue | None]) -> dict[str, Stored] | Report:

@@ -234,6 +234,13 @@ def fence_device_not_found(name: str) -> Report:
     )
 
 
+def network_not_found(name: str) -> Report:
+    """No network has that name."""
+    return Report(
+        code="network-not-found", status=5045, message=f"There is no network {name!r}; 'cluster network' lists them."
+    )
+
+
 def no_fence_device(node: str) -> Report:
     """The node cannot be switched off by anything that the cluster knows."""
     return Report(

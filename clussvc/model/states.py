@@ -73,6 +73,36 @@ class GroupState(Enum):
 
 
 @unique
+class NetworkState(Enum):
+    """Derived from what nodes tell of their interfaces; see :mod:`clussvc.membership.connectivity`."""
+
+    UP = "Up"
+    PARTITIONED = "Partitioned"
+    DOWN = "Down"
+    UNAVAILABLE = "Unavailable"
+
+    @property
+    def number(self) -> int:
+        """The CLUSTER_NETWORK_STATE value."""
+        return {"Unavailable": 0, "Down": 1, "Partitioned": 2}.get(self.value, 3)
+
+
+@unique
+class InterfaceState(Enum):
+    """What the address of one node on one network is worth."""
+
+    UP = "Up"
+    UNREACHABLE = "Unreachable"
+    FAILED = "Failed"
+    UNAVAILABLE = "Unavailable"
+
+    @property
+    def number(self) -> int:
+        """The CLUSTER_NETINTERFACE_STATE value."""
+        return {"Unavailable": 0, "Failed": 1, "Unreachable": 2}.get(self.value, 3)
+
+
+@unique
 class StateChangeReason(Enum):
     """Why a resource is told to change; handed to types that ask for it (RESOURCE_STATE_CHANGE_REASON)."""
 
@@ -100,6 +130,7 @@ class MoveCause(Enum):
     FAILBACK = "failback"
     FIRST_PLACEMENT = "first placement"
     OWNERS_CHANGED = "its possible owners changed"
+    NETWORK_FAILURE = "a client network failed"
 
 
 @unique

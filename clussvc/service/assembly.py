@@ -26,6 +26,7 @@ from clussvc.actions import (
     LeaveWill,
     Note,
     PeerAddress,
+    PingNetworks,
     Propose,
     RemoveLogMember,
     SetPeers,
@@ -38,12 +39,13 @@ from clussvc.actions import (
 from clussvc.admin.server import AdminServer, TlsSettings
 from clussvc.comms.authority import Authority, KeyPair, client_context, fingerprint, server_context
 from clussvc.comms.heartbeats import PHASES, HeartbeatNetwork
+from clussvc.comms.interfaces import InterfaceWatcher
 from clussvc.comms.stream_tcp import StreamCallbacks, StreamTransport
 from clussvc.comms.token import JoinToken, make_token, new_secret, secret_sha256
 from clussvc.comms.wire import Kind
 from clussvc.configdb.store import SqliteConfigStore
 from clussvc.eventlog.log import record_to_log
-from clussvc.events import LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
+from clussvc.events import InterfacesSeen, LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
 from clussvc.fencing.agents import AgentMetadata, read_metadata
 from clussvc.global_update.disk.disk_thread import DiskLogThread
 from clussvc.global_update.raft.replicator import RaftSettings, RaftThread
@@ -128,6 +130,7 @@ class Node(Runtime):
         self._will = b""
         self._will_goes_to: tuple[tuple[str, int], ...] = ()
         self._shortcomings: tuple[str, ...] = ()
+        self._peer_addresses: dict[NodeId, tuple[tuple[str, int], ...]] = {}
         self._timing = timing
         self._fences = Fences(file.self_fence, self._clock_, inbox.put)
         self._open_network(boot)
@@ -136,6 +139,7 @@ class Node(Runtime):
         self.performs(
             {
                 SetPeers: self._set_peers,
+                PingNetworks: lambda action: self._interfaces.ping(action.targets),
                 Vouch: self._vouch,
                 UseTiming: self._use_timing,
                 UseQuorum: lambda action: self._engine.use_quorum(action.quorum),
@@ -175,6 +179,12 @@ class Node(Runtime):
         self._native = Heartbeats(file.node_id, boot, heartbeat_key)
         self._heartbeats = HeartbeatNetwork(
             native=self._native, cluster_id=file.cluster_id, listen=listen, on_news=self._inbox.nudge
+        )
+        self._interfaces = InterfaceWatcher(
+            addresses=file.addresses,
+            ages=lambda: self._heartbeats.ages(self._clock_.now_ms()),
+            tell=self._see_interfaces,
+            lost_ms=self._timing.lease_ms,
         )
         self._streams = StreamTransport(
             node_id=file.node_id,
@@ -273,6 +283,7 @@ class Node(Runtime):
         self._shortcomings += self._fences.open(self._timing)
         for shortcoming in self._shortcomings:
             log.warning("service.shortcoming", because=shortcoming)
+        self._interfaces.start()
         self._engine.start()
         self._admin.start()
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
@@ -290,6 +301,7 @@ class Node(Runtime):
         self._monitors.close()
         self._fences.stop(disarm=self._core.holds_nothing)
         self._engine.stop()
+        self._interfaces.stop()
         self._streams.stop()
         self._heartbeats.stop()
         self._store.close()
@@ -322,13 +334,29 @@ class Node(Runtime):
         addresses = {
             node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()
         }
-        self._heartbeats.set_peers(addresses, self._clock_.now_ms())
-        self._streams.set_peers({int(node): where for node, where in addresses.items()})
+        self._peer_addresses = addresses
+        self._heartbeats.set_peers(addresses, self._clock_.now_ms(), action.internal)
+        self._streams.set_peers({int(node): _in_use(where, action.internal) for node, where in addresses.items()})
         self._will_goes_to = tuple(where for each in addresses.values() for where in each)
         self._write_will()
 
+    def _see_interfaces(self, seen: InterfacesSeen) -> None:
+        self._inbox.put(seen)
+        troubled = {place for place, link in seen.links.items() if link.trouble}
+        self._streams.avoid(
+            {
+                int(node): frozenset(
+                    address
+                    for place, address in enumerate(where)
+                    if place in troubled or (node, place) not in seen.heard
+                )
+                for node, where in self._peer_addresses.items()
+            }
+        )
+
     def _use_timing(self, action: UseTiming) -> None:
         timing = self._timing = action.timing
+        self._interfaces.use_timing(timing.lease_ms)
         self._engine.use_timing(timing)
         if self._has_lease_to_lose:
             self._keep_on_time()
@@ -533,6 +561,13 @@ def _first_peers(birth: Birth, config: Config | None, own: int) -> dict[NodeId, 
         for node, (name, addresses, port) in birth.members.items()
         if node != own
     }
+
+
+def _in_use(where: tuple[tuple[str, int], ...], internal: tuple[int, ...] | None) -> tuple[tuple[str, int], ...]:
+    """The addresses of a peer that streams use, best first. Without any on an internal network all of them are better
+    than none."""
+    wanted = tuple(where[place] for place in internal or () if place < len(where))
+    return wanted or where
 
 
 def _read(path: Path) -> bytes:

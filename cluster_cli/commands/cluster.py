@@ -44,9 +44,20 @@ def run(invocation: Invocation, session: Session) -> Screen:
             return _list(session)
         case "quorumresource":
             return _quorum(invocation, session)
+        case "listnetpriority":
+            return _network_priorities(session)
+        case "setnetpriority":
+            session.change("Network", "set_priorities", list(split_list(action.argument or "")))
+            return _network_priorities(session)
         case "properties" | "privproperties":
             return common.properties(invocation, session, "cluster")
     raise Failed(87, f"/{action.name} is not done by 'cluster'.", "bad-argument")
+
+
+def _network_priorities(session: Session) -> Screen:
+    names = session.call("Network", "priorities")
+    lines = render.owner_lines("Internal Networks", names)
+    return Screen(text=render.titled("Listing the internal networks in the order of their use:", lines), data=names)
 
 
 def _status(session: Session) -> Screen:

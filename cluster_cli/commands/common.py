@@ -10,7 +10,14 @@ from cluster_cli.render import Screen
 from cluster_cli.session import STATUS_PENDING, STATUS_RESOURCE_FAILED, Failed, Progress, Session, wait_limit
 from cluster_cli.syntax import Assignment, Invocation, Option
 
-OBJECT_OF_KIND = {"cluster": "Cluster", "node": "Node", "group": "Group", "resource": "Resource", "fence": "Fence"}
+OBJECT_OF_KIND = {
+    "cluster": "Cluster",
+    "node": "Node",
+    "group": "Group",
+    "resource": "Resource",
+    "fence": "Fence",
+    "network": "Network",
+}
 """The administration object that serves each kind."""
 
 

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 
 from clussvc.fencing.agents import AgentMetadata
 from clussvc.global_update.apply import apply
@@ -24,6 +25,7 @@ from clussvc.global_update.update import (
     NodeDown,
     NodeUp,
     Proposal,
+    ReportInterfaces,
     ReportStates,
     ResourceStatus,
     SetVoter,
@@ -32,7 +34,7 @@ from clussvc.global_update.update import (
 from clussvc.membership.regroup import next_eviction
 from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model import reports
-from clussvc.model.config import Config, FenceDevice, Group
+from clussvc.model.config import Config, FenceDevice, Group, Interface
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId
 from clussvc.model.records import HistoryEntry
@@ -184,6 +186,35 @@ class FakeAccess:
         )
         assert self._propose(down) is None
         self.settle()
+
+    def add_network(self) -> None:
+        """Every node has an address on one more network."""
+        config = self.config()
+        place = len(config.all_networks)
+        nodes = {
+            node.id: replace(node, addresses=(*node.addresses, f"10.0.{place}.{node.id}"))
+            for node in config.nodes.values()
+        }
+        self._config = replace(config, nodes=nodes)
+
+    def tell_interfaces(self, name: str, trouble: str, silent: tuple[str, ...] = ()) -> None:
+        """A node tells of its interfaces: of the first the trouble, or whom it does not hear there."""
+        config = self.config()
+        node = config.node_named(name)
+        assert node is not None
+        missed = tuple(other.id for other in config.nodes.values() if other.name in silent)
+        interfaces = tuple(
+            Interface(
+                position=place,
+                address=address,
+                prefix=24,
+                adapter=f"eth{place}",
+                trouble=trouble if not place else "",
+                silent=missed if not place else (),
+            )
+            for place, address in enumerate(node.addresses)
+        )
+        self._must(ReportInterfaces(node=node.id, incarnation=node.incarnation, interfaces=interfaces))
 
     def settle(self) -> None:
         """Coordinator and owners do what there is to do, until nothing is left."""

@@ -41,6 +41,12 @@ def happen(access: FakeAccess, words: list[str]) -> None:
             access.liars.add(device)
         case ["quorum", "lost"]:
             access.quorum = False
+        case ["network"]:
+            access.add_network()
+        case ["trouble", name, why]:
+            access.tell_interfaces(name, why)
+        case ["misses", name, *others]:
+            access.tell_interfaces(name, "", tuple(others))
         case ["kill", name]:
             access.kill(name)
         case _:

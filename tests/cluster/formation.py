@@ -194,7 +194,7 @@ class Cluster:
         _succeed(
             first,
             *("create", "--cluster", NAME, "--profile", profile, "--quorum", quorum),
-            *("--node", first.name, "--address", first.address),
+            *("--node", first.name, *_addresses(first)),
             *("--config", str(first.config), "--data", str(first.data), "--socket", str(first.socket)),
         )
         first.start_service()
@@ -211,7 +211,7 @@ class Cluster:
         """Take a machine into the cluster and start its service."""
         _succeed(
             node,
-            *("join", token, "--node", node.name, "--address", node.address),
+            *("join", token, "--node", node.name, *_addresses(node)),
             *("--config", str(node.config), "--data", str(node.data), "--socket", str(node.socket)),
         )
         self.used_tokens.append(token)
@@ -254,6 +254,10 @@ class Cluster:
 def shown(words: Sequence[str]) -> str:
     """A command as one would type it."""
     return " ".join(["cluster", *(f'"{word}"' if " " in word else word for word in words)])
+
+
+def _addresses(node: Node) -> list[str]:
+    return [word for address in node.homes for word in ("--address", address)]
 
 
 def _succeed(node: Node, *words: str) -> str:

@@ -2,7 +2,8 @@
 
 A machine is a set of namespaces (network, PID, mount, UTS, IPC) that a *holder* process keeps; nothing has a name, so
 nothing can be left behind in /run or in the caller's own network. Its network card is one end of a veth pair, whose
-other end is a port of a bridge in a namespace of its own, the *switch*. A crash is the switch port going down and the
+other end is a port of a bridge in a namespace of its own, the *switch*; with two networks there are two cards and two
+bridges, and the client is on the first. A crash is the switch port going down and the
 death of PID 1, with which the kernel kills everything on the machine; the data folder is on the caller's disk and
 outlives it.
 
@@ -35,6 +36,8 @@ REPOSITORY: Final = Path(__file__).resolve().parents[2]
 NODE_INIT: Final = Path(__file__).with_name("node_init.py")
 NEEDED_PROGRAMS: Final = ("ip", "bridge", "nsenter", "unshare", "setpriv", "mount")
 NETWORK: Final = "10.77.0"
+OTHER_NETWORK: Final = "10.78.0"
+"""The second network, where the lab has one."""
 PREFIX: Final = 24
 CLIENT_ADDRESS: Final = f"{NETWORK}.100"
 VIP: Final = f"{NETWORK}.200"
@@ -141,6 +144,8 @@ class Node:
         self.number = number
         self.name = f"NODE{number}"
         self.address = f"{NETWORK}.{10 + number}"
+        self.homes = tuple(f"{network}.{10 + number}" for network in (NETWORK, OTHER_NETWORK)[: lab.networks])
+        """Its address on each network."""
         self.folder = lab.folder / f"n{number}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config = self.folder / "node.toml"
@@ -153,7 +158,15 @@ class Node:
     @property
     def port(self) -> str:
         """Its port of the switch."""
-        return f"p{self.number}"
+        return self.ports[0]
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """Its port of the switch on each network."""
+        return (f"p{self.number}", f"q{self.number}")[: len(self.homes)]
+
+    def _on(self, network: int | None) -> tuple[str, ...]:
+        return self.ports if network is None else (self.ports[network],)
 
     # --- the machine ------------------------------------------------------------------------------------------------
 
@@ -173,36 +186,41 @@ class Node:
             (sys.executable, "-I", str(NODE_INIT), self.name),
             self.folder / "init.out",
         )
-        self._lab.plug(self.port, self.holder, address=self.address, mac=f"02:77:00:00:00:{self.number:02x}")
+        for network, (port, address) in enumerate(zip(self.ports, self.homes, strict=True)):
+            mac = f"02:77:00:00:{network:02x}:{self.number:02x}"
+            self._lab.plug(port, self.holder, address=address, mac=mac, network=network)
 
     def crash(self) -> None:
         """Pull the cable and end every process at once, as a power failure does."""
         self._assert_up()
         assert self.holder is not None
-        self._lab.switch_ip(f"link set {self.port} down")
+        self._lab.switch_ip(*(f"link set {port} down" for port in self.ports))
         os.kill(self.holder.pid, signal.SIGKILL)
         # PID 1 does not end before nsenter(1), which is stopped if the service was, has seen the service's end.
         self._wake_services()
         self.holder.end()
         self._forget_services()
         # The kernel takes the card away some time after the machine's end; the port must be free for the next boot.
-        self._lab.switch_ip(f"link del {self.port}", check=False)
+        for port in self.ports:
+            self._lab.switch_ip(f"link del {port}", check=False)
 
-    def cut(self) -> None:
-        """Pull the cable: the machine sees its link go down."""
+    def cut(self, network: int | None = None) -> None:
+        """Pull the cable: the machine sees its link go down. All of them, or that of one network (0 or 1)."""
         self._assert_up()
-        self._lab.switch_ip(f"link set {self.port} down")
+        self._lab.switch_ip(*(f"link set {port} down" for port in self._on(network)))
 
-    def mute(self) -> None:
+    def mute(self, network: int | None = None) -> None:
         """The switch forwards nothing from or to the machine any more, which sees no change."""
         self._assert_up()
-        self._lab.on_switch("bridge", "link", "set", "dev", self.port, "state", "0")
+        for port in self._on(network):
+            self._lab.on_switch("bridge", "link", "set", "dev", port, "state", "0")
 
-    def heal(self) -> None:
+    def heal(self, network: int | None = None) -> None:
         """Undo ``cut`` or ``mute``."""
         self._assert_up()
-        self._lab.switch_ip(f"link set {self.port} up")
-        self._lab.on_switch("bridge", "link", "set", "dev", self.port, "state", "3")
+        self._lab.switch_ip(*(f"link set {port} up" for port in self._on(network)))
+        for port in self._on(network):
+            self._lab.on_switch("bridge", "link", "set", "dev", port, "state", "3")
 
     def enter(self, *words: str) -> list[str]:
         """The words that run a command on the machine."""
@@ -367,11 +385,12 @@ class Probe:
 class Lab:
     """Machines NODE1, NODE2, ... and a client, joined by a switch. Use it in a ``with`` statement."""
 
-    def __init__(self, *, folder: Path, nodes: int = 3) -> None:
+    def __init__(self, *, folder: Path, nodes: int = 3, networks: int = 1) -> None:
         if missing := missing_programs():
             raise LabError(f"not found: {', '.join(missing)}; install them with 'apt-get install iproute2 util-linux'")
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.networks = networks
         self._probes: list[Probe] = []
         self._seen: set[str] = set()
         self.nodes: list[Node] = []
@@ -379,11 +398,12 @@ class Lab:
         try:
             self._switch = self.hold("switch")
             self._client = self.hold("client")
-            self.switch_ip(
-                "link set lo up",
-                "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-                "link set br0 up",
-            )
+            self.switch_ip("link set lo up")
+            for network in range(networks):
+                self.switch_ip(
+                    f"link add br{network} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+                    f"link set br{network} up",
+                )
             self.plug("pc", self._client, address=CLIENT_ADDRESS, mac="02:77:00:00:00:ff")
             self.nodes = [Node(self, number) for number in range(1, nodes + 1)]
             for node in self.nodes:
@@ -418,18 +438,18 @@ class Lab:
         """The words that run a command on the client machine."""
         return ["nsenter", "-t", str(self._client.pid), "-n", "--", *words]
 
-    def plug(self, port: str, holder: Holder, *, address: str, mac: str) -> None:
+    def plug(self, port: str, holder: Holder, *, address: str, mac: str, network: int = 0) -> None:
         """Join a machine to the switch, with the same hardware address at every boot."""
         self._seen |= holder.namespaces
         self.switch_ip(
-            f"link add {port} type veth peer name eth0 address {mac} netns {holder.pid}",
-            f"link set {port} master br0 up",
+            f"link add {port} type veth peer name eth{network} address {mac} netns {holder.pid}",
+            f"link set {port} master br{network} up",
         )
         self._ip(
             holder,
             "link set lo up",
-            f"address add {address}/{PREFIX} dev eth0",
-            "link set eth0 up",
+            f"address add {address}/{PREFIX} dev eth{network}",
+            f"link set eth{network} up",
         )
 
     def switch_ip(self, *lines: str, check: bool = True) -> None:

@@ -9,6 +9,7 @@ given:
   nodes: {NODE1: up, NODE2: paused, NODE3: down}     # also: joining, stopping, paused down; numbered in this order
   groups:
     SQL: {owner: NODE1, preferred: [NODE1, NODE3], resources: {APP: {possible: [NODE1]}}}
+  networks: {PUBLIC: {}, HEART: {role: 1}}           # a resource on one: {ADDRESS: {network: PUBLIC}}
 now: "22:30"                                         # UTC; 12:00 if it is not said
 event: [NODE1 dies, NODE3 returns]                   # see happen(); 'it is decided' carries out one plan
 ```
@@ -40,6 +41,7 @@ from clussvc.global_update.update import (
     Proposal,
     RemoveNode,
     RemovePossibleOwner,
+    ReportInterfaces,
     RequestFailover,
     ResumeNode,
     SetVoter,
@@ -47,7 +49,8 @@ from clussvc.global_update.update import (
     Update,
 )
 from clussvc.groups.planner import Plan, plan
-from clussvc.model.config import Config, Group, Node, Resource
+from clussvc.membership.connectivity import told_of
+from clussvc.model.config import Config, Group, Network, Node, Resource, default_network
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.states import MoveCause, ResourceState
 
@@ -62,7 +65,7 @@ GROUP_KEYS = {
     "owner", "preferred", "anti_affinity", "resources", "failback", "threshold", "period_h", "failed_over_h_ago",
     "by_hand", "halted", "homecoming", "wanted",
 }  # fmt: skip
-RESOURCE_KEYS = {"possible", "state", "wanted", "needs"}
+RESOURCE_KEYS = {"possible", "state", "wanted", "needs", "network"}
 FILE_KEYS = {"why", "given", "now", "utc_offset_min", "event", "plan", "because", "then"}
 
 
@@ -75,13 +78,20 @@ class World:
         self.now_ms = DAY_MS + hours * HOUR_MS + minutes * 60_000
         given = story["given"]
         self._count = 0
-        nodes = [node_of(NodeId(place), name, words) for place, (name, words) in enumerate(given["nodes"].items(), 1)]
+        networks = [
+            network_of(place, name, words) for place, (name, words) in enumerate(given.get("networks", {}).items())
+        ]
+        nodes = [
+            node_of(NodeId(place), name, words, networks=max(1, len(networks)))
+            for place, (name, words) in enumerate(given["nodes"].items(), 1)
+        ]
         self.config = Config(
             cluster=ClusterId("c"),
             name="C",
             utc_offset_min=story.get("utc_offset_min", 0),
             next_node_id=len(nodes) + 1,
             nodes={node.id: node for node in nodes},
+            networks={network.id: network for network in networks},
         )
         groups = [self._group(name, words or {}) for name, words in given.get("groups", {}).items()]
         self.config = replace(self.config, groups={group.id: group for group in groups})
@@ -132,8 +142,10 @@ class World:
         return Resource(
             id=ResourceId(name),
             name=name,
-            type="Generic Application",
-            private={"CommandLine": "sleep 1000"},
+            type="IP Address" if "network" in words else "Generic Application",
+            private={"Address": "198.51.100.99", "SubnetMask": "255.255.255.0", "Network": words["network"]}
+            if "network" in words
+            else {"CommandLine": "sleep 1000"},
             group=group,
             persistent_state=words.get("wanted", True),
             possible_owners=self._nodes(words["possible"]) if "possible" in words else None,
@@ -169,14 +181,19 @@ class World:
         raise AssertionError("the groups do not come to rest")
 
 
-def node_of(number: NodeId, name: str, words: str) -> Node:
+def network_of(place: int, name: str, words: dict[str, Any]) -> Network:
+    assert set(words) <= {"role"}, words
+    return replace(default_network(place), name=name, **words)
+
+
+def node_of(number: NodeId, name: str, words: str, *, networks: int) -> Node:
     """``words`` are up, down, joining, paused, stopping, or two of them."""
     states = set(words.split())
     assert states <= {"up", "down", "joining", "paused", "stopping"}, words
     return Node(
         id=number,
         name=name,
-        addresses=(f"192.0.2.{number}",),
+        addresses=tuple(f"192.0.{2 + place}.{number}" for place in range(networks)),
         port=3343,
         voter=True,
         up=not states & {"down", "joining"},
@@ -216,6 +233,14 @@ def happen(world: World, event: str) -> None:
             world.do(ResumeNode(node=world.node(name)))
         case [name, "is", "being", "stopped"]:
             world.do(StopNode(node=world.node(name)))
+        case [name, "loses", network]:
+            tell(world, name, network, trouble="the link eth1 is down")
+        case [name, "regains", network]:
+            tell(world, name, network)
+        case [name, "misses", "everybody", "on", network]:
+            tell(world, name, network, misses=tuple(each.name for each in config.nodes.values() if each.name != name))
+        case [name, "misses", other, "on", network]:
+            tell(world, name, network, misses=(other,))
         case [name, "moves"]:
             world.do(MoveGroup(group=GroupId(name), to=None, cause=MoveCause.ADMIN, because="ada moved it"))
         case [name, "moves", "to", node]:
@@ -241,6 +266,17 @@ def happen(world: World, event: str) -> None:
             )
         case _:
             raise AssertionError(f"unknown event: {event}")
+
+
+def tell(world: World, name: str, network: str, *, trouble: str = "", misses: tuple[str, ...] = ()) -> None:
+    """A node tells of its interface on one network; of the others it repeats what it told before."""
+    node = world.config.nodes[world.node(name)]
+    known = world.config.network_named(network)
+    assert known is not None, network
+    interfaces = [told_of(node, place) for place in range(len(node.addresses))]
+    silent = tuple(world.node(each) for each in misses)
+    interfaces[known.position] = replace(interfaces[known.position], trouble=trouble, silent=silent)
+    world.do(ReportInterfaces(node=node.id, incarnation=node.incarnation, interfaces=tuple(interfaces)))
 
 
 def down(world: World, name: str, *, stopped: bool) -> None:

@@ -51,7 +51,7 @@ class Beacon:
         self._timer = 0
         self._ended = False
         self._watched: tuple[object, ...] = ()
-        self._waiting: deque[tuple[bytes, NodeId, int, int | None]] = deque()
+        self._waiting: deque[tuple[bytes, NodeId, int, int | None, int]] = deque()
 
     def end(self) -> None:
         """The process is gone."""
@@ -91,6 +91,15 @@ class Beacon:
         """What was heard since the last call."""
         return tuple([as_heard(entry) for entry in self._native.take()])
 
+    def heard_on(self, networks: int, lost_ms: int) -> frozenset[tuple[NodeId, int]]:
+        """Who was heard where within that time, as the watcher of the service has it."""
+        return frozenset(
+            (NodeId(node), network)
+            for node, ages in self._native.ages(self._clock.now_ms).items()
+            for network, age_ms in enumerate(ages[:networks])
+            if 0 <= age_ms <= lost_ms
+        )
+
     # --- sending ----------------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
@@ -111,15 +120,15 @@ class Beacon:
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
-    def arrive(self, data: bytes, sender: NodeId, boot: int, sent_us: int | None) -> None:
-        """A datagram reaches the socket; a will was not sent by the service, and has no time."""
+    def arrive(self, data: bytes, sender: NodeId, boot: int, sent_us: int | None, network: int = 0) -> None:
+        """A datagram reaches the socket on that network; a will was not sent by the service, and has no time."""
         if self._ended:
             return
         if not self._awake():
             if len(self._waiting) < DATAGRAMS_WAITING_MAX:
-                self._waiting.append((data, sender, boot, sent_us))
+                self._waiting.append((data, sender, boot, sent_us, network))
             return
-        outcome, news, answer = self._native.receive(data, self._clock.now_ms)
+        outcome, news, answer = self._native.receive(data, self._clock.now_ms, network)
         if outcome == "received" and sent_us is not None:
             self._heard(sender, boot, sent_us)
         if answer:

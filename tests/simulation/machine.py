@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from clussvc.events import Event
+from clussvc.events import Event, InterfacesSeen
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, ResourceId
 from clussvc.node import NodeCore
@@ -21,7 +21,7 @@ class Machine:
     arrives; ``power`` whenever the machine does."""
 
     id: NodeId
-    address: str
+    addresses: tuple[str, ...]
     clock: MachineClock
     disk: Disk
     boots: int = 0
@@ -43,6 +43,12 @@ class Machine:
     """What the last monitor sends when the service is dead, and of which incarnation."""
     beacon: Beacon | None = None
     """The heartbeats of its service; they go on while the core is stalled."""
+    links_down: set[int] = field(default_factory=set)
+    """The networks of which its cable is pulled."""
+    seen: InterfacesSeen | None = None
+    """What the watcher of interfaces told last."""
+    internal: tuple[int, ...] | None = None
+    """On which networks its service sends heartbeats; None: on all."""
     inbox: deque[Event] = field(default_factory=deque)
     draining: bool = False
     stored: list[tuple[int, Config]] = field(default_factory=list)

@@ -1,7 +1,8 @@
 """The network between the machines: datagrams that get lost, doubled, late and out of order, and streams that break.
 
-Every direction of every link can be cut by itself. A stream keeps its order; while one of its directions is cut its
-frames are held back, until the link is mended or both ends give the connection up.
+Every direction of every link can be cut by itself; where machines are on several networks, so can it on each of them.
+A stream keeps its order; while one of its directions is cut its frames are held back, until the link is mended or both
+ends give the connection up.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Network:
         deliver: Callable[[NodeId, NodeId, bytes], None],
         changed: Callable[[NodeId, NodeId, bool], None],
         alive: Callable[[NodeId], bool],
+        networks: int = 1,
+        internal: Callable[[NodeId], tuple[int, ...] | None] = lambda _: None,
     ) -> None:
         self._scheduler = scheduler
         self._rng = rng
@@ -47,6 +50,10 @@ class Network:
         self._streams: dict[frozenset[NodeId], _Stream] = {}
         self.cut: set[tuple[NodeId, NodeId]] = set()
         """Directions in which nothing passes."""
+        self.networks = networks
+        self._internal = internal
+        self.cut_on: set[tuple[NodeId, NodeId, int]] = set()
+        """Directions in which nothing passes on one network; streams take another one."""
         self.cut_streams: set[tuple[NodeId, NodeId]] = set()
         """Directions in which streams carry nothing while datagrams pass, as after a cut whose end TCP has not tried
         yet."""
@@ -59,13 +66,16 @@ class Network:
         self.late_ms = 400.0
         self.delay_ms = (0.1, 2.0)
 
-    def passes(self, sender: NodeId, receiver: NodeId) -> bool:
-        """Whether anything can get from one to the other now."""
-        return (sender, receiver) not in self.cut
+    def passes(self, sender: NodeId, receiver: NodeId, network: int) -> bool:
+        """Whether anything can get from one to the other now on that network."""
+        return (sender, receiver) not in self.cut and (sender, receiver, network) not in self.cut_on
 
     def flows(self, sender: NodeId, receiver: NodeId) -> bool:
         """Whether a stream carries anything from one to the other now."""
-        return self.passes(sender, receiver) and (sender, receiver) not in self.cut_streams
+        internal = self._internal(sender)
+        used = range(self.networks) if internal is None else internal
+        passes = any(self.passes(sender, receiver, network) for network in used)
+        return passes and (sender, receiver) not in self.cut_streams
 
     def both_ways(self, one: NodeId, other: NodeId) -> bool:
         """Whether they can talk to each other, in more than datagrams."""
@@ -73,11 +83,11 @@ class Network:
 
     # --- datagrams --------------------------------------------------------------------------------------------------
 
-    def datagram(self, sender: NodeId, receiver: NodeId, arrive: Callable[[], None]) -> None:
-        """Send one; it may arrive not at all, once or twice, and late."""
+    def datagram(self, sender: NodeId, receiver: NodeId, arrive: Callable[[], None], network: int = 0) -> None:
+        """Send one on a network; it may arrive not at all, once or twice, and late."""
         rng = self._rng
         for _ in range(2 if self.duplication and rng.random() < self.duplication else 1):
-            if not self.passes(sender, receiver) or (self.loss and rng.random() < self.loss):
+            if not self.passes(sender, receiver, network) or (self.loss and rng.random() < self.loss):
                 continue
             low, high = self.delay_ms
             delay_ms = low + (high - low) * rng.random() + self.slow_ms.get((sender, receiver), 0.0)

@@ -19,11 +19,13 @@ from clussvc.global_update.update import (
     OnlineResource,
     PauseNode,
     SetGroupProperties,
+    SetNetworkProperties,
     SetPreferredOwners,
     SetResourceProperties,
     StopNode,
 )
-from clussvc.model.ids import GroupId, NodeId, ResourceId
+from clussvc.membership.connectivity import interface_states
+from clussvc.model.ids import GroupId, NetworkId, NodeId, ResourceId
 from clussvc.model.settings import WAN
 from clussvc.model.states import MoveCause, NodePhase, NodeState, ResourceState
 from tests.simulation.administrator import create_fence_device, require_fencing
@@ -570,3 +572,95 @@ def test_a_device_that_lies_is_found_out(world: World) -> None:
 
     assert world.node("n1").power == 1
     assert world.running_on(group) <= {"n2", "n3"}
+
+
+# --- two networks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=SEEDS)
+def wired_twice(request: pytest.FixtureRequest) -> World:
+    """Three members on two networks that have told of their interfaces."""
+    world = World(nodes=3, seed=request.param, networks=2)
+    world.start()
+    world.settle()
+    world.run_until(lambda: len(world.config.voters) == 3)
+    world.run_until(lambda: all(node.interfaces for node in world.config.nodes.values()))
+    return world
+
+
+def web(world: World, *, on: str) -> GroupId:
+    """A group with an address on the first network, online on a node."""
+    group = world.make_group("web", {}, on=on)
+    address = CreateResource(
+        resource=ResourceId("web-ip"),
+        name="web ip",
+        type="IP Address",
+        group=group,
+        private={"Address": "10.0.0.99", "SubnetMask": "255.255.255.0"},
+    )
+    assert world.do(address) is None
+    assert world.do(OnlineResource(resource=ResourceId("web-ip"))) is None
+    world.run_until(lambda: world.online_on(group) is not None)
+    if world.online_on(group) != on:
+        move = MoveGroup(group=group, to=world.node(on).id, cause=MoveCause.ADMIN, because="for the story")
+        assert world.do(move) is None
+        world.run_until(lambda: world.online_on(group) == on)
+    return group
+
+
+def network_states(world: World, place: int) -> tuple[str, ...]:
+    network = world.config.all_networks[place]
+    return tuple(state.value for state in interface_states(world.config, network).values())
+
+
+def test_the_loss_of_one_network_of_two_harms_nobody(wired_twice: World) -> None:
+    """Neither of a node's link nor of the whole network; leases live on by the other one."""
+    world = wired_twice
+    group = sql(world)
+    epoch, incarnations = world.config.groups[group].epoch, [n.incarnation for n in world.config.nodes.values()]
+    world.cut_network(1)
+    world.run_until(lambda: set(network_states(world, 1)) == {"Unreachable"}, limit_ms=10_000)
+    world.run_for(5_000)
+    assert network_states(world, 0) == ("Up", "Up", "Up")
+    world.heal()
+    world.run_until(lambda: set(network_states(world, 1)) == {"Up"}, limit_ms=10_000)
+    world.cut_network(0, "n2")
+    world.run_until(lambda: network_states(world, 0) == ("Up", "Failed", "Up"), limit_ms=10_000)
+    world.heal()
+    world.run_until(lambda: set(network_states(world, 0)) == {"Up"}, limit_ms=10_000)
+
+    assert world.online_on(group) == "n1"
+    assert world.config.groups[group].epoch == epoch
+    assert [n.incarnation for n in world.config.nodes.values()] == incarnations
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["cable", "silence"])
+def test_a_group_leaves_a_node_that_has_lost_its_clients(wired_twice: World, seen: bool) -> None:
+    """Whether the node sees its link go down, or only nobody hears it there any more; the others stay."""
+    world = wired_twice
+    group, other = web(world, on="n1"), sql(world)
+    if seen:
+        world.pull_cable(0, "n1")
+    else:
+        world.cut_network(0, "n1")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=10_000)
+
+    assert "n1 has lost Cluster Network 1" in world.config.groups[group].placed_because
+    assert len(world.config.groups[group].failovers) == 1
+    assert world.online_on(other) == "n1", "it has no clients there"
+    assert all(node.up for node in world.config.nodes.values())
+    world.heal()
+    world.run_until(lambda: set(network_states(world, 0)) == {"Up"}, limit_ms=10_000)
+
+
+def test_a_network_of_clients_carries_no_heartbeats(wired_twice: World) -> None:
+    """Then the loss of the other one is the loss of everything, and the majority goes on."""
+    world = wired_twice
+    group = sql(world)
+    role = SetNetworkProperties(network=NetworkId("network-1"), common={"Role": 2})
+    assert world.do(role) is None
+    world.run_for(3_000)
+    assert network_states(world, 0) == ("Up", "Up", "Up"), "nobody is missed where nobody speaks"
+    assert world.online_on(group) == "n1"
+    world.cut_network(1, "n1")
+    world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=10_000)

@@ -33,6 +33,7 @@ from clussvc.actions import (
     LeaveWill,
     Note,
     PeerAddress,
+    PingNetworks,
     Propose,
     RemoveLogMember,
     Reply,
@@ -51,6 +52,7 @@ from clussvc.events import (
     Event,
     FenceEnded,
     HeartbeatsHeard,
+    InterfacesSeen,
     MonitorSaid,
     StopRequested,
     Tick,
@@ -67,6 +69,7 @@ from clussvc.global_update.update import (
     Proposal,
     Update,
 )
+from clussvc.membership.connectivity import LinkSeen
 from clussvc.membership.fencing import FenceOrder
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
@@ -92,6 +95,8 @@ from tests.simulation.words import in_words
 SECRET_SHA256 = "0" * 64
 LOOK_MS = 50
 """How often the referee looks for what time alone can break."""
+WATCH_MS = 250
+"""How often interfaces are looked at, as in the service."""
 WORDS_KEPT = 400
 EVERY_MOMENT = (Tick, HeartbeatsHeard, Vouch)
 """What happens all the time is part of the trace, but nobody wants to read it."""
@@ -138,6 +143,7 @@ class World:
         compaction_entries: int = 200,
         fencing: bool = False,
         restarts: bool = False,
+        networks: int = 1,
     ) -> None:
         self.random = random.Random(seed)
         self.scheduler = Scheduler()
@@ -155,6 +161,8 @@ class World:
             deliver=self._deliver,
             changed=self._link_changed,
             alive=lambda node: self.nodes[node].alive,
+            networks=networks,
+            internal=lambda node: self.nodes[node].internal,
         )
         self.behaviour = Behaviour()
         self.monitor_start_ms = 20.0
@@ -190,6 +198,8 @@ class World:
             self.log = OrderedLog(self)
             self._found_directly(self.log)
         self.scheduler.later(LOOK_MS, self._look)
+        if networks > 1:
+            self.scheduler.later(WATCH_MS, self._watch_all_interfaces)
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +219,7 @@ class World:
     def _add_machine(self, node: NodeId) -> Machine:
         machine = self.nodes[node] = Machine(
             id=node,
-            address=f"10.0.{node // 250}.{node % 250}",
+            addresses=tuple(f"10.{2 * net}.{node // 250}.{node % 250}" for net in range(self.network.networks)),
             clock=MachineClock(self.scheduler, offset_ms=self.random.randrange(1_000, 9_000_000)),
             disk=Disk(
                 Path(self._folder.name if self._folder else ".") / f"n{node}",
@@ -232,14 +242,14 @@ class World:
         for machine in list(self.nodes.values())[1:]:
             token = f"t{machine.id}"
             yield self.token(token)
-            yield self.admission(token, machine.name, machine.address)
+            yield self.admission(token, machine.name, machine.addresses)
 
     def _found_cluster(self) -> FoundCluster:
         return FoundCluster(
             name="SIM",
             timing_profile=self.timing.profile,
             node_name="n1",
-            addresses=("10.0.0.1",),
+            addresses=self.nodes[NodeId(1)].addresses,
             port=3343,
             admin_port=0,
             utc_offset_min=0,
@@ -255,13 +265,13 @@ class World:
         )
 
     @staticmethod
-    def admission(token: str, name: str, address: str) -> AdmitNode:
+    def admission(token: str, name: str, addresses: tuple[str, ...]) -> AdmitNode:
         """The update that admits a machine as a new node."""
         return AdmitNode(
             token=token,
             secret_sha256=SECRET_SHA256,
             node_name=name,
-            addresses=(address,),
+            addresses=addresses,
             port=3343,
             admin_port=0,
             at_ms=WALL_START_MS,
@@ -345,17 +355,17 @@ class World:
     def join_new_machine(self, run: Callable[..., None]) -> None:
         """A new machine asks to join; ``run`` is who gives the commands for it."""
         name = f"joiner-{next(self._joiners)}"
-        address = f"10.1.0.{len(self.nodes)}"
+        addresses = tuple(f"10.{2 * net + 1}.0.{len(self.nodes)}" for net in range(self.network.networks))
 
         def admission() -> Generator[Update, Report | None, None]:
             if (yield self.token(f"t-{name}")) is None:
-                yield self.admission(f"t-{name}", name, address)
+                yield self.admission(f"t-{name}", name, addresses)
 
         def admitted() -> None:
             node = self.config.node_named(name)
             if node is not None and node.id not in self.nodes:
                 machine = self._add_machine(node.id)
-                machine.address = address
+                machine.addresses = addresses
                 self.start(machine.name)
 
         run(admission(), then=admitted)
@@ -395,6 +405,7 @@ class World:
         machine.inbox.clear()
         machine.frozen = False
         machine.stalled_until_us = -1
+        machine.seen = machine.internal = None
         self.tell(machine.id, f"the service starts, boot {machine.boots}")
         index, config = machine.stored[-1] if machine.stored else (0, None)
         machine.core = NodeCore(
@@ -428,7 +439,7 @@ class World:
     def _peers_of(self, machine: Machine, config: Config | None) -> dict[NodeId, PeerAddress]:
         known = [node for node in self.nodes if config is None or node in config.nodes]
         return {
-            node: PeerAddress(name=f"n{node}", addresses=(self.nodes[node].address,), port=3343)
+            node: PeerAddress(name=f"n{node}", addresses=self.nodes[node].addresses, port=3343)
             for node in known
             if node != machine.id
         }
@@ -719,6 +730,9 @@ class World:
             case SetPeers():
                 assert machine.beacon is not None
                 machine.beacon.set_peers(tuple(action.peers))
+                machine.internal = action.internal
+            case PingNetworks():
+                pass
             case Note():
                 pass
 
@@ -760,11 +774,14 @@ class World:
             config = machine.core.config if machine.core is not None else None
             for node in config.nodes if config is not None else tuple(self.nodes):
                 if node != machine.id and node in self.nodes:
-                    self.network.datagram(machine.id, node, partial(arrive, self.nodes[node], sent_us, data))
+                    for network in range(self.network.networks):
+                        if machine.internal is None or network in machine.internal:
+                            arrives = partial(arrive, self.nodes[node], sent_us, data, network)
+                            self.network.datagram(machine.id, node, arrives, network)
 
-        def arrive(other: Machine, sent_us: int, data: bytes) -> None:
+        def arrive(other: Machine, sent_us: int, data: bytes, network: int) -> None:
             if other.alive and other.beacon is not None:
-                other.beacon.arrive(data, machine.id, boot, sent_us)
+                other.beacon.arrive(data, machine.id, boot, sent_us, network)
 
         return Beacon(
             node=machine.id,
@@ -803,14 +820,53 @@ class World:
         self.network.cut.add((self.node(sender).id, self.node(receiver).id))
         self.network_changed()
 
+    def cut_network(self, network: int, *names: str) -> None:
+        """On this network nothing passes from these machines or to them any more; they do not see it."""
+        for machine in self._select(names):
+            for other in self.nodes:
+                if other != machine.id:
+                    self.network.cut_on |= {(machine.id, other, network), (other, machine.id, network)}
+        self.network_changed()
+
+    def pull_cable(self, network: int, name: str) -> None:
+        """The machine sees that its link to this network goes down."""
+        self.node(name).links_down.add(network)
+        self.cut_network(network, name)
+        self._watch_interfaces(self.node(name))
+
+    def _watch_all_interfaces(self) -> None:
+        """The watchers of the services look a few times in a second, where there is more than one network."""
+        for machine in self.nodes.values():
+            self._watch_interfaces(machine)
+        self.scheduler.later(WATCH_MS, self._watch_all_interfaces)
+
+    def _watch_interfaces(self, machine: Machine) -> None:
+        if not machine.awake or machine.beacon is None:
+            return
+        links = {
+            place: LinkSeen(
+                prefix=24, adapter=f"eth{place}", trouble="the link is down" if place in machine.links_down else ""
+            )
+            for place in range(self.network.networks)
+        }
+        heard = machine.beacon.heard_on(self.network.networks, self.timing.lease_ms)
+        seen = InterfacesSeen(links=links, heard=heard)
+        if seen != machine.seen:
+            machine.seen = seen
+            self._give(machine, seen)
+
     def heal(self) -> None:
         """Mend every link."""
         self.network.cut.clear()
+        self.network.cut_on.clear()
+        for machine in self.nodes.values():
+            machine.links_down.clear()
         self.network_changed()
 
     def network_changed(self) -> None:
         """Links were cut or mended."""
-        self.tell(None, f"cut are {sorted(self.network.cut)}" if self.network.cut else "all links work")
+        cut = [*sorted(self.network.cut), *sorted(self.network.cut_on)]
+        self.tell(None, f"cut are {cut}" if cut else "all links work")
         self.network.links_changed()
         self.log.network_changed()
 

@@ -17,8 +17,10 @@ from clussvc.actions import (
     LeaveWill,
     Note,
     PeerAddress,
+    PingNetworks,
     Propose,
     Reply,
+    SetPeers,
     StartMonitor,
     StopMonitor,
     StopService,
@@ -31,6 +33,7 @@ from clussvc.events import (
     ConfigInstalled,
     Event,
     HeartbeatsHeard,
+    InterfacesSeen,
     LeadershipChanged,
     MonitorSaid,
     ProposalFailed,
@@ -51,17 +54,20 @@ from clussvc.global_update.update import (
     OnlineResource,
     PauseNode,
     Proposal,
+    ReportInterfaces,
     ReportStates,
     SetClusterProperties,
+    SetNetworkProperties,
     SetResourceProperties,
     SetVoter,
     StopNode,
     Update,
 )
+from clussvc.membership.connectivity import LinkSeen
 from clussvc.membership.heartbeat import Heard, Heartbeat
 from clussvc.membership.regroup import RESTART_GRACE_MS
-from clussvc.model.config import Config, Node
-from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.config import PING_TARGETS, Config, Interface, Node
+from clussvc.model.ids import GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import (
     BringOnline,
     DeadmanFired,
@@ -1063,3 +1069,70 @@ def test_a_faster_profile_is_owned_up_to_when_the_former_leases_are_over(bench: 
     changed_ms = bench.now_ms
     bench.commit(SetClusterProperties(common={"TimingProfile": "lan"}))
     assert said() == before + 2
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def told_interfaces(actions: list[Action]) -> list[ReportInterfaces]:
+    return [
+        action.proposal.update
+        for action in actions
+        if isinstance(action, Propose) and isinstance(action.proposal.update, ReportInterfaces)
+    ]
+
+
+def see(bench: Bench, trouble: str = "") -> list[Action]:
+    link = LinkSeen(prefix=24, adapter="eth0", trouble=trouble)
+    return bench.give(InterfacesSeen(links={0: link}, heard=frozenset({(N2, 0), (N3, 0)})))
+
+
+def test_a_member_tells_of_its_interfaces() -> None:
+    """A link that is down at once, under its incarnation, and once; before it is a member, not at all."""
+    bench = Bench()
+    assert told_interfaces(see(bench, "the link eth0 is down")) == []
+    see(bench)
+    bench.member()
+    (told,) = told_interfaces(see(bench, "the link eth0 is down"))
+    assert (told.node, told.incarnation) == (N1, bench.config.nodes[N1].incarnation)
+    assert told.interfaces == (
+        Interface(position=0, address="10.0.0.1", prefix=24, adapter="eth0", trouble="the link eth0 is down"),
+    )
+    assert told_interfaces(bench.give(Tick())) == []
+    assert bench.core.client_networks_working == 0
+
+
+def test_a_node_counts_the_networks_of_its_clients() -> None:
+    bench = Bench()
+    assert bench.core.client_networks_working == 1
+    see(bench, "the link eth0 is down")
+    assert bench.core.client_networks_working == 0
+    see(bench)
+    assert bench.core.client_networks_working == 1
+
+
+def test_heartbeats_follow_the_roles_of_networks() -> None:
+    """They go to internal networks alone, in the order of their priority for the log; nothing else is said anew."""
+    bench = Bench()
+    bench.member()
+    nodes = {
+        node.id: replace(node, addresses=(*node.addresses, f"10.0.1.{node.id}")) for node in bench.config.nodes.values()
+    }
+    bench.config = replace(bench.config, nodes=nodes)
+    first, second = NetworkId("network-1"), NetworkId("network-2")
+    said = bench.commit(SetNetworkProperties(network=first, common={"Priority": 5}))
+    assert [action.internal for action in said if isinstance(action, SetPeers)] == [(1, 0)]
+    said = bench.commit(SetNetworkProperties(network=first, common={"Role": 2}))
+    assert [action.internal for action in said if isinstance(action, SetPeers)] == [(1,)]
+    said = bench.commit(SetNetworkProperties(network=second, common={"Description": "heartbeats"}))
+    assert not any(isinstance(action, SetPeers) for action in said)
+
+
+def test_ping_targets_are_watched_on_networks_of_clients() -> None:
+    bench = Bench()
+    bench.member()
+    first = NetworkId("network-1")
+    said = bench.commit(SetNetworkProperties(network=first, private={PING_TARGETS: ("10.0.0.254",)}))
+    assert PingNetworks(targets={0: ("10.0.0.254",)}) in said
+    said = bench.commit(SetNetworkProperties(network=first, common={"Role": 1}))
+    assert PingNetworks(targets={}) in said

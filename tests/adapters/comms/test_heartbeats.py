@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -274,3 +275,36 @@ def test_a_stopped_process_is_silent(listener: End) -> None:
         child.wait()
         for pipe in (child.stdin, child.stdout):
             cast(socket.SocketIO, pipe).close()
+
+
+def test_heartbeats_go_to_internal_networks_alone() -> None:
+    """By the places of the peer's addresses; and to all of them as long as nobody has said which are internal."""
+    node = End(1, "127.0.0.1", "127.1.0.1")
+    node.network.start()
+    targets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    try:
+        for number, target in enumerate(targets):
+            target.settimeout(TIMEOUT_S)
+            target.bind((f"127.{number}.0.9", 0))
+        addresses = tuple(target.getsockname() for target in targets)
+        node.network.set_peers({N2: addresses}, now_ms())
+        node.vouch()
+        assert all(target.recv(2_000) for target in targets)
+
+        node.network.set_peers({N2: addresses}, now_ms(), internal=(1,))
+        sent = node.native.statistics()["composed"]
+        eventually(lambda: node.native.statistics()["composed"] >= sent + 3, "some more are sent")
+        targets[0].setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            # What was under way when the targets changed.
+            while targets[0].recv(2_000):
+                continue
+        sent = node.native.statistics()["composed"]
+        eventually(lambda: node.native.statistics()["composed"] >= sent + 3, "and some more")
+        with pytest.raises(BlockingIOError):
+            targets[0].recv(2_000)
+        assert targets[1].recv(2_000)
+    finally:
+        node.network.stop()
+        for target in targets:
+            target.close()

@@ -69,7 +69,7 @@ class Member:
         self.transport = StreamTransport(
             node_id=node_id,
             cluster_id=authority.cluster_id,
-            listen=(("127.0.0.1", self.port),),
+            listen=(("127.0.0.1", self.port), ("127.0.0.2", self.port)),
             server_tls=server_context(**self.tls, require_client=False),
             client_tls=client_context(**self.tls),
             authority=authority.pair.certificate,
@@ -294,3 +294,23 @@ def test_threads_end_with_the_transport(tmp_path: Path, authority: Authority) ->
     member.transport.stop()
 
     assert threading.active_count() == before
+
+
+def test_a_network_on_which_the_peer_is_not_heard_is_left(pair: tuple[Member, Member]) -> None:
+    """At once, and for as long as there is another one."""
+    one, two = pair
+    first, second = ("127.0.0.1", two.port), ("127.0.0.2", two.port)
+
+    def counts(what: str) -> int:
+        return one.transport.statistics().counts.get(what, 0)
+
+    one.transport.set_peers({2: (first, second)})
+    eventually(lambda: counts("connected") == 2)
+    one.transport.avoid({2: frozenset({second})})
+    one.transport.avoid({2: frozenset({first})})
+    eventually(lambda: counts("left.network") == 1 and counts("connected") == 3 and one.connected == {2})
+    one.transport.avoid({2: frozenset({first, second})})
+    one.transport.avoid({})
+    assert one.transport.send(2, Kind.RAFT, b"through the other one")
+    assert two.heard.get(timeout=TIMEOUT_S)[2] == b"through the other one"
+    assert counts("left.network") == 1, "there is no better one"

@@ -24,7 +24,7 @@ from clussvc import codec
 from clussvc.configdb import tables
 from clussvc.configdb.migrations import runner
 from clussvc.configdb.store import SqliteConfigStore
-from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
+from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Network, Node, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, RequestId, ResourceId
 from clussvc.model.quorum import Quorum
@@ -78,7 +78,7 @@ def refused(path: Path) -> ClusterError:
         (
             Config,
             tables.cluster,
-            {"timing", "nodes", "groups", "resources", "tokens", "fence_devices", "recent", "quorum"},
+            {"timing", "nodes", "groups", "resources", "tokens", "fence_devices", "networks", "recent", "quorum"},
         ),
         (Timing, tables.cluster, set()),
         (Node, tables.nodes, set()),
@@ -86,6 +86,7 @@ def refused(path: Path) -> ClusterError:
         (Resource, tables.resources, {"depends_on", "possible_owners"}),
         (JoinToken, tables.tokens, set()),
         (FenceDevice, tables.fence_devices, set()),
+        (Network, tables.networks, set()),
         (Report, tables.requests, set()),
         (Record, tables.events, set()),
     ],

@@ -7,7 +7,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from clussvc.model.config import Config, FailoverRequest, FenceDevice, Group, JoinToken, Move, Node, Resource
+from clussvc.model.config import (
+    Config,
+    FailoverRequest,
+    FenceDevice,
+    Group,
+    Interface,
+    JoinToken,
+    Move,
+    Network,
+    Node,
+    Resource,
+)
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.quorum import Quorum, QuorumKind
@@ -33,6 +44,7 @@ _BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "GroupId": KEYS,
     "ResourceId": KEYS,
     "FenceDeviceId": KEYS,
+    "NetworkId": KEYS,
     "str | None": st.none() | TEXTS,
     "tuple[str, ...]": st.lists(TEXTS, max_size=3).map(tuple),
     "tuple[int, ...]": st.lists(NUMBERS, max_size=3).map(tuple),
@@ -52,6 +64,8 @@ def every_field(cls: type[Any], **given: st.SearchStrategy[Any]) -> st.SearchStr
     drawn = {each.name: _BY_TYPE[str(each.type)] for each in fields(cls) if each.name not in given}
     return st.builds(cls, **drawn, **given)
 
+
+_BY_TYPE["tuple[Interface, ...]"] = st.lists(every_field(Interface), max_size=2).map(tuple)
 
 _MOVES = every_field(Move)
 _REQUESTED = every_field(FailoverRequest)
@@ -82,6 +96,7 @@ def configs() -> st.SearchStrategy[Config]:
         resources=_keyed(every_field(Resource)),
         tokens=_keyed(every_field(JoinToken)),
         fence_devices=_keyed(every_field(FenceDevice)),
+        networks=_keyed(every_field(Network)),
         fencing_required=st.booleans(),
         quarantine_threshold=NUMBERS,
         quarantine_period_s=NUMBERS,

@@ -49,6 +49,7 @@ from clussvc.global_update.update import (
     RemoveNode,
     RemovePossibleOwner,
     Rename,
+    ReportInterfaces,
     ReportStates,
     RequestFailover,
     ResourceFailure,
@@ -57,6 +58,8 @@ from clussvc.global_update.update import (
     SetClusterProperties,
     SetFenceDeviceProperties,
     SetGroupProperties,
+    SetNetworkPriorities,
+    SetNetworkProperties,
     SetNodeProperties,
     SetPreferredOwners,
     SetQuorum,
@@ -65,8 +68,8 @@ from clussvc.global_update.update import (
     StopNode,
     Update,
 )
-from clussvc.model.config import Config
-from clussvc.model.ids import FenceDeviceId, GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.config import PING_TARGETS, Config, Interface
+from clussvc.model.ids import FenceDeviceId, GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.quorum import QuorumKind
 from clussvc.model.records import Record
@@ -83,6 +86,7 @@ NODES = st.sampled_from([NodeId(number) for number in range(1, 6)])
 GROUPS = st.sampled_from([CORE, SQL, WEB, GroupId("g4"), GroupId("")])
 RESOURCES = st.sampled_from([ResourceId(name) for name in ("disk", "app", "site", "r4", "r5")])
 DEVICES = st.sampled_from([FenceDeviceId("ipmi"), FenceDeviceId("pdu"), FenceDeviceId("")])
+NETWORKS = st.sampled_from([NetworkId("network-1"), NetworkId("network-2")])
 SMALL = st.integers(0, 4)
 CAUSES = st.sampled_from(MoveCause)
 WORDS = st.sampled_from(["why", "", "NODE4", "x" * 300, "\x00", "/x", "Group 4"])
@@ -93,11 +97,21 @@ VALUES: st.SearchStrategy[PropertyValue] = st.one_of(
 COMMON_NAMES = [
     *("FailoverThreshold", "failoverperiod", "AutoFailbackType", "PersistentState", "RestartAction"),
     *("Description", "TimingProfile", "UtcOffsetMinutes", "Name", "Colour"),
-    *("QuarantineThreshold", "FencingRequired", "Action", "Order"),
+    *("QuarantineThreshold", "FencingRequired", "Action", "Order", "Role", "Priority"),
 ]
 COMMON = st.dictionaries(st.sampled_from(COMMON_NAMES), st.none() | VALUES, max_size=2)
-PRIVATE = st.dictionaries(st.sampled_from(["CommandLine", "commandline", "Other", ""]), st.none() | VALUES, max_size=2)
+PRIVATE = st.dictionaries(
+    st.sampled_from(["CommandLine", "commandline", "Other", "", PING_TARGETS]), st.none() | VALUES, max_size=2
+)
 STATUS = st.builds(ResourceStatus, resource=RESOURCES, state=st.sampled_from(ResourceState), detail=WORDS)
+INTERFACE = st.builds(
+    Interface,
+    position=st.integers(0, 1),
+    address=st.sampled_from(["192.0.2.1", "192.0.2.2", "192.0.2.3"]),
+    prefix=st.sampled_from([0, 24, 30, 200]),
+    trouble=st.sampled_from(["", "", "the link is down"]),
+    silent=st.lists(NODES, max_size=3).map(tuple),
+)
 FAILURE = st.builds(ResourceFailure, resource=RESOURCES, detail=WORDS, count=st.integers(1, 9), ago_ms=SMALL)
 
 LEAVES: st.SearchStrategy[Update] = st.one_of(
@@ -130,8 +144,8 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(FailResource, resource=RESOURCES),
     st.builds(
         Rename,
-        kind=st.sampled_from(["cluster", "node", "group", "resource", "toaster"]),
-        id=st.sampled_from(["", "1", "2", "sql", "app", "none", "\u00b2"]),
+        kind=st.sampled_from(["cluster", "node", "group", "resource", "network", "toaster"]),
+        id=st.sampled_from(["", "1", "2", "sql", "app", "network-1", "none", "\u00b2"]),
         name=NAMES,
     ),
     st.builds(PauseNode, node=NODES),
@@ -146,6 +160,9 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(NodeFenced, node=NODES, incarnation=SMALL, because=WORDS),
     st.builds(FencingFailed, node=NODES, incarnation=SMALL, because=WORDS),
     st.builds(SetNodeProperties, node=NODES, common=COMMON, private=PRIVATE),
+    st.builds(SetNetworkPriorities, networks=st.lists(NETWORKS, max_size=2).map(tuple)),
+    st.builds(SetNetworkProperties, network=NETWORKS, common=COMMON, private=PRIVATE),
+    st.builds(ReportInterfaces, node=NODES, incarnation=SMALL, interfaces=st.lists(INTERFACE, max_size=2).map(tuple)),
     st.builds(SetClusterProperties, common=COMMON, private=PRIVATE),
     st.builds(AddJoinToken, token=NAMES, secret_sha256=st.just(SECRET), expires_ms=SMALL, at_ms=SMALL, node_name=NAMES),
     st.builds(
@@ -211,6 +228,11 @@ def fitted(config: Config, update: Update) -> Update:
             return replace(update, voters_version=config.voters_version)
         case ReportStates() if update.node in config.nodes:
             return replace(update, incarnation=config.nodes[update.node].incarnation)
+        case ReportInterfaces() if update.node in config.nodes:
+            node = config.nodes[update.node]
+            told = update.interfaces[0] if update.interfaces else Interface(position=0, address="")
+            told = replace(told, position=0, address=node.addresses[0])
+            return replace(update, incarnation=node.incarnation, interfaces=(told,))
         case AssignGroup() if update.group in config.groups:
             able = [node.id for node in config.nodes.values() if node.up and not node.paused and not node.stopping]
             epoch = config.groups[update.group].epoch
@@ -260,6 +282,9 @@ def check_configuration(config: Config) -> None:
     for kind in (config.nodes, config.groups, config.resources):
         names = [thing.name.casefold() for thing in kind.values()]
         assert len(names) == len(set(names))
+    names = [network.name.casefold() for network in config.all_networks]
+    assert len(names) == len(set(names))
+    assert config.internal_positions, "nodes can hear each other somewhere"
     assert config.voters, "somebody votes"
     assert not set(config.evicted) & set(config.nodes)
     assert all(node < config.next_node_id for node in (*config.nodes, *config.evicted))

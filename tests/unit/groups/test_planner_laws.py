@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,27 +18,38 @@ from clussvc.global_update.update import (
     NodeUp,
     PauseNode,
     Proposal,
+    ReportInterfaces,
     RequestFailover,
     ResumeNode,
     StopNode,
     Update,
 )
+from clussvc.groups.networks import cut_off, doubtful
 from clussvc.groups.placement import Hosting, rejection
 from clussvc.groups.planner import plan
-from clussvc.model.config import Config, FailoverRequest, Group, Move, Node, Resource
+from clussvc.model.config import Config, FailoverRequest, Group, Interface, Move, Node, Resource
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.states import MoveCause, ResourceState
 from tests.unit.groups.samples import NOW_MS, cluster, group, node, resource
 
 NODES, GROUPS = 4, 4
+ON_NETWORK: dict[str, Any] = {
+    "type": "IP Address",
+    "private": {"Address": "10.0.0.99", "SubnetMask": "255.255.255.0", "Network": "Cluster Network 1"},
+}
+"""What makes a resource one that needs its clients on the nodes' network."""
 numbers = st.integers(1, NODES)
 
 
 @st.composite
 def nodes(draw: st.DrawFn, number: int) -> Node:
     up = draw(st.booleans())
+    trouble = draw(st.sampled_from(["", "", "the link is down"]))
+    silent = tuple(map(NodeId, sorted(draw(st.sets(numbers, max_size=1)) - {number})))
+    interface = Interface(position=0, address=f"10.0.0.{number}", prefix=24, trouble=trouble, silent=silent)
     return node(
         number,
+        interfaces=(interface,) if draw(st.booleans()) else (),
         up=up,
         joining=not up and draw(st.booleans()),
         paused=draw(st.booleans()),
@@ -91,6 +103,7 @@ def clusters(draw: st.DrawFn) -> Config:
             *sorted(draw(st.sets(numbers))),
             persistent_state=draw(st.booleans()),
             state=draw(st.sampled_from([ResourceState.ONLINE, ResourceState.FAILED])),
+            **draw(st.sampled_from([{}, ON_NETWORK])),
         )
         for number in range(1, GROUPS + 1)
     ]
@@ -175,12 +188,43 @@ def test_repelling_groups_meet_only_when_they_must(config: Config) -> None:
             others = [each for each in config.nodes if each not in (update.to, moved.owner)]
             resources = list(config.resources_of(moved.id))
             for other in others:
-                able = rejection(config, resources, other) is None
+                able = rejection(config, resources, other) is None and other not in cut_off(config, resources)
                 assert not able or hosting.repelled_by(moved, other) is not None
         hosting.put(moved, update.to)
 
 
-EVENTS = ["dies", "returns", "is paused", "is resumed", "stops", "group moves", "resource fails", "owners act"]
+@settings(max_examples=200, deadline=None)
+@given(clusters())
+def test_a_group_leaves_its_network_only_for_a_better_place(config: Config) -> None:
+    """It moves for a network only if that failed on its owner and works on the target; and it is not assigned to a node
+    without the network that it needs while another one could take it."""
+    for update in plan(config, now_ms=NOW_MS).updates:
+        if isinstance(update, DenyFailover):
+            continue
+        resources = list(config.resources_of(update.group))
+        if isinstance(update, MoveGroup) and update.cause is MoveCause.NETWORK_FAILURE:
+            assert config.groups[update.group].owner in cut_off(config, resources)
+            assert update.to not in doubtful(config, resources)
+        away = cut_off(config, resources)
+        owner = config.groups[update.group].owner
+        if update.to in away:
+            others = [each for each in config.nodes if each not in (update.to, owner)]
+            able = [each for each in others if rejection(config, resources, each) is None]
+            assert all(each in away for each in able), update
+
+
+EVENTS = [
+    "loses the network",
+    "regains the network",
+    "dies",
+    "returns",
+    "is paused",
+    "is resumed",
+    "stops",
+    "group moves",
+    "resource fails",
+    "owners act",
+]
 
 
 @settings(max_examples=60, deadline=None)
@@ -190,7 +234,11 @@ def test_after_any_history_the_groups_come_to_rest(history: list[tuple[str, int,
     fresh = [group(f"G{number}", None, number, number % NODES + 1, auto_failback=True) for number in range(1, 5)]
     members = [node(number) for number in range(1, NODES + 1)]
     log = Log(
-        cluster(*members, *fresh, *(resource(f"R{n}", f"G{n}", state=ResourceState.OFFLINE) for n in range(1, 5)))
+        cluster(
+            *members,
+            *fresh,
+            *(resource(f"R{n}", f"G{n}", state=ResourceState.OFFLINE, **ON_NETWORK) for n in range(1, 5)),
+        )
     )
     for event, first, second in history:
         for update in plan(log.config, now_ms=NOW_MS).updates:
@@ -207,6 +255,10 @@ def happen(log: Log, event: str, first: int, second: int) -> None:
     """One event; some are impossible at that moment, and the log refuses them."""
     member, moved = log.config.nodes[NodeId(first)], log.config.groups[GroupId(f"G{second}")]
     match event:
+        case "loses the network" | "regains the network":
+            trouble = "the link is down" if event.startswith("loses") else ""
+            interface = Interface(position=0, address=member.addresses[0], prefix=24, trouble=trouble)
+            log.do(ReportInterfaces(node=member.id, incarnation=member.incarnation, interfaces=(interface,)))
         case "dies":
             log.do(NodeDown(node=member.id, incarnation=member.incarnation, voters_version=0, because="a test"))
         case "returns":
