@@ -798,7 +798,7 @@ def _check(spec: ObjectSpec, invocation: Invocation) -> None:
     creating = invocation.has("create")
     doing = [option for option in invocation.options if not _spec_of(spec, option).modifier]
     if creating:
-        doing = [option for option in doing if option.name not in ("properties", "privproperties")]
+        doing = [option for option in doing if option.name not in ("properties", "privproperties", "quorumresource")]
     if len(doing) > 1:
         listed = ", ".join(f"/{option.name}" for option in doing)
         raise SyntaxProblem(f"One command does one thing, but {listed} were given.", spec.name)

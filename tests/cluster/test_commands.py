@@ -46,7 +46,10 @@ def up(node: Node, *names: str) -> bool:
 
 
 def test_creating_and_joining_with_the_cluster_command(folder: Path) -> None:
-    """Create, start, make a token, join, start: two nodes that are up, and a second creation that is refused."""
+    """Create, start, make a token, join, start: two nodes that are up, and a second creation that is refused.
+
+    Where there is no shared disk a new cluster has a local quorum, which nobody can join before it is changed.
+    """
     with Lab(folder=folder, nodes=2) as lab:
         for node in lab.nodes:
             done = node.run("sh", "-c", "mount -t tmpfs tmpfs /etc && mount -t tmpfs tmpfs /var/lib")
@@ -57,6 +60,12 @@ def test_creating_and_joining_with_the_cluster_command(folder: Path) -> None:
         eventually(lambda: up(one, "NODE1"), "NODE1 is up", timeout_s=60)
         token = re.search(r"clj1-\S+", program(one, "/addnodes:NODE2"))
         assert token is not None
+        words = (f"/join:{token.group()}", "/node:NODE2", f"/ipaddr:{two.address}")
+        refused = two.run(sys.executable, "-m", "cluster_cli.main", *words)
+        assert refused.returncode != 0
+        assert "cluster /quorum:majority" in refused.stdout + refused.stderr
+        assert "Local Quorum" in program(one, "/quorum")
+        assert "Majority Node Set" in program(one, "/quorum:majority")
         program(two, f"/join:{token.group()}", "/node:NODE2", f"/ipaddr:{two.address}")
         start(two, folder / "two")
         eventually(lambda: up(one, "NODE1", "NODE2") and up(two, "NODE1", "NODE2"), "both are up", timeout_s=60)

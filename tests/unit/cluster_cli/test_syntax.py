@@ -68,6 +68,7 @@ def understood(line: str) -> Invocation:
         ("net", None, "network", (), "status", None),
         ("netint /node:N1", None, "netinterface", (), "status", None),
         ("DEMO /create /ipaddr:192.0.2.1,255.255.255.0,lan", "DEMO", "cluster", (), "create", None),
+        ("DEMO /create /ipaddr:192.0.2.1 /quorum:/dev/sdb /force", "DEMO", "cluster", (), "create", None),
         ("c /ver", None, "cluster", (), "version", None),
         ("/ver", None, "cluster", (), "version", None),
         ("/quorum", None, "cluster", (), "quorumresource", None),
