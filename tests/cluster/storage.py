@@ -55,6 +55,14 @@ class Storage:
         """What the disk holds."""
         return self._file
 
+    def add_disk(self) -> str:
+        """One more disk, as large; where nodes find it."""
+        lun = self._lab.folder / "lun2"
+        lun.write_bytes(bytes(self._file.stat().st_size))
+        words = ("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "2", "-b", str(lun))
+        assert not self._admin("--lld", "iscsi", *words)
+        return f"iscsi://{ADDRESS}/{TARGET}/2"
+
     def keep_from(self, node: Node) -> None:
         """The node reaches the disk no more; everything else it does."""
         assert node.run("ip", "route", "add", "blackhole", ADDRESS).returncode == 0
