@@ -98,6 +98,8 @@ SPEAK_MS = 500
 """How often the owner tells everybody that it is, if there is nothing else to say."""
 HOPELESS_MS = 10_000
 """Pause after a log that could not be taken over."""
+RESET_LEAP = 1_000_000
+"""By how much the index grows when a damaged log is given up: more than any node can have applied besides."""
 RETRY_MS = 50
 """Pause after the device has failed."""
 
@@ -189,8 +191,11 @@ class QuorumDiskLog:
         log_bytes_max: int,
         rng: random.Random,
         now_ms: int,
+        reset_log: bool = False,
     ) -> None:
-        """``key``: of persistent reservations; 0 when the device has none. ``index``: what ``state`` holds already."""
+        """``key``: of persistent reservations; 0 when the device has none. ``index``: what ``state`` holds already.
+        ``reset_log``: if the log turns out to be damaged, go on with ``state``."""
+        self._reset_wanted = reset_log
         assert 1 <= node <= NODE_NUMBER_MAX
         self._node = node
         self._boot = boot
@@ -658,8 +663,14 @@ class QuorumDiskLog:
 
     def _take_over(self, place: LogPlace | None) -> Task:
         if place is not None:
-            yield from self._read_image(place)
-            yield from self._replay(place)
+            try:
+                yield from self._read_image(place)
+                yield from self._replay(place)
+            except ClusterError as error:
+                if error.code != "quorum-damaged" or not self._reset_wanted:
+                    raise
+                self._begin_anew(place)
+        self._reset_wanted = False
         assert self._mine is not None
         yield from self._write_image(generation=0, area=2 * self._mine.pair)
         if self._role is not Role.TAKING_OVER:
@@ -673,6 +684,23 @@ class QuorumDiskLog:
         self._next_speech_ms = self._now_ms
         self._out.append(OwnerKnown(node=self._node))
         self._say_held()
+
+    def _begin_anew(self, place: LogPlace) -> None:
+        """An administrator has said so: what this node has goes on, and what the damaged log had besides is given up.
+
+        The index leaps, so that every other node takes the image, whatever it has applied.
+        """
+        image = self._state.snapshot()
+        if not image:
+            raise ClusterError(
+                "quorum-damaged",
+                "this node has no configuration from which the log on the quorum disk could be made anew; start another"
+                " node with --resetquorumlog",
+            )
+        self._index = max(place.tail_index, place.image_index, self._index) + RESET_LEAP
+        self._state.restore(self._index, image)
+        self._kept.clear()
+        self._kept_bytes = 0
 
     def _read_image(self, place: LogPlace) -> Task:
         if place.image_index <= self._index:

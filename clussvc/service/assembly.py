@@ -56,6 +56,7 @@ from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorDied, MonitorReport
 from clussvc.model.quorum import Quorum
+from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.settings import PROFILES, disk_timing
 from clussvc.model.states import NodePhase
@@ -64,7 +65,7 @@ from clussvc.node import NodeCore
 from clussvc.ports import Outcome, OutcomeKind
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
-from clussvc.service.engines import DiskEngine, Engine, RaftEngine
+from clussvc.service.engines import DiskEngine, Engine, NoEngine, RaftEngine
 from clussvc.service.fences import Fences
 from clussvc.service.joining import Doorkeeper
 from clussvc.service.last_will import write_will
@@ -76,6 +77,7 @@ from clussvc.service.quorum_choice import opener
 from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
+from clussvc.service.switches import GROUP_EVENTS, Switches
 
 MONITOR_STOP_MS = 5_000
 JOIN_CONTACTS_MAX = 8
@@ -87,9 +89,10 @@ log = structlog.get_logger()
 class Node(Runtime):
     """One node, whole: the runtime with all its adapters."""
 
-    def __init__(self, file: NodeFile, birth: Birth) -> None:
+    def __init__(self, file: NodeFile, birth: Birth, switches: Switches | None = None) -> None:
         """Open everything; nothing is sent or started yet. Raises ClusterError that names what is wrong."""
         self._file = file
+        self._switches = switches or Switches()
         self._clock_ = SystemClock()
         self._birth = birth
         inbox = Inbox()
@@ -117,7 +120,7 @@ class Node(Runtime):
             inbox=inbox,
             clock=self._clock_,
             store=store,
-            log_record=lambda entry: record_to_log(entry.record, cursor=entry.cursor),
+            log_record=self._log_entry,
             take_heartbeats=lambda: self._heartbeats.take(),
         )
         self._authority = Authority(
@@ -203,6 +206,8 @@ class Node(Runtime):
 
     def _open_log(self, boot: int, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
         birth = self._birth
+        if self._switches.fixquorum:
+            return NoEngine(stored[0] if stored else 0)
         engine = self._open_disk_log(boot, quorum, stored) if quorum.on_disk else self._open_raft()
         if not birth.log_made:
             self._birth = replace(birth, log_made=True)
@@ -245,6 +250,7 @@ class Node(Runtime):
             tell=self._inbox.put,
             on_leader_changed=lambda leader, leads: self._leader_changed(leader, leads, frozenset()),
             on_fatal=self._log_failed,
+            reset_log=self._switches.resetquorumlog,
         )
         return DiskEngine(disk, quorum)
 
@@ -273,17 +279,14 @@ class Node(Runtime):
             signal.signal(number, lambda *_: self.stop_service())
         # A start has much to compute and no lease to lose; real-time priority comes with the first one.
         self._shortcomings = take_priority(max(self._timing.lease_ms, REALTIME_BELOW_MS))
-        self._streams.start()
-        self._heartbeats.start()
-        if self._heartbeats.without_realtime:
-            self._shortcomings += (
-                f"the heartbeat thread has no real-time priority ({self._heartbeats.without_realtime}), so a busy"
-                " machine may make the node look dead; give the service CAP_SYS_NICE",
-            )
+        if self._switches.fixquorum:
+            # Who is heard would be admitted by the others, and given groups.
+            self._shortcomings += (self._engine.trouble,)
+        else:
+            self._start_network()
         self._shortcomings += self._fences.open(self._timing)
         for shortcoming in self._shortcomings:
             log.warning("service.shortcoming", because=shortcoming)
-        self._interfaces.start()
         self._engine.start()
         self._admin.start()
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
@@ -295,6 +298,16 @@ class Node(Runtime):
             for name in monitors_with_leftovers(self._file.run):
                 note_empty(self._file.run, name)
         return self.stopped_because
+
+    def _start_network(self) -> None:
+        self._streams.start()
+        self._heartbeats.start()
+        self._interfaces.start()
+        if self._heartbeats.without_realtime:
+            self._shortcomings += (
+                f"the heartbeat thread has no real-time priority ({self._heartbeats.without_realtime}), so a busy"
+                " machine may make the node look dead; give the service CAP_SYS_NICE",
+            )
 
     def _close(self) -> None:
         self._admin.stop()
@@ -330,6 +343,8 @@ class Node(Runtime):
         )
 
     def _set_peers(self, action: SetPeers) -> None:
+        if self._switches.fixquorum:
+            return
         self._remember_members(action)
         addresses = {
             node: tuple((address, peer.port) for address in peer.addresses) for node, peer in action.peers.items()
@@ -461,6 +476,10 @@ class Node(Runtime):
         self._monitors.send(action.monitor, action.command)
 
     # --- the rest ---------------------------------------------------------------------------------------------------
+
+    def _log_entry(self, entry: HistoryEntry) -> None:
+        if not (self._switches.nogroupinfoevtlogging and entry.record.name in GROUP_EVENTS):
+            record_to_log(entry.record, cursor=entry.cursor)
 
     def _note(self, action: Note) -> None:
         record_to_log(action.record)

@@ -11,7 +11,7 @@ from clussvc.global_update.disk.disk_thread import DiskLogThread
 from clussvc.global_update.raft.replicator import RaftThread
 from clussvc.model.quorum import Quorum
 from clussvc.model.settings import PROFILES, Timing, disk_timing
-from clussvc.ports import Done, Outcome
+from clussvc.ports import Done, Outcome, OutcomeKind
 
 LeaderChanged = Callable[[int | None, bool, frozenset[int]], None]
 """Who leads, whether this node does, and who takes part in the log's own voting."""
@@ -66,6 +66,46 @@ class Engine(Protocol):
     @property
     def trouble(self) -> str:
         """What keeps the log from its work, in a sentence; empty if nothing does."""
+
+
+class NoEngine:
+    """No log: the node shows what it has stored and takes part in nothing."""
+
+    kind = Kind.RAFT
+    trouble = "the service was started with fixquorum, so it takes no part in the cluster"
+
+    def __init__(self, applied_index: int) -> None:
+        self.applied_index = applied_index
+
+    def start(self) -> None:
+        """See Engine."""
+
+    stop = give_back = start
+
+    def receive(self, sender: int, frame: bytes) -> None:
+        """See Engine."""
+
+    def peer_connected(self, node: int) -> None:
+        """See Engine."""
+
+    peer_disconnected = forget_leader = peer_connected
+
+    def use_timing(self, timing: Timing) -> None:
+        """See Engine."""
+
+    def use_quorum(self, quorum: Quorum) -> None:
+        """See Engine."""
+
+    def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
+        """See Engine."""
+        done(Outcome(kind=OutcomeKind.REFUSED, detail=self.trouble))
+
+    def change_members(self, action: AddLogMember | RemoveLogMember, done: Done) -> None:
+        """See Engine."""
+        done(Outcome(kind=OutcomeKind.REFUSED, detail=self.trouble))
+
+    def contest(self, *, wanted: bool, client_networks: int) -> None:
+        """See Engine."""
 
 
 class RaftEngine:

@@ -22,15 +22,19 @@ from clussvc.service.settings_file import (
     NodeFile,
     read_node_file,
 )
+from clussvc.service.switches import Switches, spelled_out
 
+LEVELS = {"0": "critical", "1": "error", "2": "warning", "3": "debug"}
+"""The numbers of MSCS: nothing, errors, warnings as well, everything."""
 BROKEN_INVARIANT = 70
 """Exit code of a service that ended itself (EX_SOFTWARE of sysexits)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done or stopped in order, 1 an error that was explained, 2 bad arguments, 70 a broken invariant."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        options = _parser().parse_args(spelled_out(words) if words[:1] == ["run"] else words)
         return int(options.run(options))
     except ClusterError as error:
         print(f"clussvc: {error}", file=sys.stderr)
@@ -43,7 +47,14 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run the service of this node in the foreground")
     run.add_argument("--config", type=Path, default=DEFAULT_FILE, help=f"node file (default {DEFAULT_FILE})")
-    run.add_argument("--loglevel", default="info", choices=("debug", "info", "warning", "error"))
+    run.add_argument("--loglevel", default="info", choices=(*LEVELS, *LEVELS.values()), help="0 to 3, or a word")
+    run.add_argument("--debug", action="store_true", help="the same as --loglevel debug")
+    for name, does in (
+        ("fixquorum", "show what this node has stored, and take no part in the cluster"),
+        ("resetquorumlog", "make a damaged log on the quorum disk anew from what this node has stored"),
+        ("nogroupinfoevtlogging", "log nothing when groups come online or go offline"),
+    ):
+        run.add_argument(f"--{name}", action="store_true", help=does)
     run.set_defaults(run=_run)
 
     create = commands.add_parser("create", help="make this machine the first node of a new cluster")
@@ -92,11 +103,15 @@ def _run(options: argparse.Namespace) -> int:
 
     file = read_node_file(options.config)
     birth = read_birth(file)
+    level = "debug" if options.debug else LEVELS.get(options.loglevel, options.loglevel)
+    switches = Switches(
+        fixquorum=options.fixquorum,
+        resetquorumlog=options.resetquorumlog,
+        nogroupinfoevtlogging=options.nogroupinfoevtlogging,
+    )
     threading.excepthook = _die_with_thread
     with service_lock(file):
-        events = configure(
-            file.data / "service.log", level=options.loglevel, fields={"cluster": file.cluster, "node": file.node}
-        )
+        events = configure(file.data / "service.log", level=level, fields={"cluster": file.cluster, "node": file.node})
         try:
             import structlog
 
@@ -105,7 +120,7 @@ def _run(options: argparse.Namespace) -> int:
             if ended:
                 log.warning("service.leftovers", monitors=ended)
             try:
-                why = Node(file, birth).serve()
+                why = Node(file, birth, switches).serve()
             except ClusterError as error:
                 log.critical("service.refused", because=error.message, code=error.code)
                 raise

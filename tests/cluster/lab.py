@@ -269,11 +269,13 @@ class Node:
 
     # --- the cluster service ----------------------------------------------------------------------------------------
 
-    def start_service(self) -> None:
-        """Start ``clussvc run``; returns at once."""
+    def start_service(self, *switches: str) -> None:
+        """Start ``clussvc run`` with these switches; returns at once."""
         # The service of this machine is the child of nsenter, which waits for it outside.
         with self.log.open("ab") as log:
-            words = self.enter(sys.executable, "-m", "clussvc.service.main", "run", "--config", str(self.config))
+            words = self.enter(
+                sys.executable, "-m", "clussvc.service.main", "run", "--config", str(self.config), *switches
+            )
             self._services.append(
                 subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment())
             )

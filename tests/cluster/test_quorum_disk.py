@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from clussvc.quorum.disk_layout import DISK_BYTES_MIN
+from clussvc.quorum.arbitration import log_of
+from clussvc.quorum.disk_layout import (
+    DISK_BYTES_MIN,
+    FIRST_SLOT_SECTOR,
+    SECTOR_BYTES,
+    SLOT_SECTORS,
+    area_start,
+    decode_slots,
+    decode_superblock,
+)
 from tests.cluster.formation import WORKER, Cluster
 from tests.cluster.lab import Lab, Node, eventually
 from tests.cluster.storage import Storage, can_serve
@@ -149,3 +158,61 @@ def test_a_disk_that_stands_still_stops_everybody_and_loses_nothing(cluster: Clu
     cluster.wait_all_up()
     cluster.wait_group(cluster.owner(on=owner).name, on=other)
     assert "KEPT" in {group["name"] for group in cluster.ask("group", on=owner)}
+
+
+def test_a_node_started_with_fixquorum_shows_and_takes_no_part(cluster: Cluster) -> None:
+    """The others see it down, and nothing of it is done; started as always it is a member again."""
+    first, second = cluster.lab.nodes
+    second.stop_service()
+    second.wait_service_ended()
+    second.start_service("/fixquorum")
+    eventually(lambda: cluster.ask("group", on=second) is not None, "it answers")
+    assert "WEB" in {group["name"] for group in cluster.ask("group", on=second)}
+    refused = second.cluster("group", "NEVER", "/create")
+    assert refused.returncode != 0
+    assert "fixquorum" in second.cluster("node").stderr
+    assert cluster.node_states(first)[second.name] == "Down"
+    second.stop_service()
+    second.wait_service_ended()
+    second.start_service()
+    cluster.wait_all_up()
+
+
+def test_a_damaged_log_stops_everybody_until_it_is_given_up(cluster: Cluster, storage: Storage | None) -> None:
+    """A sector in the middle of the log is lost while nobody runs. Nobody goes on by itself."""
+    first, second = cluster.lab.nodes
+    for number in range(20):
+        cluster.command("group", f"G{number}", "/create", on=first)
+    second.crash()
+    cluster.wait_group(first.name, on=first)
+    first.crash()
+    file = storage.file if storage else cluster.lab.folder / "quorum.disk"
+    _lose_a_sector(file)
+
+    first.boot()
+    first.start_service()
+    eventually(lambda: "cannot be taken over" in first.tail(), f"it says what is wrong\n{first.tail()}")
+    assert "--resetquorumlog" in first.tail()
+    assert not cluster.takes_part(first)
+    first.stop_service()
+    first.wait_service_ended()
+    first.start_service("/rq")
+    cluster.wait_group(first.name, on=first)
+    assert "G19" in {group["name"] for group in cluster.ask("group", on=first)}
+    second.boot()
+    second.start_service()
+    cluster.wait_all_up()
+    cluster.command("group", "AFTERWARDS", "/create", on=second)
+
+
+def _lose_a_sector(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    block = decode_superblock(bytes(content[:SECTOR_BYTES]))
+    assert block is not None
+    slots = content[FIRST_SLOT_SECTOR * SECTOR_BYTES : (FIRST_SLOT_SECTOR + SLOT_SECTORS) * SECTOR_BYTES]
+    place = log_of(decode_slots(bytes(slots), block.disk))
+    assert place is not None
+    assert place.tail > 4
+    at = (area_start(block, place.area) + place.log_start + place.tail // 2) * SECTOR_BYTES
+    content[at : at + SECTOR_BYTES] = bytes(SECTOR_BYTES)
+    file.write_bytes(content)

@@ -77,6 +77,7 @@ class DiskLogThread:
         tell: Callable[[Held | Lost | GiveWay], None],
         on_leader_changed: Callable[[int | None, bool], None],
         on_fatal: Callable[[Exception], None],
+        reset_log: bool = False,
     ) -> None:
         """``index``: what ``state_machine`` holds already."""
         self._node = node_id
@@ -95,6 +96,7 @@ class DiskLogThread:
             log_bytes_max=quorum.max_log_kb * 1024,
             rng=random.Random(),  # noqa: S311 (pauses between contests, no secret)
             now_ms=_now_ms(),
+            reset_log=reset_log,
         )
         self._worker = DeviceWorker(quorum, cluster_id, open_device, self._answered)
         self._wake = threading.Condition()

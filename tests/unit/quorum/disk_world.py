@@ -20,7 +20,7 @@ from clussvc.quorum.disk_layout import (
     Superblock,
     used_sectors,
 )
-from clussvc.quorum.disk_log import QuorumDiskLog
+from clussvc.quorum.disk_log import RESET_LEAP, QuorumDiskLog
 from clussvc.quorum.disk_messages import (
     Clear,
     DiskFailed,
@@ -101,10 +101,12 @@ class State:
 
     def __init__(self, highest_node: int) -> None:
         self.highest_node = highest_node
+        self.leapt = 0
+        """By how much the index is ahead, after a damaged log was given up."""
         self.commands: list[bytes] = []
 
     def apply(self, index: int, command: bytes) -> bytes:
-        assert index == len(self.commands) + 1, (index, len(self.commands))
+        assert index == self.leapt + len(self.commands) + 1, (index, len(self.commands))
         self.commands.append(command)
         return b""
 
@@ -113,7 +115,8 @@ class State:
 
     def restore(self, index: int, image: bytes) -> None:
         self.commands = image.split(b"\n") if image else []
-        assert len(self.commands) == index
+        self.leapt = index - len(self.commands)
+        assert self.leapt == 0 or self.leapt >= RESET_LEAP, self.leapt
 
 
 class Node:
@@ -135,7 +138,7 @@ class Node:
         self.gave_way: list[NodeId] = []
         self.troubles: list[tuple[str, str]] = []
 
-    def start(self) -> None:
+    def start(self, *, reset_log: bool = False) -> None:
         self.boot += 1
         self.waiting.clear()
         self.ticking = -1.0
@@ -148,10 +151,11 @@ class Node:
             superblock=world.block,
             timing=TIMING,
             state=self.state,
-            index=len(self.state.commands),
+            index=self.state.leapt + len(self.state.commands),
             log_bytes_max=world.log_bytes_max,
             rng=random.Random(world.random.getrandbits(32)),
             now_ms=world.now_ms,
+            reset_log=reset_log,
         )
         for other in world.nodes.values():
             if other.log is not None and other is not self:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from clussvc.quorum import disk_layout
-from clussvc.quorum.disk_layout import FIRST_SLOT_SECTOR, GHOST_MS, LAST_WORDS_MS, SLOT_SECTORS
+from clussvc.quorum.arbitration import log_of
+from clussvc.quorum.disk_layout import FIRST_SLOT_SECTOR, GHOST_MS, LAST_WORDS_MS, SECTOR_BYTES, SLOT_SECTORS
 from clussvc.quorum.disk_log import QuorumDiskLog
 from clussvc.quorum.disk_messages import DiskFailed, DiskRequest, Write
 from tests.unit.quorum.disk_world import TIMING, DiskWorld, Node
@@ -296,3 +297,40 @@ def test_an_old_word_never_takes_the_place_of_a_newer_one() -> None:
     assert slots == disk_layout.decode_slots(world.disk.read(FIRST_SLOT_SECTOR, SLOT_SECTORS), world.block.disk)
     world.run(2 * GHOST_MS)
     assert world.disk.sectors[write.sector] != write.data
+
+
+@BOTH
+def test_a_damaged_log_is_given_up_only_when_somebody_says_so(reservations: bool) -> None:
+    """Nobody takes it over; then one node is told to go on with what it has, and all others become like it."""
+    world = DiskWorld(14, 3, reservations=reservations)
+    owner = settled(world)
+    for number in range(50):
+        world.propose(owner, b"entry %d" % number)
+        world.run(20)
+    world.run(1_000)
+    settled(world)
+    for node in world.nodes.values():
+        node.crash()
+    place = log_of(disk_layout.decode_slots(world.disk.read(FIRST_SLOT_SECTOR, SLOT_SECTORS), world.block.disk))
+    assert place is not None
+    damaged = disk_layout.area_start(world.block, place.area) + place.log_start + 20
+    world.disk.sectors[damaged] = bytes(SECTOR_BYTES)
+    # What the node with the oldest state has is what goes on.
+    chosen = world.nodes[owner % 3 + 1]
+    chosen.state.commands = chosen.state.commands[:10]
+    for node in world.nodes.values():
+        node.state.commands = node.state.commands[:10]
+        node.start()
+    world.run(20_000)
+    assert all(node.held is None for node in world.nodes.values())
+    assert {code for node in world.nodes.values() for code, _ in node.troubles} >= {"quorum-damaged"}
+
+    chosen.crash()
+    chosen.start(reset_log=True)
+    world.run(30_000)
+    assert world.owner() is not None
+    world.propose(chosen.id, b"after")
+    world.run(2_000)
+    assert {tuple(node.state.commands) for node in world.nodes.values()} == {
+        (*(b"entry %d" % number for number in range(10)), b"after")
+    }

@@ -1,0 +1,63 @@
+"""The switches with which a service is started for once (MSCS: ``net start clussvc /fixquorum``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from clussvc.model.errors import ClusterError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switches:
+    """How this start differs from others."""
+
+    fixquorum: bool = False
+    """Show what this node has stored, and take no part: for looking, and for mending its node file."""
+    resetquorumlog: bool = False
+    """If the log on the quorum disk is damaged, make it anew from what this node has stored; else no effect."""
+    nogroupinfoevtlogging: bool = False
+    """Nothing goes into the service log when groups come online or go offline; the history of the cluster has it."""
+
+
+ABBREVIATIONS: Final = {
+    "fq": "fixquorum",
+    "rq": "resetquorumlog",
+    "ng": "nogroupinfoevtlogging",
+    "nq": "noquorumlogging",
+    "fo": "forcequorum",
+}
+"""Of Windows Server 2003; fixed words."""
+
+GROUP_EVENTS: Final = frozenset({"group.online", "group.offline", "group.partially_online"})
+
+REFUSED: Final = {
+    "noquorumlogging": "changes are never made without being logged here; a damaged log on a quorum disk is replaced"
+    " with --resetquorumlog, and --fixquorum lets you look at a node without the log",
+    "norepevtlogging": "the history of events is part of the replicated log here, so no node can keep its own for"
+    " itself",
+    "forcequorum": "going on without a majority by force is not possible yet; start the missing nodes, or evict those"
+    " that are gone for good while a majority is up",
+}
+"""Switches of the original that do not exist here, and why."""
+
+
+def spelled_out(words: list[str]) -> list[str]:
+    """The words of a command line with ``/fq`` and ``/fixquorum`` written as options of this program.
+
+    Raises ClusterError(``switch-refused``) for switches of the original that do not exist here.
+    """
+    found = []
+    for word in words:
+        name, colon, rest = word.lstrip("/-").partition(":")
+        full = ABBREVIATIONS.get(name.casefold(), name.casefold())
+        known = full in REFUSED or full in Switches.__dataclass_fields__ or full in ("debug", "loglevel")
+        if not word.startswith(("/", "-")) or not known:
+            found.append(word)
+            continue
+        if full in REFUSED:
+            raise ClusterError("switch-refused", f"/{full}: {REFUSED[full]}")
+        found.append(f"--{full}")
+        if colon:
+            found.append(rest)
+    return found

@@ -1,0 +1,30 @@
+"""The switches of a start."""
+
+from __future__ import annotations
+
+import pytest
+
+from clussvc.model.errors import ClusterError
+from clussvc.service.switches import spelled_out
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("run /fixquorum", "run --fixquorum"),
+        ("run -FQ", "run --fixquorum"),
+        ("run /rq --config /etc/x.toml", "run --resetquorumlog --config /etc/x.toml"),
+        ("run --config /fq.toml", "run --config /fq.toml"),
+        ("run /debug /loglevel:2", "run --debug --loglevel 2"),
+        ("run --loglevel 3 /ng", "run --loglevel 3 --nogroupinfoevtlogging"),
+    ],
+)
+def test_the_forms_of_the_original_are_understood(words: str, meant: str) -> None:
+    assert spelled_out(words.split()) == meant.split()
+
+
+@pytest.mark.parametrize("word", ["/nq", "-noquorumlogging", "/forcequorum:NODE1,NODE2", "/fo", "/norepevtlogging"])
+def test_what_does_not_exist_here_is_refused_with_the_reason(word: str) -> None:
+    with pytest.raises(ClusterError) as caught:
+        spelled_out(["run", word])
+    assert caught.value.code == "switch-refused"
