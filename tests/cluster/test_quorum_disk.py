@@ -87,6 +87,11 @@ def test_the_one_that_is_left_goes_on(cluster: Cluster, victim: int) -> None:
     first, second = cluster.lab[victim], cluster.lab[3 - victim]
     cluster.command("group", f"BEFORE{victim}", "/create", on=first)
     first.crash()
+    # A node that was started a moment ago waits before it writes on the disk, and may lose its lease over that.
+    eventually(
+        lambda: cluster.coordinator(second) == second.name and cluster.takes_part(second),
+        f"{second.name} goes on alone",
+    )
     cluster.wait_group(second.name, on=second)
     assert f"BEFORE{victim}" in {group["name"] for group in cluster.ask("group", on=second)}
     cluster.command("group", f"ALONE{victim}", "/create", on=second)
