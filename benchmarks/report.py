@@ -197,6 +197,36 @@ def bulk(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def quorum_disk(found: dict[str, Any]) -> str:
+    """Two nodes with a disk: outages, and updates beside the disk's own writes."""
+    outages_of, updates_of = [], []
+    for disk, told in found["disks"].items():
+        for fault, owns in dict.fromkeys((one["fault"], one["owns"]) for one in told["rounds"]):
+            mine = [one["outage_s"] for one in told["rounds"] if (one["fault"], one["owns"]) == (fault, owns)]
+            whose = "which owns the disk" if owns else "which does not own the disk"
+            figures = [f"{value:.3f}" for value in (min(mine), statistics.median(mine), max(mine))]
+            outages_of.append([disk, f"{FAULT_WORDS[fault]}, {whose}", str(len(mine)), *figures])
+        updates_of.append(
+            [
+                disk,
+                str(told["writes"]["median_ms"]),
+                str(told["updates_on_owner"]["median_ms"]),
+                str(told["updates_on_other"]["median_ms"]),
+            ]
+        )
+    about = found["machine"]
+    return "\n\n".join(
+        [
+            f"Measured on {about['date']} at commit {about['commit']}.",
+            lines_of(["disk", "fault", "rounds", "min s", "median s", "max s"], outages_of),
+            lines_of(
+                ["disk", "its own write, median ms", "update on its owner, median ms", "on the other node, median ms"],
+                updates_of,
+            ),
+        ]
+    )
+
+
 def load(kind: str) -> Callable[[], str]:
     """Ten minutes with all cores busy, one profile."""
 
@@ -232,6 +262,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "planning": part_of("planning", planning),
     "bulk": part_of("bulk-3-500", bulk),
     "bulk-8": part_of("bulk-8-1000", bulk),
+    "quorum-disk": part_of("quorum-disk", quorum_disk),
     "load-lan": load("lan"),
     "load-fast": load("fast"),
 }

@@ -39,6 +39,8 @@ WORDS = {
     "local quorum": QuorumKind.LOCAL,
 }
 AUTOMATIC = "auto"
+LOOKED_AT_SECTORS = 32
+"""So much at the beginning of a disk must be empty: whatever systems keep there of what lies on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,9 @@ def _refuse_what_lies_there(place: str, facts: DeviceFacts, device: QuorumDevice
             f"{place} is the quorum disk of cluster {block.cluster_name!r} ({block.cluster}). If that cluster is gone,"
             " or has another quorum now, use /force to overwrite it; else choose another disk",
         )
+    if not facts.signature and any(device.read(0, LOOKED_AT_SECTORS)):
+        # Not every kind of data is known by a signature, and nobody looks for one on iSCSI disks.
+        facts = replace(facts, signature="data")
     if facts.signature:
         raise ClusterError(
             "device-unsuitable", f"{place} holds {facts.signature}; use /force to overwrite it, or choose another disk"

@@ -107,6 +107,16 @@ def test_damage_and_foreign_data_are_left_alone(file: NodeFile, tmp_path: Path) 
         assert place.read_bytes() == swap
 
 
+def test_data_that_nobody_knows_is_left_alone(file: NodeFile, tmp_path: Path) -> None:
+    place = tmp_path / "disk"
+    create_file(str(place), 2 * DISK_BYTES_MIN)
+    with place.open("r+b") as disk:
+        disk.seek(100_000)
+        disk.write(b"somebody's data")
+    assert "holds data" in refused(Wanted(place=str(place)), file).message
+    assert choose(Wanted(place=str(place), force=True), file).on_disk
+
+
 def test_a_disk_in_use_is_never_taken(file: NodeFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = str(tmp_path / "disk")
     create_file(place, 2 * DISK_BYTES_MIN)
