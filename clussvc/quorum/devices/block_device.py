@@ -53,13 +53,14 @@ class BlockDevice(SharedFile):
         """Asked by releasing under a key that nobody has registered: a device that knows reservations refuses that, or
         takes no notice; nobody's reservation ends with it."""
         try:
-            self._ioctl(self._file, RELEASE, _RESERVATION.pack(NOBODYS_KEY, WRITE_EXCLUSIVE_REG_ONLY, 0))
+            status = self._ioctl(self._file, RELEASE, _RESERVATION.pack(NOBODYS_KEY, WRITE_EXCLUSIVE_REG_ONLY, 0))
         except OSError as error:
             # Partitions answer EPERM or EINVAL, devices without reservations EOPNOTSUPP or ENOTTY.
             if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EPERM):
                 return False
             raise lost(self._path, error) from error
-        return True
+        # A SCSI disk without reservations takes the call and answers with another status, such as CHECK CONDITION.
+        return status in (0, *CONFLICTS)
 
     def register(self, key: int) -> None:
         """See QuorumDevice."""

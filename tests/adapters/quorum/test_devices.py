@@ -266,6 +266,16 @@ def test_the_kernel_is_asked_as_its_header_says(tmp_path: Path) -> None:
     device.close()
 
 
+@pytest.mark.parametrize(("status", "known"), [(0, True), (0x18, True), (0x83, True), (0x2, False), (0x8000002, False)])
+def test_only_a_disk_that_knows_reservations_is_taken_for_one(tmp_path: Path, status: int, known: bool) -> None:
+    """A SCSI disk that has none takes the question and answers that it does not understand."""
+    place = tmp_path / "disk"
+    create_file(str(place), SIZE_BYTES)
+    device = BlockDevice(str(place), lambda *_: status)
+    assert device.reservations is known
+    device.close()
+
+
 def test_a_device_without_reservations_says_so(loop: str) -> None:
     device = open_device(loop, initiator="", timeout_ms=1_000)
     assert not device.reservations
