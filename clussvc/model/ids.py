@@ -16,6 +16,8 @@ ResourceId = NewType("ResourceId", str)
 RequestId = NewType("RequestId", str)
 FenceDeviceId = NewType("FenceDeviceId", str)
 NetworkId = NewType("NetworkId", str)
+HostId = NewType("HostId", int)
+"""The priority of a host within one load-balanced cluster, 1..32; the lowest one that lives is the default host."""
 
 NODES_MAX = 64
 NAME_LENGTH_MAX = 255
