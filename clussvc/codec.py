@@ -39,7 +39,7 @@ from clussvc.model.states import MoveCause
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 6
+PROPOSAL_VERSION_MAX: Final = 7
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -49,6 +49,7 @@ _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
     ("ReportStates", "failures"): 2,
     ("SetClusterProperties", "quicker"): 4,
     ("FoundCluster", "quorum"): 5,
+    ("SetQuorum", "hold_ms"): 7,
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
 

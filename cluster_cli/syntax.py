@@ -274,6 +274,13 @@ _CLUSTER = ObjectSpec(
             help="With /quorum: how long the log on a quorum disk may grow.",
         ),
         OptionSpec(
+            name="hold",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":MS",
+            help="With /quorum: how long writing its slot keeps the owner of a quorum disk in office, or 'auto'.",
+        ),
+        OptionSpec(
             name="force", modifier=True, help="With /create: overwrite what lies on the disk that /quorum names."
         ),
         OptionSpec(

@@ -17,6 +17,7 @@ from clussvc.model.properties import PropertyDef
 from clussvc.model.quorum import QuorumKind
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
+from clussvc.model.settings import PROFILES, disk_timing
 from clussvc.model.states import NodePhase
 from clussvc.model.view import LiveView
 from clussvc.resources.aggregate import group_state
@@ -100,6 +101,8 @@ def quorum_of(config: Config, view: LiveView) -> Plain:
         "device": quorum.device,
         "max_log_kb": quorum.max_log_kb,
         "reservations": quorum.reservations,
+        "hold_ms": disk_timing(PROFILES[config.timing.profile], quorum.hold_ms).hold_ms if quorum.on_disk else 0,
+        "hold_is_set": bool(quorum.hold_ms),
         "generation": quorum.generation,
         "voters": [config.node_name(node) for node in sorted(config.voters)],
         "voters_version": config.voters_version,

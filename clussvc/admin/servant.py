@@ -264,13 +264,14 @@ class ClusterServant(Servant):
         return updates.SetClusterProperties(common=common_changes(self.config, assigned, reset), quicker=True)
 
     @change(Role.ADMINISTRATOR)
-    def set_quorum(self, kind: str, max_log_kb: int) -> Update:
-        """Choose another quorum (``majority node set`` or ``local quorum``), and how long the log on a quorum disk may
-        grow; an empty text and 0 leave things as they are."""
+    def set_quorum(self, kind: str, max_log_kb: int, hold_ms: int = 0) -> Update:
+        """Choose another quorum (``majority node set`` or ``local quorum``), how long the log on a quorum disk may
+        grow, and how long writing its slot keeps the owner of the disk in office (-1: as the timing profile says); an
+        empty text and 0 leave things as they are."""
         known = {each.value: each for each in QuorumKind}
         if kind and kind not in known:
             raise Refused(reports.bad_argument(f"{kind!r} is no quorum; choose one of {', '.join(known)}."))
-        return updates.SetQuorum(kind=known[kind] if kind else None, max_log_kb=max_log_kb)
+        return updates.SetQuorum(kind=known[kind] if kind else None, max_log_kb=max_log_kb, hold_ms=hold_ms)
 
     @change(Role.ADMINISTRATOR)
     def set_private(self, assigned: list[Assigned], reset: list[str]) -> Update:

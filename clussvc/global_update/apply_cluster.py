@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from clussvc.global_update.apply_network import find_network, with_network
-from clussvc.global_update.apply_quorum import check_quorum
+from clussvc.global_update.apply_quorum import check_quorum, with_timing
 from clussvc.global_update.names import check_name, check_new_name
 from clussvc.global_update.outcome import (
     Done,
@@ -102,9 +102,7 @@ def found_cluster(request: RequestId, update: FoundCluster) -> Result:
 def set_cluster_properties(config: Config, update: SetClusterProperties) -> Result:
     """All values, or none of them.
 
-    Another profile raises ``voters_version``: whoever counted silences by the former one is refused, so that no node
-    is declared down while a lease of a slower kind runs (rule R3). After a change to a faster one, a node that has not
-    said that it has read of it is judged by the slowest profile there is (``timing_version``).
+    What another profile brings with it: see apply_quorum.with_timing.
     """
     owner = f"cluster {config.name!r}"
     common = common_changes("cluster", owner, update.common)
@@ -113,20 +111,16 @@ def set_cluster_properties(config: Config, update: SetClusterProperties) -> Resu
     private = private_changes(owner, config.private, update.private)
     if isinstance(private, Report):
         return private
-    changed = replace(config, private=private, **common)  # type: ignore[arg-type]  # the table pairs fields and types
-    if "timing" in common:
-        changed = replace(changed, timing=config.quorum.timing_of(changed.timing.profile))
-    if changed.timing != config.timing:
-        quicker = changed.timing.quicker_than(config.timing)
-        if quicker and not update.quicker:
-            return bad_property(
-                owner,
-                "TimingProfile",
-                f"{changed.timing.profile} is faster than {config.timing.profile}, and leases that run now are longer;"
-                " ask a node of a later release, which can make a running cluster faster",
-            )
-        version = config.voters_version + 1
-        changed = replace(changed, voters_version=version, timing_version=version if quicker else config.timing_version)
+    wanted = replace(config, private=private, **common)  # type: ignore[arg-type]  # the table pairs fields and types
+    timing = config.quorum.timing_of(wanted.timing.profile) if "timing" in common else config.timing
+    if timing.quicker_than(config.timing) and not update.quicker:
+        return bad_property(
+            owner,
+            "TimingProfile",
+            f"{timing.profile} is faster than {config.timing.profile}, and leases that run now are longer;"
+            " ask a node of a later release, which can make a running cluster faster",
+        )
+    changed = with_timing(replace(wanted, timing=config.timing), timing)
     names = ", ".join((*update.common, *update.private)) or "nothing"
     message = f"Properties of cluster {config.name} were set: {names}."
     return Done(config=changed, records=note("cluster.properties", message, kind="cluster", thing=config.name))

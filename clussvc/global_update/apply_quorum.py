@@ -14,6 +14,7 @@ from clussvc.global_update.update import SetQuorum
 from clussvc.model.config import Config
 from clussvc.model.quorum import DEVICE_LENGTH_MAX, HOLD_MS_RANGE, LOG_KB_RANGE, Quorum, QuorumKind
 from clussvc.model.reports import Report, bad_argument, bad_property, quorum_cannot_become
+from clussvc.model.settings import PROFILES, Timing, disk_timing
 
 _DISK = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
@@ -52,17 +53,44 @@ def set_quorum(config: Config, update: SetQuorum) -> Result:
             )
     if update.max_log_kb and not before.on_disk:
         return bad_property("the quorum", "MaxLogSize", f"a {before.kind.value} has no log on a disk")
-    quorum = replace(before, kind=kind, max_log_kb=update.max_log_kb or before.max_log_kb)
+    if update.hold_ms and not before.on_disk:
+        return bad_property("the quorum", "HoldMs", f"nobody holds a {before.kind.value}")
+    if update.hold_ms < -1:
+        return bad_property("the quorum", "HoldMs", f"{update.hold_ms} is no time")
+    hold_ms = max(0, update.hold_ms) if update.hold_ms else before.hold_ms
+    quorum = replace(before, kind=kind, max_log_kb=update.max_log_kb or before.max_log_kb, hold_ms=hold_ms)
     if bad := check_quorum(quorum):
         return bad
     if quorum == before:
         return Done(config=config)
-    message = (
-        f"The quorum of cluster {config.name} is a {kind.value} now."
-        if kind is not before.kind
-        else f"The log on the quorum disk may grow to {quorum.max_log_kb} KB now."
-    )
+    messages = []
+    if kind is not before.kind:
+        messages.append(f"The quorum of cluster {config.name} is a {kind.value} now.")
+    if quorum.max_log_kb != before.max_log_kb:
+        messages.append(f"The log on the quorum disk may grow to {quorum.max_log_kb} KB now.")
+    if hold_ms != before.hold_ms:
+        now_ms = disk_timing(PROFILES[config.timing.profile], hold_ms).hold_ms
+        messages.append(f"The owner of the quorum disk holds it for {now_ms} ms at a time now.")
     return Done(
-        config=replace(config, quorum=quorum),
-        records=note("cluster.quorum", message, kind="cluster", thing=config.name),
+        config=with_timing(replace(config, quorum=quorum), quorum.timing_of(config.timing.profile)),
+        records=note("cluster.quorum", " ".join(messages), kind="cluster", thing=config.name),
+    )
+
+
+def with_timing(config: Config, timing: Timing) -> Config:
+    """The configuration by another timing.
+
+    Raises ``voters_version``: whoever counted silences by the former one is refused, so that no node is declared down
+    while a lease of a slower kind runs (rule R3). After a change to a faster one, a node that has not said that it has
+    read of it is judged by the slowest timing there is (``timing_version``).
+    """
+    if timing == config.timing:
+        return config
+    version = config.voters_version + 1
+    quicker = timing.quicker_than(config.timing)
+    return replace(
+        config,
+        timing=timing,
+        voters_version=version,
+        timing_version=version if quicker else config.timing_version,
     )

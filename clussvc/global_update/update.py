@@ -298,6 +298,8 @@ class SetQuorum:
 
     kind: QuorumKind | None = None
     max_log_kb: int = 0
+    hold_ms: int = 0
+    """How long writing its slot keeps the owner of a quorum disk in office; -1: as the timing profile says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

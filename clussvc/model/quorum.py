@@ -73,5 +73,6 @@ class Quorum:
 
 
 def slowest_silence_ms(quorum: Quorum) -> int:
-    """After so long a silence a node has let go by whatever profile it acts."""
-    return max(quorum.timing_of(profile).silence_ms() for profile in PROFILES)
+    """After so long a silence a node has let go by whatever profile it acts, and whatever hold."""
+    longest = replace(quorum, hold_ms=HOLD_MS_RANGE[1])
+    return max(longest.timing_of(profile).silence_ms() for profile in PROFILES)

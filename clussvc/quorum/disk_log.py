@@ -542,7 +542,8 @@ class QuorumDiskLog:
             changed,
             counter=changed.counter + 1,
             key=self._key,
-            hold_ms=self._timing.hold_ms,
+            # A hold that runs keeps its end when the timings become shorter, and others wait for what they read here.
+            hold_ms=max(self._timing.hold_ms, self._hold_until_ms - self._now_ms, self._bound_until_ms - self._now_ms),
             client_networks=self._client_networks,
         )
         data = disk_layout.encode_slot(self._mine, self._block.disk)
@@ -608,11 +609,12 @@ class QuorumDiskLog:
             yield from self._reserve(former, slots)
         began_ms, hold_ms, pair = self._now_ms, self._timing.hold_ms, arbitration.pair_for(slots)
         yield from self._say(lambda mine: replace(mine, wants=False, epoch=epoch, held=True, pair=pair))
+        said_ms = self._said_hold_ms
         slots = yield from self._read_slots()
         if arbitration.overtaken(slots, self._node, epoch):
             raise _Withdrawn
         self._role, self._epoch = Role.TAKING_OVER, epoch
-        self._hold_until_ms = began_ms + hold_ms
+        self._hold_until_ms = began_ms + min(hold_ms, said_ms)
         self._next_renew_ms = began_ms + self._timing.renew_ms
         self._before = former.node if former is not None else None
         self._before_over_ms = over_ms
@@ -827,6 +829,7 @@ class QuorumDiskLog:
             return
         try:
             yield from self._say(self._with_tail)
+            said_ms = self._said_hold_ms
             slots = yield from self._read_slots(min(NODE_NUMBER_MAX, max(self._state.highest_node, self._node)))
         except DiskFailed as failure:
             if failure.code == "device-lost":
@@ -835,10 +838,16 @@ class QuorumDiskLog:
         if arbitration.overtaken(slots, self._node, epoch):
             self._lose("another node contests the quorum disk, since it has not seen this one renew its hold")
             return
-        self._hold_until_ms = max(self._hold_until_ms, began_ms + hold_ms)
+        self._hold_until_ms = max(self._hold_until_ms, began_ms + min(hold_ms, said_ms))
         if self._role is Role.OWNER:
             self._say_held()
             self._consider_giving_way(slots)
+
+    @property
+    def _said_hold_ms(self) -> int:
+        """How long this node's slot tells others to wait; the timings may have changed since a task began."""
+        assert self._mine is not None
+        return self._mine.hold_ms
 
     def _with_tail(self, mine: Slot) -> Slot:
         """How much of the log is durable for certain."""

@@ -252,7 +252,7 @@ class Node(Runtime):
             on_fatal=self._log_failed,
             reset_log=self._switches.resetquorumlog,
         )
-        return DiskEngine(disk, quorum)
+        return DiskEngine(disk, quorum, self._timing)
 
     def _log_failed(self, error: Exception) -> None:
         self.die(f"the replicated log cannot go on: {error}")

@@ -156,9 +156,10 @@ class DiskEngine:
 
     kind = Kind.DISK_LOG
 
-    def __init__(self, disk: DiskLogThread, quorum: Quorum) -> None:
+    def __init__(self, disk: DiskLogThread, quorum: Quorum, timing: Timing) -> None:
         self._disk = disk
         self._quorum = quorum
+        self._timing = timing
         self.start, self.stop = disk.start, disk.stop
         self.receive, self.propose = disk.receive, disk.propose
         self.peer_connected, self.peer_disconnected = disk.peer_connected, disk.peer_disconnected
@@ -166,12 +167,14 @@ class DiskEngine:
 
     def use_timing(self, timing: Timing) -> None:
         """See Engine."""
+        self._timing = timing
         self._disk.set_timing(disk_timing(PROFILES[timing.profile], self._quorum.hold_ms))
 
     def use_quorum(self, quorum: Quorum) -> None:
         """See Engine."""
         self._quorum = quorum
         self._disk.set_log_size(quorum.max_log_kb)
+        self.use_timing(self._timing)
 
     def forget_leader(self, node: int) -> None:
         """See Engine; the hold of an owner ends by itself, whatever is known of it."""

@@ -96,9 +96,13 @@ QUORUMS: Final = {
 
 def _quorum(invocation: Invocation, session: Session) -> Screen:
     wanted, size = invocation.argument("quorumresource"), invocation.argument("maxlogsize") or "0"
+    hold = invocation.argument("hold") or "0"
     if not size.isdecimal():
         raise Failed(87, f"/maxlogsize:{size} is not a number of KB.", "bad-argument")
-    if wanted or int(size):
+    if not hold.isdecimal() and hold.casefold() != "auto":
+        raise Failed(87, f"/hold:{hold} is neither a number of milliseconds nor auto.", "bad-argument")
+    hold_ms = int(hold) if hold.isdecimal() else -1
+    if wanted or int(size) or hold_ms:
         kind = QUORUMS.get((wanted or "").casefold())
         if wanted and kind is None:
             raise Failed(
@@ -107,7 +111,7 @@ def _quorum(invocation: Invocation, session: Session) -> Screen:
                 " cluster NAME /create /ipaddr:IP /quorum:DEVICE",
                 "bad-argument",
             )
-        session.change("Cluster", "set_quorum", kind or "", int(size))
+        session.change("Cluster", "set_quorum", kind or "", int(size), hold_ms)
     data = session.call("Cluster", "quorum")
     lines: list[tuple[str, object]] = [("Quorum Resource", data["type"])]
     if data["device"]:
@@ -116,6 +120,7 @@ def _quorum(invocation: Invocation, session: Session) -> Screen:
             ("Device", data["device"]),
             ("Max Log Size", f"{data['max_log_kb']} KB"),
             ("Guarded by", guard),
+            ("Hold", f"{data['hold_ms']} ms ({'set' if data['hold_is_set'] else 'by the timing profile'})"),
             ("Owner", data["coordinator"] or "(none known)"),
         ]
     else:

@@ -458,6 +458,16 @@ class Lab:
         """Run lines of ip(8) on the switch."""
         self._ip(self._switch, *lines, check=check)
 
+    def split(self, *aside: Node) -> None:
+        """These nodes are on a switch of their own from now on, the rest and the client on the other; links stay up."""
+        self.switch_ip("link add br9 type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set br9 up")
+        self.switch_ip(*(f"link set {node.port} master br9" for node in aside))
+
+    def join_again(self, *aside: Node) -> None:
+        """Undo ``split``."""
+        self.switch_ip(*(f"link set {node.port} master br0" for node in aside))
+        self.switch_ip("link del br9")
+
     def on_switch(self, *words: str) -> None:
         """Run a command on the switch."""
         subprocess.run(["nsenter", "-t", str(self._switch.pid), "-n", "--", *words], check=True, timeout=START_LIMIT_S)

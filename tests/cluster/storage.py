@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import subprocess
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.cluster.lab import NETWORK, START_LIMIT_S, Lab, Node, environment, eventually
@@ -71,11 +72,14 @@ class Storage:
         """Undo ``keep_from``."""
         node.run("ip", "route", "del", "blackhole", ADDRESS)
 
-    def stall(self, seconds: float) -> None:
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
         """Answer nobody for a while."""
         self._daemon.send_signal(signal.SIGSTOP)
-        time.sleep(seconds)
-        self._daemon.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._daemon.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Switch it off."""

@@ -116,6 +116,23 @@ def test_of_two_that_do_not_hear_each_other_one_goes_on(cluster: Cluster) -> Non
     cluster.wait_all_up()
 
 
+def test_an_owner_that_reaches_no_clients_gives_way(cluster: Cluster, storage: Storage | None) -> None:
+    """The cable is pulled at the owner, who still reaches the disk: the better connected node goes on with everything,
+    and the owner has let go before."""
+    if storage is not None:
+        pytest.skip("an iSCSI disk is lost with the cable")
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "WEB", f"/moveto:{owner.name}", "/wait:60", on=owner)
+    owner.cut()
+    cluster.wait_group(other.name, on=other)
+    assert [] == cluster.traces(owner)
+    assert cluster.coordinator(other) == other.name
+    assert f"it gives the quorum disk to {other.name}, which reaches clients" in owner.log.read_text()
+
+    owner.heal()
+    cluster.wait_all_up()
+
+
 def test_a_cluster_that_was_switched_off_as_a_whole_comes_back(cluster: Cluster) -> None:
     """Either node alone can form the cluster, with all that the last owner knew."""
     first, second = cluster.lab.nodes
@@ -154,15 +171,57 @@ def test_an_owner_without_the_disk_hands_everything_over(cluster: Cluster, stora
 
 
 def test_a_disk_that_stands_still_stops_everybody_and_loses_nothing(cluster: Cluster, storage: Storage | None) -> None:
-    """For longer than a hold nobody can show that it owns the disk."""
+    """For longer than a hold and a lease nobody can show that it owns the disk: nothing runs anywhere meanwhile."""
     if storage is None:
         pytest.skip("a file does not stand still here")
     owner, other = disk_owner(cluster)
     cluster.command("group", "KEPT", "/create", on=other)
-    storage.stall(3.0)
+    with storage.stalled():
+        eventually(lambda: not any(map(cluster.takes_part, (owner, other))), "neither of them may act")
+        eventually(lambda: not cluster.traces(owner) and not cluster.traces(other), "both have let go of the group")
     cluster.wait_all_up()
     cluster.wait_group(cluster.owner(on=owner).name, on=other)
     assert "KEPT" in {group["name"] for group in cluster.ask("group", on=owner)}
+
+
+def test_a_disk_that_is_lost_by_all_and_comes_back(cluster: Cluster, storage: Storage | None) -> None:
+    """Nobody goes on without it; whoever reaches it again first goes on with everything."""
+    if storage is None:
+        pytest.skip("a file cannot be kept from one machine here")
+    owner, other = disk_owner(cluster)
+    cluster.command("group", "WEB", f"/moveto:{owner.name}", "/wait:60", on=owner)
+    cluster.command("group", "FOUND", "/create", on=other)
+    for node in (owner, other):
+        storage.keep_from(node)
+    eventually(lambda: not cluster.traces(owner) and not cluster.traces(other), "both have let go of the group")
+    eventually(lambda: "quorum disk" in owner.tail() and "does not answer" in owner.tail(), "its log says why")
+    storage.give_to(other)
+    cluster.wait_group(other.name, on=other)
+    assert "FOUND" in {group["name"] for group in cluster.ask("group", on=other)}
+    storage.give_to(owner)
+    cluster.wait_all_up()
+
+
+def test_the_hold_is_set_on_the_running_cluster(cluster: Cluster) -> None:
+    """Longer, for a disk with pauses, and back; groups stay where they are."""
+    first, second = cluster.lab.nodes
+    worker = cluster.process(first, WORKER)
+    assert (1120, False) == held(cluster)
+    cluster.command("/quorum", "/hold:2500", on=second)
+    assert (2500, True) == held(cluster)
+    refused = first.cluster("/quorum", "/hold:50")
+    assert refused.returncode != 0
+    assert "50 is outside 100..20000" in refused.stderr
+    cluster.command("/quorum", "/hold:auto", on=first)
+    assert (1120, False) == held(cluster)
+    cluster.command("group", "AFTER", "/create", on=second)
+    assert cluster.process(first, WORKER) == worker
+
+
+def held(cluster: Cluster) -> tuple[int, bool]:
+    """How long the owner holds the disk at a time, and whether that was set."""
+    told = cluster.ask("/quorum", on=cluster.lab[1])
+    return told["hold_ms"], told["hold_is_set"]
 
 
 def test_a_node_started_with_fixquorum_shows_and_takes_no_part(cluster: Cluster) -> None:

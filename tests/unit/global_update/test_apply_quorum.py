@@ -36,6 +36,10 @@ def test_a_local_quorum_and_a_majority_become_each_other() -> None:
         (replace(ALONE, quorum=DISK), SetQuorum(kind=QuorumKind.LOCAL), "quorum-change-refused", "another one"),
         (ALONE, SetQuorum(max_log_kb=4_096), "bad-property", "no log on a disk"),
         (replace(ALONE, quorum=DISK), SetQuorum(max_log_kb=100), "bad-property", "outside 512"),
+        (ALONE, SetQuorum(hold_ms=1_000), "bad-property", "nobody holds a majority node set"),
+        (replace(ALONE, quorum=DISK), SetQuorum(hold_ms=99), "bad-property", "outside 100..20000"),
+        (replace(ALONE, quorum=DISK), SetQuorum(hold_ms=20_001), "bad-property", "outside 100..20000"),
+        (replace(ALONE, quorum=DISK), SetQuorum(hold_ms=-2), "bad-property", "no time"),
         (replace(ALONE, quorum=DISK), SetQuorum(max_log_kb=1_000_000), "bad-property", "room for a log of 6272 KB"),
     ],
 )
@@ -49,6 +53,22 @@ def test_the_log_on_a_disk_may_grow() -> None:
     done = set_quorum(replace(ALONE, quorum=DISK), SetQuorum(max_log_kb=6_000))
     assert isinstance(done, Done)
     assert done.config.quorum == replace(DISK, max_log_kb=6_000)
+
+
+def test_the_hold_of_a_disk_changes_the_leases_with_it() -> None:
+    """Longer at once; after a change to a shorter one, who has not read of it is judged by the longest there can be."""
+    before = replace(ALONE, quorum=DISK, timing=DISK.timing_of("lan"))
+    longer = set_quorum(before, SetQuorum(hold_ms=2_000))
+    assert isinstance(longer, Done)
+    assert longer.config.timing.lease_ms == disk_timing(LAN, 2_000).lease_ms
+    assert longer.config.voters_version == before.voters_version + 1
+    assert longer.config.timing_version == before.timing_version
+    assert "for 2000 ms at a time" in longer.records[0].message
+    back = set_quorum(longer.config, SetQuorum(hold_ms=-1))
+    assert isinstance(back, Done)
+    assert (back.config.quorum, back.config.timing) == (DISK, before.timing)
+    assert back.config.timing_version == longer.config.voters_version + 1
+    assert slowest_silence_ms(back.config.quorum) >= longer.config.timing.silence_ms()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from clussvc.model.settings import LAN, disk_timing
 from clussvc.quorum import disk_layout
 from clussvc.quorum.arbitration import log_of
 from clussvc.quorum.disk_layout import FIRST_SLOT_SECTOR, GHOST_MS, LAST_WORDS_MS, SECTOR_BYTES, SLOT_SECTORS
@@ -334,3 +335,25 @@ def test_a_damaged_log_is_given_up_only_when_somebody_says_so(reservations: bool
     assert {tuple(node.state.commands) for node in world.nodes.values()} == {
         (*(b"entry %d" % number for number in range(10)), b"after")
     }
+
+
+@pytest.mark.parametrize("after_ms", range(0, 500, 50))
+def test_a_hold_that_runs_keeps_its_end_when_holds_become_shorter(after_ms: int) -> None:
+    """The owner renews by the shorter timing and then stalls: others wait for what it held before all the same."""
+    slow, quick = disk_timing(LAN, 1_000), disk_timing(LAN, 100)
+    world = DiskWorld(7, 2, reservations=False)
+    for node in world.nodes.values():
+        node.act(lambda log: log.set_timing(slow, now_ms=world.now_ms))
+    world.run(2_000)
+    first = settled(world)
+    for node in world.nodes.values():
+        node.act(lambda log: log.set_timing(quick, now_ms=world.now_ms))
+    world.run(after_ms)
+    world.cut_link(1, 2)
+    world.nodes[first].stalled_until_ms = world.now_ms + 3_000
+    start_ms = world.now_ms
+    # The world itself sees that no two own the disk.
+    while (owner := world.owner()) is None or owner.id == first:
+        world.run(1)
+        assert world.now_ms < start_ms + slow.hold_ms + 500
+    world.check()
