@@ -569,7 +569,12 @@ class NodeCore:
             return
         if self._config.resources is not self._monitored:
             self._monitored = self._config.resources
-            self._separate = frozenset(each.id for each in self._monitored.values() if each.separate_monitor)
+            groups = self._config.groups
+            self._separate = frozenset(
+                each.id
+                for each in self._monitored.values()
+                if each.separate_monitor and not groups[each.group].parallel
+            )
             for name in sorted(self._separate):
                 self._pool.want(name, self._now_ms)
         if len(self._pool) == 1:

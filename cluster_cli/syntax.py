@@ -191,7 +191,11 @@ def _status(help_: str) -> OptionSpec:
 
 
 _ON_NODE = OptionSpec(
-    name="node", argument=Argument.REQUIRED, modifier=True, shown=":NODE", help="Only what this node owns."
+    name="node",
+    argument=Argument.REQUIRED,
+    modifier=True,
+    shown=":NODE",
+    help="Only what this node owns; of a parallel group, the instance that it has.",
 )
 
 _CLUSTER = ObjectSpec(
@@ -339,6 +343,13 @@ _GROUP = ObjectSpec(
             needs_name=True,
             shown="[:NODE]",
             help="Move the group; without a node, to the best possible one.",
+        ),
+        OptionSpec(
+            name="from",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":NODE",
+            help="With /moveto: which instance of a parallel group, by the node that has it.",
         ),
         OptionSpec(
             name="online",

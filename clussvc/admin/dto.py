@@ -80,8 +80,8 @@ def cluster_of(config: Config, view: LiveView) -> Plain:
         "coordinator": config.node_name(view.coordinator) if view.coordinator is not None else None,
         "index": view.index,
         "nodes": len(config.nodes),
-        "groups": len(config.groups),
-        "resources": len(config.resources),
+        "groups": sum(group.instance_of is None for group in config.groups.values()),
+        "resources": sum(resource.instance_of is None for resource in config.resources.values()),
     }
 
 
@@ -155,6 +155,9 @@ def group_of(config: Config, group: Group, resources: Iterable[Resource]) -> Pla
         "failed": [resource.name for resource in held if resource.state.value == "Failed"],
         "pending": sum(resource.state.pending for resource in held),
         "resources": len(held),
+        "type": group.group_type,
+        "instance_of": config.groups[group.instance_of].name if group.instance_of is not None else None,
+        "instances": [],
     }
 
 
@@ -174,6 +177,8 @@ def resource_of(config: Config, resource: Resource, view: LiveView) -> Plain:
         "persistent": resource.persistent_state,
         "separate_monitor": resource.separate_monitor,
         "restarts_in_period": local.restarts_in_period if local else None,
+        "instance_of": config.resources[resource.instance_of].name if resource.instance_of is not None else None,
+        "instances": [],
         "moving": group.move is not None or group.failover is not None or group.released,
     }
 

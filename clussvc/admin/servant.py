@@ -28,7 +28,7 @@ from typing import Any, Final, TypeVar, cast, get_type_hints
 import Pyro5.server
 
 from clussvc import __version__
-from clussvc.admin import dto, fencing, networks
+from clussvc.admin import dto, fencing, instances, networks
 from clussvc.admin.dto import Plain
 from clussvc.admin.many import Change, prepare
 from clussvc.admin.roles import Caller, Role, find_role
@@ -58,6 +58,7 @@ _IDENTIFIERS: Final = uuid.UUID("6f0c8b1e-6a0f-4b0e-9d55-2f1d7a6f3b10")
 """The name space in which identifiers of new objects are derived from request ids."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Thing = TypeVar("_Thing", Group, Resource)
 
 
 class Refused(Exception):
@@ -487,26 +488,31 @@ class GroupServant(Servant):
 
     @query()
     def status(self, name: str | None = None, node: str | None = None) -> list[Plain]:
-        """One group or all of them; only those that ``node`` owns, if given."""
+        """One group or all of them; only those that ``node`` owns, if given. Instances stand inside their group."""
         config = self.config
         owner = self.node(node).id if node else None
-        groups: Iterable[Group] = [self.group(name)] if name else config.groups.values()
+        groups = [self.group(name)] if name else _no_instances(config.groups.values())
         members = config.resources_by_group()
-        return [
-            dto.group_of(config, group, members.get(group.id, ()))
-            for group in groups
-            if owner is None or group.owned == owner
-        ]
+        shown = [(group, instances.group_of(config, group, members.get(group.id, ()), owner)) for group in groups]
+        return [one for group, one in shown if owner is None or group.owned == owner or one["instances"]]
+
+    @query()
+    def instance(self, name: str, node: str) -> str:
+        """The name of the instance of a parallel group that the node has."""
+        found = instances.instance_on(self.config, self.group(name), self.node(node))
+        if isinstance(found, Report):
+            raise Refused(found)
+        return found.name
 
     @query()
     def properties(self, name: str | None = None) -> list[Plain]:
         """Common properties of one group or of all."""
-        return _common_lines([self.group(name)] if name else self.config.groups.values())
+        return _common_lines([self.group(name)] if name else _no_instances(self.config.groups.values()))
 
     @query()
     def private(self, name: str | None = None) -> list[Plain]:
         """Private properties of one group or of all."""
-        groups = [self.group(name)] if name else self.config.groups.values()
+        groups = [self.group(name)] if name else _no_instances(self.config.groups.values())
         return [line for group in groups for line in _private_lines(group.private, group.name)]
 
     @query()
@@ -547,8 +553,14 @@ class GroupServant(Servant):
 
     @change(Role.OPERATOR)
     def online(self, name: str, to: str | None = None) -> Update:
-        """Want all its resources online."""
-        return updates.OnlineGroup(group=self.group(name).id, to=self.node(to).id if to else None)
+        """Want all its resources online; of a parallel group, those of the instance on ``to`` if that is given."""
+        group, node = self.group(name), self.node(to) if to else None
+        if group.parallel and node is not None:
+            found = instances.instance_on(self.config, group, node)
+            if isinstance(found, Report):
+                raise Refused(found)
+            return updates.OnlineGroup(group=found.id)
+        return updates.OnlineGroup(group=group.id, to=node.id if node is not None else None)
 
     @change(Role.OPERATOR)
     def offline(self, name: str) -> Update:
@@ -601,25 +613,33 @@ class ResourceServant(Servant):
 
     @query()
     def status(self, name: str | None = None, node: str | None = None) -> list[Plain]:
-        """One resource or all of them; only those that ``node`` runs, if given."""
+        """One resource or all of them; only those that ``node`` runs, if given. What instances of a parallel group run
+        stands in the resource of the group."""
         config, view = self.config, self.access.view()
         owner = self.node(node).id if node else None
-        resources: Iterable[Resource] = [self.resource(name)] if name else config.resources.values()
+        resources = [self.resource(name)] if name else _no_instances(config.resources.values())
+        shown = [(each, instances.resource_of(config, each, view, owner)) for each in resources]
         return [
-            dto.resource_of(config, resource, view)
-            for resource in resources
-            if owner is None or config.groups[resource.group].owned == owner
+            one for each, one in shown if owner is None or config.groups[each.group].owned == owner or one["instances"]
         ]
+
+    @query()
+    def instance(self, name: str, node: str) -> str:
+        """The name that the resource has in the instance of its parallel group that the node has."""
+        found = instances.copy_on(self.config, self.resource(name), self.node(node))
+        if isinstance(found, Report):
+            raise Refused(found)
+        return found.name
 
     @query()
     def properties(self, name: str | None = None) -> list[Plain]:
         """Common properties of one resource or of all."""
-        return _common_lines([self.resource(name)] if name else self.config.resources.values())
+        return _common_lines([self.resource(name)] if name else _no_instances(self.config.resources.values()))
 
     @query()
     def private(self, name: str | None = None) -> list[Plain]:
         """Private properties of one resource or of all."""
-        resources = [self.resource(name)] if name else self.config.resources.values()
+        resources = [self.resource(name)] if name else _no_instances(self.config.resources.values())
         return [line for one in resources for line in _private_lines(one.private, one.name)]
 
     @query()
@@ -627,7 +647,7 @@ class ResourceServant(Servant):
         """What the resource depends on directly."""
         config, view = self.config, self.access.view()
         providers = self.resource(name).depends_on
-        return [dto.resource_of(config, config.resources[provider], view) for provider in providers]
+        return [instances.resource_of(config, config.resources[provider], view) for provider in providers]
 
     @query()
     def owners(self, name: str) -> list[str]:
@@ -975,6 +995,11 @@ SERVANTS: Final[Mapping[str, type[Servant]]] = {
 def make_servants(access: ClusterAccess, caller: Caller) -> dict[str, Servant]:
     """The objects for one connection."""
     return {name: kind(access, caller) for name, kind in SERVANTS.items()}
+
+
+def _no_instances(things: Iterable[_Thing]) -> list[_Thing]:
+    """The groups or resources that administrators made; instances have everything from those."""
+    return [thing for thing in things if thing.instance_of is None]
 
 
 def _common_lines(objects: Iterable[Node | Group | Resource | FenceDevice | Network]) -> list[Plain]:

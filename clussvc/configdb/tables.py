@@ -37,7 +37,7 @@ from clussvc.model.quorum import QuorumKind
 from clussvc.model.reports import Severity
 from clussvc.model.states import MoveCause, ResourceState
 
-SCHEMA_REVISION: Final = "0005"
+SCHEMA_REVISION: Final = "0006"
 """The newest migration; a database that says this needs none."""
 
 APPLICATION_ID: Final = 0x636C7573
@@ -255,6 +255,10 @@ groups = Table(
     _text("placed_because"),
     _flag("moved_by_hand"),
     _flag("homecoming"),
+    _text("group_type"),
+    _number("max_instances"),
+    _text("instance_of", optional=True),
+    _number("instance"),
 )
 """No move is decided while ``move_cause`` is null, no failover is requested while ``failover_resource`` is."""
 
@@ -284,6 +288,7 @@ resources = Table(
     _text("detail"),
     _number("online_ticket"),
     _number("fail_ticket"),
+    _text("instance_of", optional=True),
 )
 """``any_owner`` tells a resource that every node may run from one that no node may."""
 

@@ -27,6 +27,7 @@ from clussvc.global_update import (
     apply_resource,
     apply_states,
 )
+from clussvc.global_update.instances import with_instances
 from clussvc.global_update.outcome import Done, Result
 from clussvc.global_update.refusals import batch_too_long, no_cluster, request_in_batch
 from clussvc.global_update.update import (
@@ -189,9 +190,21 @@ def _apply_one(config: Config, update: Update, proposal: Proposal) -> Result:
     if not isinstance(result, Done):
         return result
     after = result.config
+    if _may_change_instances(config, after, update):
+        after, told = with_instances(after)
+        result = Done(config=after, records=(*result.records, *told))
     if after.nodes is not config.nodes or after.networks is not config.networks:
         result = replace(result, records=(*result.records, *apply_network.told(config, after)))
     return result
+
+
+def _may_change_instances(before: Config, after: Config, update: Update) -> bool:
+    """Whether parallel groups have to be looked at. States, which are reported all the time, change nothing of them."""
+    if isinstance(update, ReportStates):
+        return False
+    return (
+        after.groups is not before.groups or after.resources is not before.resources or after.nodes is not before.nodes
+    )
 
 
 def _dispatch(config: Config, update: Update, at_ms: int) -> Result:

@@ -9,6 +9,7 @@ from typing import Final
 
 from clussvc.global_update.apply_network import find_network, with_network
 from clussvc.global_update.apply_quorum import check_quorum, with_timing
+from clussvc.global_update.instances import check_no_instance, check_not_reserved, check_room
 from clussvc.global_update.names import check_name, check_new_name
 from clussvc.global_update.outcome import (
     Done,
@@ -166,6 +167,11 @@ def rename(config: Config, update: Rename) -> Result:
     if isinstance(thing, Report):
         return thing
     bad = check_new_name(config, update.kind, update.name, instead_of=thing.name)
+    if isinstance(thing, Group | Resource):
+        bad = bad or check_no_instance(config, thing) or check_not_reserved(config, update.kind, update.name)
+        pattern = config.groups[thing.group] if isinstance(thing, Resource) else thing
+        if pattern.parallel or config.instances_of(pattern.id):
+            bad = bad or check_room(config, update.kind, update.name, thing.id)
     if bad is not None:
         return bad
     changed = replace(thing, name=update.name)

@@ -6,10 +6,18 @@ from dataclasses import replace
 
 from clussvc.global_update.apply_ownership import wish_to_move
 from clussvc.global_update.eligibility import not_possible, why_not
+from clussvc.global_update.instances import check_no_instance, check_not_reserved, check_room, copies_of
 from clussvc.global_update.names import check_new_name
 from clussvc.global_update.outcome import Done, Result, find_group, find_node, note, with_groups, with_resources
 from clussvc.global_update.readiness import check_ready
-from clussvc.global_update.refusals import core_group, property_changed
+from clussvc.global_update.refusals import (
+    core_group,
+    core_group_alone,
+    group_type_in_use,
+    instance_wanted,
+    instances_left,
+    property_changed,
+)
 from clussvc.global_update.update import (
     CreateGroup,
     DeleteGroup,
@@ -31,7 +39,7 @@ from clussvc.model.reports import (
     object_exists,
 )
 from clussvc.model.settings import GROUPS_MAX
-from clussvc.model.states import MoveCause
+from clussvc.model.states import MoveCause, ResourceState
 
 TOLD_LENGTH_MAX = 64
 """Characters of a property's value in a refusal, which every node remembers for a while."""
@@ -43,7 +51,7 @@ def create_group(config: Config, update: CreateGroup) -> Result:
         return bad_argument("A group needs an identifier.")
     if update.group in config.groups:
         return object_exists("group", update.group)
-    bad = check_new_name(config, "group", update.name)
+    bad = check_new_name(config, "group", update.name) or check_not_reserved(config, "group", update.name, update.group)
     if bad is not None:
         return bad
     if len(config.groups) >= GROUPS_MAX:
@@ -69,6 +77,12 @@ def delete_group(config: Config, update: DeleteGroup) -> Result:
         return group
     if group.id == config.default_group:
         return core_group(group.name)
+    bad = check_no_instance(config, group)
+    if bad is not None:
+        return bad
+    left = [instance.name for instance in config.instances_of(group.id)]
+    if left and not any(config.resources_of(group.id)):
+        return instances_left(group.name, left)
     held = [resource.name for resource in config.resources_of(group.id)]
     if held:
         return group_not_empty(group.name, held)
@@ -83,6 +97,9 @@ def set_group_properties(config: Config, update: SetGroupProperties) -> Result:
     group = find_group(config, update.group)
     if isinstance(group, Report):
         return group
+    bad = check_no_instance(config, group)
+    if bad is not None:
+        return bad
     owner = f"group {group.name!r}"
     unexpected = _check_expected(owner, group, update)
     if unexpected is not None:
@@ -94,12 +111,46 @@ def set_group_properties(config: Config, update: SetGroupProperties) -> Result:
     if isinstance(private, Report):
         return private
     changed = replace(group, private=private, **common)  # type: ignore[arg-type]  # the table pairs fields and types
+    if changed.group_type != group.group_type:
+        bad = _check_type_change(config, group, changed)
+        if bad is not None:
+            return bad
+        if changed.owned is not None:
+            # Its owner has to let it go before there are instances (rule R1).
+            because = f"{group.name} is to run in instances"
+            changed = replace(changed, move=Move(to=None, cause=MoveCause.OWNERS_CHANGED, because=because))
+    instances = config.instances_of(group.id) if "persistent_state" in common else []
+    wished = [replace(each, persistent_state=changed.persistent_state) for each in instances]
     names = ", ".join((*update.common, *update.private)) or "nothing"
     message = f"Properties of group {group.name} were set: {names}."
     return Done(
-        config=with_groups(config, [changed]),
+        config=with_groups(config, [changed, *wished]),
         records=note("group.properties", message, kind="group", thing=group.name),
     )
+
+
+def _check_type_change(config: Config, group: Group, changed: Group) -> Report | None:
+    """A group becomes parallel, or ceases to be, only while nothing of it runs or is to run."""
+    wanted = "parallel" if changed.parallel else "a failover group"
+    if group.id == config.default_group:
+        return core_group_alone(group.name)
+    if group.move is not None or any(each.move is not None for each in config.instances_of(group.id)):
+        return group_type_in_use(group.name, wanted, "it is moving")
+    resources = [*config.resources_of(group.id)]
+    resources += [copy for resource in resources for copy in copies_of(config, resource)]
+    for resource in resources:
+        if resource.state is not ResourceState.OFFLINE or resource.persistent_state:
+            state = "wanted online" if resource.persistent_state else resource.state.value
+            return group_type_in_use(group.name, wanted, f"resource {resource.name!r} is {state}")
+    if not changed.parallel:
+        return None
+    left = [instance.name for instance in config.instances_of(group.id)]
+    if left:
+        return instances_left(group.name, left)
+    bad = check_room(config, "group", group.name, group.id)
+    for resource in resources:
+        bad = bad or check_room(config, "resource", resource.name, resource.id)
+    return bad
 
 
 def _check_expected(owner: str, group: Group, update: SetGroupProperties) -> Report | None:
@@ -133,6 +184,9 @@ def set_preferred_owners(config: Config, update: SetPreferredOwners) -> Result:
     group = find_group(config, update.group)
     if isinstance(group, Report):
         return group
+    bad = check_no_instance(config, group)
+    if bad is not None:
+        return bad
     names = []
     for wanted in update.nodes:
         node = find_node(config, wanted)
@@ -156,6 +210,8 @@ def online_group(config: Config, update: OnlineGroup) -> Result:
     group = find_group(config, update.group)
     if isinstance(group, Report):
         return group
+    if group.parallel:
+        return _online_instances(config, group, update)
     bad = _check_place(config, group, update) or check_ready(config, list(config.resources_of(group.id)))
     if bad is not None:
         return bad
@@ -175,6 +231,43 @@ def online_group(config: Config, update: OnlineGroup) -> Result:
     )
 
 
+def _online_instances(config: Config, group: Group, update: OnlineGroup) -> Result:
+    """Want every instance online, and those that will be added. One that cannot be started where it is does not hinder
+    the others; if that is true of all of them, it is the answer."""
+    instances = config.instances_of(group.id)
+    if update.to is not None:
+        return instance_wanted("group", group.name, [each.name for each in instances])
+    bad = check_ready(config, list(config.resources_of(group.id)))
+    if bad is not None:
+        return bad
+    refusals: list[Report] = []
+    wanted = config
+    for instance in instances:
+        result = online_group(wanted, OnlineGroup(group=instance.id))
+        if isinstance(result, Done):
+            wanted = result.config
+        else:
+            refusals.append(result)
+    if refusals and len(refusals) == len(instances):
+        return refusals[0]
+    return Done(
+        config=_wish(wanted, group, online=True),
+        records=note(
+            "group.wanted_online",
+            f"Group {group.name} is to be online on {len(instances)} nodes.",
+            kind="group",
+            thing=group.name,
+            event_id=1200,
+        ),
+    )
+
+
+def _wish(config: Config, group: Group, *, online: bool) -> Config:
+    """The pattern of a parallel group with the wish that future instances begin with."""
+    resources = [replace(resource, persistent_state=online) for resource in config.resources_of(group.id)]
+    return with_resources(with_groups(config, [replace(group, persistent_state=online)]), resources)
+
+
 def _check_place(config: Config, group: Group, update: OnlineGroup) -> Report | None:
     """Whether the group may be brought online where it is, or where it is wanted (MSCS: not on a paused node)."""
     if update.to is not None and update.to != group.owned:
@@ -192,13 +285,16 @@ def offline_group(config: Config, update: OfflineGroup) -> Result:
     group = find_group(config, update.group)
     if isinstance(group, Report):
         return group
+    unwanted = [group, *config.instances_of(group.id)]
     resources = [
         replace(resource, persistent_state=False)
-        for resource in config.resources_of(group.id)
+        for each in unwanted
+        for resource in config.resources_of(each.id)
         if resource.persistent_state
     ]
+    groups = [replace(each, persistent_state=False) for each in unwanted]
     return Done(
-        config=with_resources(with_groups(config, [replace(group, persistent_state=False)]), resources),
+        config=with_resources(with_groups(config, groups), resources),
         records=note(
             "group.wanted_offline",
             f"Group {group.name} is to be offline.",

@@ -25,6 +25,7 @@ from clussvc.global_update.update import (
     StopNode,
 )
 from clussvc.model.config import Config, Group, Move, Node
+from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.properties import common_changes, private_changes
 from clussvc.model.records import Record
 from clussvc.model.reports import (
@@ -92,11 +93,28 @@ def _call_home(config: Config, node: Node) -> Config:
     called = []
     for group in config.groups.values():
         preferred = group.preferred_owners
-        if node.id not in preferred or group.owner == node.id:
+        if node.id not in preferred or group.owner == node.id or group.parallel:
             continue
-        if group.owner not in preferred or preferred.index(node.id) < preferred.index(group.owner):
+        if group.owner in preferred and preferred.index(node.id) > preferred.index(group.owner):
+            continue
+        if group.instance_of is None or group is _worst_placed(config, group.instance_of, node.id):
             called.append(replace(group, homecoming=True))
     return with_groups(config, called) if called else config
+
+
+def _worst_placed(config: Config, pattern: GroupId, node: NodeId) -> Group | None:
+    """The instance that a node calls home: the one on the least preferred node, since there is room for one alone. None
+    if the node has one already, or one has no node and goes there anyway."""
+    instances = config.instances_of(pattern)
+    if any(each.owned in (None, node) for each in instances):
+        return None
+
+    def rank(each: Group) -> tuple[int, int]:
+        preferred = each.preferred_owners
+        place = preferred.index(each.owned) if each.owned in preferred else len(preferred)
+        return place, each.instance
+
+    return max(instances, key=rank, default=None)
 
 
 def _lose(config: Config, node: Node, at_ms: int) -> tuple[Node, tuple[Record, ...]]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from clussvc.global_update.eligibility import why_not
 from clussvc.global_update.outcome import Done, Result, all_offline, find_group, find_resource, note, with_groups
+from clussvc.global_update.refusals import instance_wanted
 from clussvc.global_update.update import AssignGroup, DenyFailover, GroupReleased, MoveGroup, RequestFailover
 from clussvc.model.config import Config, FailoverRequest, Group, Move
 from clussvc.model.ids import NodeId
@@ -37,6 +38,8 @@ def move_group(config: Config, update: MoveGroup, at_ms: int) -> Result:
         return group
     if update.epoch is not None and update.epoch != group.epoch:
         return stale(f"group {group.name!r} has epoch {group.epoch}, not {update.epoch}")
+    if group.parallel:
+        return instance_wanted("group", group.name, _whereabouts(config, group))
     if update.to is not None:
         bad = why_not(config, group, update.to, although_paused=update.to == group.owned)
         if bad is not None:
@@ -65,6 +68,10 @@ def move_group(config: Config, update: MoveGroup, at_ms: int) -> Result:
     )
 
 
+def _whereabouts(config: Config, group: Group) -> list[str]:
+    return [f"{each.name} on {config.node_name(each.owned)}" for each in config.instances_of(group.id)]
+
+
 def _count_failover(group: Group, at_ms: int) -> Group:
     return replace(group, failovers=(*group.failovers, at_ms)[-FAILOVER_HISTORY_MAX:])
 
@@ -78,6 +85,8 @@ def assign_group(config: Config, update: AssignGroup, at_ms: int) -> Result:
         return stale(f"group {group.name!r} is owned by {config.node_name(group.owner)}")
     if update.epoch != group.epoch:
         return stale(f"group {group.name!r} has epoch {group.epoch}, not {update.epoch}")
+    if group.parallel or config.instances_of(group.id):
+        return stale(f"group {group.name!r} runs in instances, and nobody owns it itself")
     bad = why_not(config, group, update.to, although_paused=update.to == group.owner)
     if bad is not None:
         return bad

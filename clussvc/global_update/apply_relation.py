@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clussvc.global_update.apply_ownership import wish_to_move
+from clussvc.global_update.instances import check_no_instance, copies_of
 from clussvc.global_update.outcome import (
     Done,
     Result,
@@ -15,7 +16,13 @@ from clussvc.global_update.outcome import (
     with_groups,
     with_resources,
 )
-from clussvc.global_update.refusals import different_owners, last_possible_owner, owner_exists, owner_not_listed
+from clussvc.global_update.refusals import (
+    different_owners,
+    last_possible_owner,
+    owner_exists,
+    owner_not_listed,
+    parallel_stays,
+)
 from clussvc.global_update.update import (
     AddDependency,
     AddPossibleOwner,
@@ -52,9 +59,14 @@ def add_dependency(config: Config, update: AddDependency) -> Result:
     circle = find_cycle(graph_of(config.resources_of(resource.group)), resource.id, provider.id)
     if circle is not None:
         return dependency_cycle([config.resources[each].name for each in circle])
-    runs = resource.state is ResourceState.ONLINE or resource.state.pending
-    if runs and provider.state is not ResourceState.ONLINE:
-        return running_relation(resource.name)
+    bad = check_no_instance(config, resource)
+    if bad is not None:
+        return bad
+    copies = zip(copies_of(config, resource), copies_of(config, provider), strict=True)
+    for upper, lower in ((resource, provider), *copies):
+        runs = upper.state is ResourceState.ONLINE or upper.state.pending
+        if runs and lower.state is not ResourceState.ONLINE:
+            return running_relation(upper.name)
     changed = replace(resource, depends_on=(*resource.depends_on, provider.id))
     message = f"Resource {resource.name} now depends on {provider.name}."
     return Done(
@@ -73,6 +85,9 @@ def remove_dependency(config: Config, update: RemoveDependency) -> Result:
         return provider
     if provider.id not in resource.depends_on:
         return dependency_not_found(resource.name, provider.name)
+    bad = check_no_instance(config, resource)
+    if bad is not None:
+        return bad
     changed = replace(resource, depends_on=tuple(each for each in resource.depends_on if each != provider.id))
     message = f"Resource {resource.name} no longer depends on {provider.name}."
     return Done(
@@ -89,6 +104,9 @@ def add_possible_owner(config: Config, update: AddPossibleOwner) -> Result:
     node = find_node(config, update.node)
     if isinstance(node, Report):
         return node
+    bad = check_no_instance(config, resource)
+    if bad is not None:
+        return bad
     if resource.possible_owners is None or node.id in resource.possible_owners:
         return owner_exists(resource.name, node.name)
     changed = replace(resource, possible_owners=tuple(sorted((*resource.possible_owners, node.id))))
@@ -107,6 +125,9 @@ def remove_possible_owner(config: Config, update: RemovePossibleOwner) -> Result
     node = find_node(config, update.node)
     if isinstance(node, Report):
         return node
+    bad = check_no_instance(config, resource)
+    if bad is not None:
+        return bad
     possible = tuple(sorted(config.nodes)) if resource.possible_owners is None else resource.possible_owners
     if node.id not in possible:
         return owner_not_listed(resource.name, node.name)
@@ -114,12 +135,13 @@ def remove_possible_owner(config: Config, update: RemovePossibleOwner) -> Result
     if not left:
         return last_possible_owner(resource.name, node.name)
     changed = with_resources(config, [replace(resource, possible_owners=left)])
-    group = config.groups[resource.group]
-    in_use = resource.state is not ResourceState.OFFLINE or resource.persistent_state
-    if group.owned == node.id and group.move is None and in_use:
-        because = f"resource {resource.name} may no longer run on {node.name}"
-        moving = wish_to_move(group, None, MoveCause.OWNERS_CHANGED, because)
-        changed = with_groups(changed, [moving])
+    for each in (resource, *copies_of(config, resource)):
+        group = config.groups[each.group]
+        in_use = each.state is not ResourceState.OFFLINE or each.persistent_state
+        if group.owned == node.id and group.move is None and in_use:
+            because = f"resource {each.name} may no longer run on {node.name}"
+            moving = wish_to_move(group, None, MoveCause.OWNERS_CHANGED, because)
+            changed = with_groups(changed, [moving])
     message = f"Resource {resource.name} may no longer run on {node.name}."
     return Done(
         config=changed,
@@ -158,6 +180,9 @@ def move_resource(config: Config, update: MoveResource) -> Result:
 
 
 def _check_neighbours(config: Config, resource: Resource, source: Group, target: Group) -> Report | None:
+    for group in (source, target):
+        if group.parallel or group.instance_of is not None or config.instances_of(group.id):
+            return parallel_stays(resource.name, group.name)
     for group in (source, target):
         if group.owned is not None and group.move is not None:
             return group_is_moving(group.name, f" to {config.node_name(group.move.to)}" if group.move.to else "")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from clussvc.global_update.eligibility import not_possible
+from clussvc.global_update.instances import check_no_instance, check_not_reserved, check_room, copies_of
 from clussvc.global_update.names import check_new_name
 from clussvc.global_update.outcome import (
     ASKED,
@@ -18,6 +19,7 @@ from clussvc.global_update.outcome import (
     with_resources,
 )
 from clussvc.global_update.readiness import check_ready
+from clussvc.global_update.refusals import instance_wanted
 from clussvc.global_update.update import (
     CreateResource,
     DeleteResource,
@@ -55,7 +57,13 @@ def create_resource(config: Config, update: CreateResource) -> Result:
         return bad_argument("A resource needs an identifier.")
     if update.resource in config.resources:
         return object_exists("resource", update.resource)
-    bad = check_new_name(config, "resource", update.name)
+    bad = (
+        check_new_name(config, "resource", update.name)
+        or check_not_reserved(config, "resource", update.name, update.resource)
+        or check_no_instance(config, group)
+    )
+    if bad is None and group.parallel:
+        bad = check_room(config, "resource", update.name, update.resource)
     if bad is not None:
         return bad
     info = find_type(update.type)
@@ -115,6 +123,9 @@ def delete_resource(config: Config, update: DeleteResource) -> Result:
     resource = find_resource(config, update.resource)
     if isinstance(resource, Report):
         return resource
+    bad = check_no_instance(config, resource)
+    if bad is not None:
+        return bad
     dependents = [other.name for other in config.resources_of(resource.group) if resource.id in other.depends_on]
     if dependents:
         return dependents_exist(resource.name, dependents)
@@ -129,10 +140,15 @@ def delete_resource(config: Config, update: DeleteResource) -> Result:
 
 
 def set_resource_properties(config: Config, update: SetResourceProperties) -> Result:
-    """All values, or none of them."""
+    """All values, or none of them. What a resource of an instance sets itself counts for all instances."""
     resource = find_resource(config, update.resource)
     if isinstance(resource, Report):
         return resource
+    if resource.instance_of is not None and update.because:
+        resource = config.resources[resource.instance_of]
+    bad = check_no_instance(config, resource)
+    if bad is not None:
+        return bad
     changed = _with_properties(resource, update.common, update.private)
     if isinstance(changed, Report):
         return changed
@@ -144,11 +160,14 @@ def set_resource_properties(config: Config, update: SetResourceProperties) -> Re
     if changed == resource:
         # Scripts set what they find at every start; that is nothing to remember.
         return Done(config=config)
+    wished = []
+    if changed.persistent_state != resource.persistent_state:
+        wished = [replace(copy, persistent_state=changed.persistent_state) for copy in copies_of(config, resource)]
     names = ", ".join((*update.common, *update.private)) or "nothing"
     message = f"Properties of resource {resource.name} were set: {names}."
     because = update.because or ASKED
     return Done(
-        config=with_resources(config, [changed]),
+        config=with_resources(config, [changed, *wished]),
         records=note("resource.properties", message, kind="resource", thing=resource.name, because=because),
     )
 
@@ -159,6 +178,8 @@ def online_resource(config: Config, update: OnlineResource) -> Result:
     if isinstance(resource, Report):
         return resource
     group = config.groups[resource.group]
+    if group.parallel:
+        return _online_copies(config, group, resource)
     wanted = [
         config.resources[each] for each in providers_closure(graph_of(config.resources_of(group.id)), (resource.id,))
     ]
@@ -174,6 +195,33 @@ def online_resource(config: Config, update: OnlineResource) -> Result:
     message = f"Resource {resource.name} is to be online{_with_others(wanted[1:], 'what it needs')}."
     return Done(
         config=with_groups(changed, [live]),
+        records=note("resource.wanted_online", message, kind="resource", thing=resource.name),
+    )
+
+
+def _online_copies(config: Config, group: Group, resource: Resource) -> Result:
+    """Want the resource online in every instance of its parallel group, and in those that will be added."""
+    wanted = [
+        config.resources[each] for each in providers_closure(graph_of(config.resources_of(group.id)), (resource.id,))
+    ]
+    bad = check_ready(config, wanted)
+    if bad is not None:
+        return bad
+    changed, refusals, copies = config, [], copies_of(config, resource)
+    for copy in copies:
+        result = online_resource(changed, OnlineResource(resource=copy.id))
+        if isinstance(result, Done):
+            changed = result.config
+        else:
+            refusals.append(result)
+    if refusals and len(refusals) == len(copies):
+        return refusals[0]
+    changed = with_resources(changed, [replace(each, persistent_state=True) for each in wanted])
+    message = (
+        f"Resource {resource.name} is to be online on {len(copies)} nodes{_with_others(wanted[1:], 'what it needs')}."
+    )
+    return Done(
+        config=with_groups(changed, [replace(group, persistent_state=True)]),
         records=note("resource.wanted_online", message, kind="resource", thing=resource.name),
     )
 
@@ -195,9 +243,10 @@ def offline_resource(config: Config, update: OfflineResource) -> Result:
     if isinstance(resource, Report):
         return resource
     graph = graph_of(config.resources_of(resource.group))
-    unwanted = [config.resources[each] for each in dependents_closure(graph, (resource.id,))]
+    own = [config.resources[each] for each in dependents_closure(graph, (resource.id,))]
+    unwanted = [*own, *(copy for each in own for copy in copies_of(config, each))]
     changed = [replace(each, persistent_state=False) for each in unwanted if each.persistent_state]
-    message = f"Resource {resource.name} is to be offline{_with_others(unwanted[1:], 'what needs it')}."
+    message = f"Resource {resource.name} is to be offline{_with_others(own[1:], 'what needs it')}."
     return Done(
         config=with_resources(config, changed),
         records=note("resource.wanted_offline", message, kind="resource", thing=resource.name),
@@ -216,6 +265,8 @@ def fail_resource(config: Config, update: FailResource) -> Result:
     resource = find_resource(config, update.resource)
     if isinstance(resource, Report):
         return resource
+    if config.groups[resource.group].parallel:
+        return instance_wanted("resource", resource.name, [copy.name for copy in copies_of(config, resource)])
     if resource.state is not ResourceState.ONLINE:
         return not_online(resource.name, resource.state.value)
     message = f"Resource {resource.name} is made to fail."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clussvc.global_update.outcome import find_node
-from clussvc.global_update.refusals import node_is_stopping
+from clussvc.global_update.refusals import instance_on_node, node_is_stopping
 from clussvc.model.config import Config, Group
 from clussvc.model.ids import NodeId
 from clussvc.model.reports import Report, node_is_down, node_is_paused, not_possible_owner
@@ -23,7 +23,19 @@ def why_not(config: Config, group: Group, node_id: NodeId, *, although_paused: b
         return node_is_stopping(node.name)
     if node.paused and not although_paused:
         return node_is_paused(node.name)
-    return not_possible(config, group, node_id)
+    return not_possible(config, group, node_id) or occupied(config, group, node_id)
+
+
+def occupied(config: Config, group: Group, node_id: NodeId) -> Report | None:
+    """A node runs at most one instance of a parallel group: the refusal if it has another one, or one is on its way."""
+    if group.instance_of is None:
+        return None
+    for other in config.instances_of(group.instance_of):
+        if other.id == group.id or other.owned is None:
+            continue
+        if node_id == other.owned or (other.move is not None and node_id == other.move.to):
+            return instance_on_node(group.name, config.node_name(node_id), other.name)
+    return None
 
 
 def not_possible(config: Config, group: Group, node_id: NodeId) -> Report | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clussvc.model.reports import Report
 
 
@@ -126,4 +128,104 @@ def not_internal(network: str) -> Report:
         status=5060,
         message=f"Network {network!r} is not internal, so it has no place in their order; its role would have to be 1"
         " or 3.",
+    )
+
+
+def instance_fixed(kind: str, name: str, pattern: str) -> Report:
+    """An instance of a parallel group was to be changed by itself."""
+    command = "group" if kind == "group" else "res"
+    return Report(
+        code="instance-fixed",
+        status=5016,
+        message=f"The {kind} {name!r} is an instance of {pattern!r} and has its properties from there; change"
+        f" {pattern!r} instead ('cluster {command} \"{pattern}\" ...').",
+    )
+
+
+def instance_wanted(kind: str, name: str, instances: Sequence[str]) -> Report:
+    """Something was asked of a parallel group that only one instance can do."""
+    known = ", ".join(instances[:12]) or "there is none now"
+    return Report(
+        code="instance-wanted",
+        status=5016,
+        message=f"The {kind} {name!r} runs in instances; say which of them is meant, by its name or by the node that"
+        f" has it: {known}{', ...' if len(instances) > 12 else ''}.",
+    )
+
+
+def instance_on_node(group: str, node: str, other: str) -> Report:
+    """A node runs at most one instance of a group."""
+    return Report(
+        code="instance-exists",
+        status=5071,
+        message=f"Group {group!r} cannot run on {node}, where {other!r} is or goes: a node runs one instance of a"
+        " parallel group. Choose another node.",
+    )
+
+
+def name_for_instances(kind: str, name: str, pattern: str) -> Report:
+    """A name belongs to the instances of something."""
+    return Report(
+        code="object-exists",
+        status=5010,
+        message=f"The name {name!r} of a {kind} and that of an instance of {pattern!r} would be the same; choose"
+        " another name.",
+    )
+
+
+def too_long_for_instances(kind: str, name: str) -> Report:
+    """The names of instances would be too long."""
+    return Report(
+        code="bad-name",
+        status=87,
+        message=f"The name of the {kind} {name[:32]!r}... is too long for a parallel group, whose instances add '#' and"
+        " a number to it; shorten it by 3 characters ('/rename').",
+    )
+
+
+def group_type_in_use(name: str, wanted: str, why: str) -> Report:
+    """A group can become parallel, or cease to be, only while it is offline."""
+    return Report(
+        code="group-in-use",
+        status=5016,
+        message=f"Group {name!r} cannot become {wanted} now: {why}. Take it offline first"
+        f" ('cluster group \"{name}\" /offline').",
+    )
+
+
+def instances_left(name: str, instances: Sequence[str]) -> Report:
+    """The instances of a former parallel group have not ended yet."""
+    return Report(
+        code="group-in-use",
+        status=5016,
+        message=f"Group {name!r} still has instances, which are being stopped: {', '.join(instances[:12])}. Try again"
+        " when they are gone.",
+    )
+
+
+def core_group_alone(name: str) -> Report:
+    """The built-in group runs on one node."""
+    return Report(
+        code="core-group",
+        status=5026,
+        message=f"Group {name!r} belongs to the cluster itself and runs on one node; make another group parallel.",
+    )
+
+
+def parallel_stays(resource: str, group: str) -> Report:
+    """Resources do not move between groups of different kinds."""
+    return Report(
+        code="parallel-group",
+        status=5016,
+        message=f"Resource {resource!r} cannot leave or join the parallel group {group!r}; delete it, and create it in"
+        " the other group.",
+    )
+
+
+def instance_elsewhere(group: str, owner: str, node: str) -> Report:
+    """A group was looked for on a node that does not have it."""
+    return Report(
+        code="not-on-node",
+        status=5016,
+        message=f"Group {group!r} is on {owner}, not on {node}, and it runs on one node; leave the node out.",
     )

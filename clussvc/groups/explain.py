@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from clussvc.global_update.update import AssignGroup
 from clussvc.groups.failover_policy import failback, may_fail_over
 from clussvc.groups.networks import cut_off
-from clussvc.groups.placement import Hosting, choose_target, node_list, rejection
+from clussvc.groups.placement import Hosting, choose_target, node_list, obstacle
 from clussvc.groups.planner import plan
 from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import GroupId, NodeId
@@ -83,7 +83,7 @@ def _candidates(config: Config, group: Group, resources: list[Resource], hosting
             lost = f"; {away[node]}" if node in away else ""
             yield Candidate(node=name, able=True, words=f"{name} owns it{preference}{lost}")
             continue
-        reason = rejection(config, resources, node)
+        reason = obstacle(config, group, node, resources=resources, hosting=hosting)
         if reason is not None:
             yield Candidate(node=name, able=False, words=f"{reason}{preference}")
             continue

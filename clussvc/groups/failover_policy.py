@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clussvc.groups.networks import cut_off
-from clussvc.groups.placement import Hosting, rejection
+from clussvc.groups.placement import Hosting, obstacle
 from clussvc.model.config import Config, Group, Resource, failback_window_open
 from clussvc.model.ids import NodeId
 from clussvc.model.states import ResourceState
@@ -84,7 +84,11 @@ def failback(
         higher = higher[: higher.index(group.owned)]
     away = cut_off(config, needed)
     for node in higher:
-        if node in away or rejection(config, needed, node) is not None or hosting.repelled_by(group, node) is not None:
+        if (
+            node in away
+            or obstacle(config, group, node, resources=needed, hosting=hosting) is not None
+            or hosting.repelled_by(group, node) is not None
+        ):
             continue
         better = f"{config.node_name(node)} can take it again and is preferred to {config.node_name(group.owned)}"
         if failback_window_open(group, local_hour(config, now_ms)):

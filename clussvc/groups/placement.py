@@ -14,7 +14,7 @@ from it depends on why the group moves:
 node would choose alike and a plan can be foretold. Among equals, groups that repel each other (AntiAffinityClassNames)
 are kept apart: the first choice that hosts none of them is taken, and only if every candidate hosts one, the rule
 yields. In the same way a node on which a client network has failed that the group needs is passed over, unless there is
-no other.
+no other. An instance of a parallel group does not yield: a node that has another one is no candidate.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Hosting:
 
     classes: dict[NodeId, dict[str, set[GroupId]]] = field(default_factory=dict)
     places: dict[GroupId, NodeId] = field(default_factory=dict)
+    instances: dict[GroupId, dict[GroupId, frozenset[NodeId]]] = field(default_factory=dict)
+    """By parallel group and instance: where it is, and where it is to go. A wish of an instance that nobody owns is not
+    among them: two of them could keep each other away from the same node for ever."""
 
     @classmethod
     def of(cls, config: Config) -> Hosting:
@@ -56,11 +59,16 @@ class Hosting:
             target = group.move.to if group.move is not None and group.move.to is not None else group.owned
             if target is not None:
                 hosting.put(group, target)
+            if group.owned is None:
+                hosting._leave(group)
         return hosting
 
     def put(self, group: Group, node: NodeId) -> None:
         """The group is, or will be, on that node."""
         self.remove(group)
+        if group.instance_of is not None:
+            places = frozenset((node,)) if group.owned is None else frozenset((node, group.owned))
+            self.instances.setdefault(group.instance_of, {})[group.id] = places
         if not group.anti_affinity:
             return
         self.places[group.id] = node
@@ -70,11 +78,25 @@ class Hosting:
 
     def remove(self, group: Group) -> None:
         """The group is nowhere."""
+        self._leave(group)
         node = self.places.pop(group.id, None)
         if node is None:
             return
         for name in group.anti_affinity:
             self.classes[node][name].discard(group.id)
+
+    def _leave(self, group: Group) -> None:
+        if group.instance_of is not None:
+            self.instances.get(group.instance_of, {}).pop(group.id, None)
+
+    def occupied_by(self, group: Group, node: NodeId) -> GroupId | None:
+        """Another instance of the same parallel group that is on that node, or is to go there."""
+        if group.instance_of is None:
+            return None
+        for other, places in self.instances.get(group.instance_of, {}).items():
+            if other != group.id and node in places:
+                return other
+        return None
 
     def repelled_by(self, group: Group, node: NodeId) -> GroupId | None:
         """A group on that node that shares a class with this one."""
@@ -114,6 +136,23 @@ def rejection(
     return None
 
 
+def obstacle(
+    config: Config,
+    group: Group,
+    node: NodeId,
+    *,
+    resources: Iterable[Resource],
+    hosting: Hosting,
+    although_paused: bool = False,
+) -> str | None:
+    """Like :func:`rejection`; and an instance of a parallel group never goes to a node that has another one."""
+    other = hosting.occupied_by(group, node)
+    reason = rejection(config, resources, node, although_paused=although_paused)
+    if reason is not None or other is None:
+        return reason
+    return f"{config.node_name(node)} has {config.groups[other].name} already"
+
+
 def choose_target(
     config: Config,
     group: Group,
@@ -129,7 +168,7 @@ def choose_target(
     reasons: dict[NodeId, str] = {}
     able: set[NodeId] = set()
     for node in sorted(config.nodes.keys() - exclude):
-        reason = rejection(config, needed, node)
+        reason = obstacle(config, group, node, resources=needed, hosting=hosting)
         if reason is None:
             able.add(node)
         else:

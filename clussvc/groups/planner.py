@@ -3,7 +3,8 @@
 It looks at every group once and answers five questions: who gets a group that is released, what becomes of a wish for
 failover, which group has lost its clients, which group goes home, and what could not be done and why. Every decision
 carries its reason in words, which travels through the log into the event history. After its decisions have been
-applied, planning again yields nothing new.
+applied, planning again yields nothing new. A parallel group is not planned itself: its instances are, like all other
+groups, but never two of them on one node (docs/decisions/0019).
 
 ```
   released            -> AssignGroup, or blocked: nobody can take it
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from clussvc.global_update.update import AssignGroup, DenyFailover, MoveGroup
 from clussvc.groups.failover_policy import failback, may_fail_over
 from clussvc.groups.networks import cut_off, doubtful
-from clussvc.groups.placement import Choice, Hosting, choose_target, rejection
+from clussvc.groups.placement import Choice, Hosting, choose_target, obstacle
 from clussvc.model.config import Config, Group, Move, Resource
 from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.states import MoveCause
@@ -61,17 +62,23 @@ class _Draft:
 def plan(config: Config, *, now_ms: int, busy: frozenset[GroupId] = frozenset()) -> Plan:
     """Decide about every group except those in ``busy``; ``now_ms`` is the wall clock."""
     draft = _Draft(config=config, now_ms=now_ms, resources=config.resources_by_group(), hosting=Hosting.of(config))
-    groups = [group for group in config.groups.values() if group.id not in busy]
-    # Groups without an owner come first: their place decides where others may fail over to.
-    for group in groups:
-        if group.released:
-            _assign(draft, group)
+    groups = [group for group in config.groups.values() if group.id not in busy and _planned(config, group)]
+    # Groups without an owner come first: their place decides where others may fail over to. Of the instances of a
+    # parallel group those that can go back where they were come before those that look for a place.
+    released = [group for group in groups if group.released]
+    for group in sorted(released, key=lambda each: each.instance_of is not None and not _may_return(draft, each)):
+        _assign(draft, group)
     for group in groups:
         if not group.released and group.failover is not None and group.move is None:
             _answer_failover(draft, group)
         elif not group.released and not _leaves_failed_network(draft, group):
             _consider_failback(draft, group)
     return Plan(updates=tuple(draft.updates), blocked=tuple(draft.blocked), next_ms=draft.next_ms)
+
+
+def _planned(config: Config, group: Group) -> bool:
+    """A parallel group is owned by nobody, nor is a former one as long as instances of it are left."""
+    return not group.parallel and not (group.released and config.instances_of(group.id))
 
 
 def _assign(draft: _Draft, group: Group) -> None:
@@ -98,7 +105,7 @@ def _assign(draft: _Draft, group: Group) -> None:
 def _wished(draft: _Draft, group: Group) -> Choice | None:
     """The target that was decided when the move was, if it can still take the group, and has the networks for it."""
     move = group.move
-    if move is None or move.to is None or rejection(draft.config, draft.resources[group.id], move.to) is not None:
+    if move is None or move.to is None or _obstacle(draft, group, move.to) is not None:
         return None
     if move.to in cut_off(draft.config, draft.resources[group.id]):
         return None
@@ -124,7 +131,18 @@ def _in_place(draft: _Draft, group: Group) -> Choice | None:
 def _may_return(draft: _Draft, group: Group) -> bool:
     """Whether the last owner could have it again; a pause does not matter, since it keeps what it had."""
     owner = group.owner
-    return owner is not None and rejection(draft.config, draft.resources[group.id], owner, although_paused=True) is None
+    return owner is not None and _obstacle(draft, group, owner, although_paused=True) is None
+
+
+def _obstacle(draft: _Draft, group: Group, node: NodeId, *, although_paused: bool = False) -> str | None:
+    return obstacle(
+        draft.config,
+        group,
+        node,
+        resources=draft.resources[group.id],
+        hosting=draft.hosting,
+        although_paused=although_paused,
+    )
 
 
 def _anew(draft: _Draft, group: Group) -> Choice:
@@ -168,7 +186,7 @@ def _why(draft: _Draft, group: Group) -> str:
 def _lost_target(draft: _Draft, group: Group, move: Move) -> str:
     assert move.to is not None
     resources = draft.resources[group.id]
-    reason = rejection(draft.config, resources, move.to) or cut_off(draft.config, resources).get(move.to)
+    reason = _obstacle(draft, group, move.to) or cut_off(draft.config, resources).get(move.to)
     return f"{move.because}, but {reason}" if reason else move.because
 
 

@@ -18,6 +18,13 @@ from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import MoveCause, NodeState, ResourceState
 
+FAILOVER_TYPE = "failover"
+"""GroupType of a group that runs on one node."""
+PARALLEL_TYPE = "parallel"
+"""GroupType of a group that runs in instances, on several nodes at once."""
+INSTANCE_SIGN = "#"
+"""Between the name (or the identifier) of a thing of a parallel group and the number of the instance."""
+
 PING_TARGETS = "PingTargets"
 """The private property of a network that names what a node should be able to reach there."""
 
@@ -164,10 +171,21 @@ class FailoverRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A unit of failover: resources that always run together on one node."""
+    """A unit of failover: resources that always run together on one node.
+
+    A *parallel* group is never owned itself. It is the pattern of its instances, which are groups with owners and
+    epochs of their own (docs/decisions/0019); what is set on it is copied to them.
+    """
 
     id: GroupId
     name: str
+    group_type: str = FAILOVER_TYPE
+    max_instances: int = 0
+    """How many instances a parallel group has at most; 0: one on every possible owner."""
+    instance_of: GroupId | None = None
+    """The parallel group of which this is an instance; None: it is none."""
+    instance: int = 0
+    """The number of the instance among those of its group, from 1 on."""
     description: str = ""
     persistent_state: bool = False
     failover_threshold: int = 10
@@ -204,6 +222,11 @@ class Group:
         """The node that may run the group now."""
         return None if self.released else self.owner
 
+    @property
+    def parallel(self) -> bool:
+        """Whether it runs in instances and is owned by nobody itself."""
+        return self.group_type == PARALLEL_TYPE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resource:
@@ -213,6 +236,8 @@ class Resource:
     name: str
     type: str
     group: GroupId
+    instance_of: ResourceId | None = None
+    """The resource of a parallel group of which this is the copy in one instance; None: it is none."""
     description: str = ""
     separate_monitor: bool = False
     persistent_state: bool = False
@@ -379,6 +404,16 @@ class Config:
     def resources_of(self, group: GroupId) -> Iterator[Resource]:
         """The resources of one group, in order of creation."""
         return (self.resources[each] for each in index_of(self.resources).members.get(group, ()))
+
+    def instances_of(self, group: GroupId) -> list[Group]:
+        """The instances of a parallel group, by number."""
+        found = (self.groups[each] for each in index_of(self.groups).members.get(group, ()))
+        return sorted(found, key=lambda each: each.instance)
+
+    @property
+    def parallel_groups(self) -> list[Group]:
+        """The groups that run in instances, in order of creation."""
+        return [self.groups[each] for each in index_of(self.groups).parallel]
 
     def resources_by_group(self) -> dict[GroupId, list[Resource]]:
         """All resources, by group; one pass, for callers that look at every group."""

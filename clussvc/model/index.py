@@ -11,7 +11,7 @@ are shared between threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -39,7 +39,10 @@ class Index:
     ids: Mapping[str, Any]
     """By the name in folded case, which is unique among the objects of a kind."""
     members: Mapping[Any, tuple[Any, ...]] = field(default_factory=dict)
-    """The resources of each group that has any, in order of creation; empty for a mapping of groups."""
+    """The resources of each group that has any, in order of creation. For a mapping of groups: the instances of each
+    parallel group."""
+    parallel: tuple[Any, ...] = ()
+    """For a mapping of groups: the parallel ones, in order of creation."""
 
 
 _kept: tuple[tuple[Mapping[Any, Any], Index], ...] = ()
@@ -47,17 +50,22 @@ _kept: tuple[tuple[Mapping[Any, Any], Index], ...] = ()
 
 def index_of(objects: Mapping[Any, Any]) -> Index:
     """The index of this mapping."""
-    found = _find(objects)
-    if found is None:
-        found = _made(objects.values())
-        _keep(objects, found)
+    for place, (mapping, index) in enumerate(_kept):
+        if mapping is objects:
+            if place >= KEPT_MAX // 2:
+                # Many changes of another mapping must not push out one that is asked for all the time.
+                _keep(objects, index)
+            return index
+    found = _made(objects.values())
+    _keep(objects, found)
     return found
 
 
 def carry(before: Mapping[Any, V], after: Mapping[Any, V], changed: Iterable[V]) -> None:
     """``after`` is ``before`` with these objects exchanged, or added at the end; give it its index as well.
 
-    Nothing is done when there is none to begin with, or when an object has another name or group than before.
+    Nothing is done when there is none to begin with, or when an object has another name or group than before, or has
+    become parallel.
     """
     index = _find(before)
     if index is None:
@@ -67,7 +75,7 @@ def carry(before: Mapping[Any, V], after: Mapping[Any, V], changed: Iterable[V])
         old = before.get(each.id)
         if old is None:
             added.append(each)
-        elif old.name != each.name or _group_of(old) != _group_of(each):
+        elif old.name != each.name or _group_of(old) != _group_of(each) or _parallel(old) != _parallel(each):
             return
     _keep(after, _extended(index, added) if added else index)
 
@@ -79,29 +87,40 @@ def _find(objects: Mapping[Any, Any]) -> Index | None:
 def _keep(objects: Mapping[Any, Any], index: Index) -> None:
     global _kept
     # Two threads that do this at once may lose one of the two, which costs a scan and nothing else.
-    _kept = ((objects, index), *_kept[: KEPT_MAX - 1])
+    others = [each for each in _kept if each[0] is not objects]
+    _kept = ((objects, index), *others[: KEPT_MAX - 1])
 
 
 def _made(objects: Iterable[Named]) -> Index:
     ids: dict[str, Any] = {}
     members: dict[Any, list[Any]] = {}
+    parallel: list[Any] = []
     for each in objects:
         ids.setdefault(each.name.casefold(), each.id)
         group = _group_of(each)
         if group is not None:
             members.setdefault(group, []).append(each.id)
-    return Index(ids=ids, members={group: tuple(found) for group, found in members.items()})
+        if _parallel(each):
+            parallel.append(each.id)
+    found = {group: tuple(held) for group, held in members.items()}
+    return Index(ids=ids, members=found, parallel=tuple(parallel))
 
 
-def _extended(index: Index, added: Iterable[Named]) -> Index:
+def _extended(index: Index, added: Sequence[Named]) -> Index:
     ids, members = dict(index.ids), dict(index.members)
     for each in added:
         ids.setdefault(each.name.casefold(), each.id)
         group = _group_of(each)
         if group is not None:
             members[group] = (*members.get(group, ()), each.id)
-    return Index(ids=ids, members=members)
+    parallel = tuple(each.id for each in added if _parallel(each))
+    return Index(ids=ids, members=members, parallel=(*index.parallel, *parallel))
 
 
 def _group_of(each: Any) -> Any:
-    return getattr(each, "group", None)
+    """What an object is listed under: the group of a resource, the parallel group of an instance."""
+    return each.group if hasattr(each, "group") else getattr(each, "instance_of", None)
+
+
+def _parallel(each: Any) -> bool:
+    return bool(getattr(each, "parallel", False))

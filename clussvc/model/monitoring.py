@@ -50,6 +50,12 @@ class ResourceSpec:
     """The longest silence in a pending state; a changed checkpoint restarts it."""
     network_name: str = ""
     """The Network Name that the resource's process is to see as its computer name; empty: none."""
+    node_name: str = ""
+    """The node on which the monitor runs."""
+    instance: int = 0
+    """The number of the instance of a parallel group that the resource belongs to; 0: its group is none."""
+    base_name: str = ""
+    """The resource's name without the number of the instance; empty: the name."""
 
 
 # --- commands: service to monitor ---------------------------------------------------------------------------------

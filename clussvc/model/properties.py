@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from clussvc.model.config import Config, FenceDevice, Group, Network, Node, Resource
+from clussvc.model.config import FAILOVER_TYPE, PARALLEL_TYPE, Config, FenceDevice, Group, Network, Node, Resource
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Report, bad_property, read_only_property, unknown_property
-from clussvc.model.settings import PROFILES, PROPERTY_BYTES_MAX, QUARANTINE_THRESHOLD_MAX, Timing
+from clussvc.model.settings import INSTANCES_MAX, PROFILES, PROPERTY_BYTES_MAX, QUARANTINE_THRESHOLD_MAX, Timing
 
 DWORD_MAX = 2**32 - 1
 ULONG_MAX = 2**64 - 1
@@ -184,6 +184,22 @@ GROUP_PROPERTIES: tuple[PropertyDef, ...] = (
         attribute="anti_affinity",
         default=(),
         doc="Groups that share a name avoid each other's nodes.",
+    ),
+    PropertyDef(
+        name="GroupType",
+        kind="S",
+        attribute="group_type",
+        default=FAILOVER_TYPE,
+        choices=(FAILOVER_TYPE, PARALLEL_TYPE),
+        doc="failover: runs on one node. parallel: runs in instances, one on a node. Changed while it is offline.",
+    ),
+    PropertyDef(
+        name="MaxInstances",
+        kind="D",
+        attribute="max_instances",
+        default=0,
+        maximum=INSTANCES_MAX,
+        doc="On how many nodes a parallel group runs at most; 0: on every possible owner.",
     ),
 )
 

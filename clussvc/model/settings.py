@@ -161,6 +161,8 @@ FAILOVER_HISTORY_MAX = 256
 """How many failovers of one group are remembered for FailoverThreshold."""
 
 GROUPS_MAX = 2_000
+INSTANCES_MAX = 64
+"""Instances of one parallel group: one for each node of the largest cluster."""
 RESOURCES_MAX = 8_000
 JOIN_TOKENS_MAX = 64
 FENCE_DEVICES_MAX = 256

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster_cli import render
@@ -43,7 +43,8 @@ def run(invocation: Invocation, session: Session) -> Screen:
         case "online" | "offline" if name == EVERY and not action.argument:
             return _all(invocation, session)
         case "moveto" | "online" | "offline":
-            return _transition(invocation, session, name)
+            where = invocation.argument("from" if action.name == "moveto" else "node")
+            return _transition(invocation, session, session.call("Group", "instance", name, where) if where else name)
         case "listowners":
             return _owners(session, name)
         case "setowners":
@@ -59,7 +60,7 @@ def run(invocation: Invocation, session: Session) -> Screen:
 def status(session: Session, name: str | None, node: str | None) -> Screen:
     """The status table."""
     groups = session.call("Group", "status", name, node)
-    lines = render.GROUPS.lines((group["name"], group["node"], group["state"]) for group in groups)
+    lines = _lines(groups)
     whom = f"resource group '{groups[0]['name']}'" if name and groups else "all available resource groups"
     where = f" on node '{node}'" if node else ""
     return Screen(text=render.titled(f"Listing status for {whom}{where}:", lines), data=groups)
@@ -150,7 +151,8 @@ def _settled_progress(group: Mapping[str, Any]) -> Progress:
 
 def _failures(session: Session, group: Mapping[str, Any]) -> str:
     """What failed in the group, and why."""
-    why = {one["name"]: one["detail"] for one in session.call("Resource", "status")}
+    shown = session.call("Resource", "status")
+    why = {row["name"]: row["detail"] for one in shown for row in (one, *one["instances"])}
     failed = [f"{name} ({why[name]})" if why.get(name) else name for name in group["failed"]]
     return f"In group '{group['name']}' on {group['node']} failed: {', '.join(failed)}."
 
@@ -164,5 +166,10 @@ def _sentence(group: Mapping[str, Any]) -> str:
 
 def _table(session: Session, name: str) -> Screen:
     groups = session.call("Group", "status", name)
-    lines = render.GROUPS.lines((group["name"], group["node"], group["state"]) for group in groups)
-    return Screen(text="\n".join(lines), data=groups)
+    return Screen(text="\n".join(_lines(groups)), data=groups)
+
+
+def _lines(groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The table: a row for each group, and below a parallel one a row for each of its instances."""
+    rows = [row for group in groups for row in (group, *group["instances"])]
+    return render.GROUPS.lines((row["name"], row["node"], row["state"]) for row in rows)

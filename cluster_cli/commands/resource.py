@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from cluster_cli import render
 from cluster_cli.commands import common
 from cluster_cli.render import Screen
@@ -16,6 +19,9 @@ def run(invocation: Invocation, session: Session) -> Screen:
     """Do what the command says."""
     name = invocation.name or ""
     action = invocation.action
+    node = invocation.argument("node")
+    if node and action.name in ("online", "offline", "fail"):
+        name = session.call("Resource", "instance", name, node)
     argument = action.argument or ""
     match action.name:
         case "status":
@@ -65,7 +71,7 @@ def run(invocation: Invocation, session: Session) -> Screen:
 def status(session: Session, name: str | None, node: str | None) -> Screen:
     """The status table."""
     screen = _table(session, name, node)
-    for one in screen.data:
+    for one in (row for shown in screen.data for row in shown["instances"] or (shown,)):
         if one["state"] == "Failed" and one["detail"]:
             session.remark(f"Resource '{one['name']}' failed on {one['node']}: {one['detail']}.")
     whom = f"resource '{screen.data[0]['name']}'" if name and screen.data else "all available resources"
@@ -118,7 +124,7 @@ def _transition(invocation: Invocation, session: Session, name: str) -> Screen:
 
 def _dependencies(session: Session, name: str) -> Screen:
     providers = session.call("Resource", "dependencies", name)
-    lines = render.RESOURCES.lines((one["name"], one["group"], one["node"], one["state"]) for one in providers)
+    lines = _lines(providers)
     return Screen(text=render.titled(f"Listing dependencies for resource '{name}':", lines), data=providers)
 
 
@@ -130,5 +136,10 @@ def _owners(session: Session, name: str) -> Screen:
 
 def _table(session: Session, name: str | None, node: str | None = None) -> Screen:
     resources = session.call("Resource", "status", name, node)
-    lines = render.RESOURCES.lines((one["name"], one["group"], one["node"], one["state"]) for one in resources)
-    return Screen(text="\n".join(lines), data=resources)
+    return Screen(text="\n".join(_lines(resources)), data=resources)
+
+
+def _lines(resources: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The table: a row for each resource, and below one of a parallel group a row for each of its instances."""
+    rows = [row for one in resources for row in (one, *one["instances"])]
+    return render.RESOURCES.lines((row["name"], row["group"], row["node"], row["state"]) for row in rows)

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from clussvc.fencing.agents import AgentMetadata
 from clussvc.global_update.apply import apply
+from clussvc.global_update.eligibility import why_not
 from clussvc.global_update.update import (
     AddJoinToken,
     AdmitNode,
@@ -301,7 +302,8 @@ class FakeAccess:
 
     def _assign(self) -> bool:
         did = False
-        for group in list(self.config().groups.values()):
+        for known in list(self.config().groups):
+            group = self.config().groups[known]
             target = self._target(group) if group.released else None
             if target is not None:
                 self._must(
@@ -313,9 +315,7 @@ class FakeAccess:
     def _target(self, group: Group) -> NodeId | None:
         config = self.config()
         able = [
-            node.id
-            for node in config.nodes.values()
-            if node.up and not node.paused and not node.stopping and self._possible(group, node.id)
+            node.id for node in config.nodes.values() if not group.parallel and why_not(config, group, node.id) is None
         ]
         if group.move is not None and group.move.to in able:
             return group.move.to
@@ -323,10 +323,6 @@ class FakeAccess:
         if group.move is not None and group.move.cause is MoveCause.ADMIN:
             ranked = [node for node in ranked if node != group.owner] + ranked
         return ranked[0] if ranked else None
-
-    def _possible(self, group: Group, node: NodeId) -> bool:
-        members = self.config().resources_of(group.id)
-        return all(one.possible_owners is None or node in one.possible_owners for one in members)
 
     def _because(self, group: Group, target: NodeId) -> str:
         why = group.released_because or "it was new"

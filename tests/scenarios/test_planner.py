@@ -9,6 +9,7 @@ given:
   nodes: {NODE1: up, NODE2: paused, NODE3: down}     # also: joining, stopping, paused down; numbered in this order
   groups:
     SQL: {owner: NODE1, preferred: [NODE1, NODE3], resources: {APP: {possible: [NODE1]}}}
+    WEB: {parallel: 2, at: [NODE1, null], resources: {SITE: {}}}     # WEB#1 is on NODE1, WEB#2 nowhere
   networks: {PUBLIC: {}, HEART: {role: 1}}           # a resource on one: {ADDRESS: {network: PUBLIC}}
 now: "22:30"                                         # UTC; 12:00 if it is not said
 event: [NODE1 dies, NODE3 returns]                   # see happen(); 'it is decided' carries out one plan
@@ -26,6 +27,8 @@ import pytest
 import yaml
 
 from clussvc.global_update.apply import apply
+from clussvc.global_update.instances import with_instances
+from clussvc.global_update.outcome import with_groups, with_resources
 from clussvc.global_update.update import (
     AssignGroup,
     CreateGroup,
@@ -50,7 +53,7 @@ from clussvc.global_update.update import (
 )
 from clussvc.groups.planner import Plan, plan
 from clussvc.membership.connectivity import told_of
-from clussvc.model.config import Config, Group, Network, Node, Resource, default_network
+from clussvc.model.config import FAILOVER_TYPE, PARALLEL_TYPE, Config, Group, Network, Node, Resource, default_network
 from clussvc.model.ids import ClusterId, GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.states import MoveCause, ResourceState
 
@@ -63,7 +66,7 @@ ROUNDS_MAX = 20
 
 GROUP_KEYS = {
     "owner", "preferred", "anti_affinity", "resources", "failback", "threshold", "period_h", "failed_over_h_ago",
-    "by_hand", "halted", "homecoming", "wanted",
+    "by_hand", "halted", "homecoming", "wanted", "parallel", "at",
 }  # fmt: skip
 RESOURCE_KEYS = {"possible", "state", "wanted", "needs", "network"}
 FILE_KEYS = {"why", "given", "now", "utc_offset_min", "event", "plan", "because", "then"}
@@ -101,6 +104,17 @@ class World:
             for name, words in (has or {}).get("resources", {}).items()
         ]
         self.config = replace(self.config, resources={resource.id: resource for resource in resources})
+        self.config, _ = with_instances(self.config)
+        for name, words in given.get("groups", {}).items():
+            self._place_instances(GroupId(name), (words or {}).get("at", []))
+
+    def _place_instances(self, group: GroupId, owners: list[str | None]) -> None:
+        """The instances of a parallel group on these nodes, in the order of their numbers, all online."""
+        for instance, owner in zip(self.config.instances_of(group), owners, strict=False):
+            if owner is not None:
+                placed = replace(instance, owner=self.node(owner), epoch=1, released=False, released_because="")
+                online = [replace(each, state=ResourceState.ONLINE) for each in self.config.resources_of(instance.id)]
+                self.config = with_resources(with_groups(self.config, [placed]), online)
 
     def node(self, name: str) -> NodeId:
         found = self.config.node_named(name)
@@ -118,6 +132,8 @@ class World:
         return Group(
             id=GroupId(name),
             name=name,
+            group_type=PARALLEL_TYPE if "parallel" in words else FAILOVER_TYPE,
+            max_instances=words.get("parallel", 0),
             persistent_state=words.get("wanted", True),
             owner=self.node(owner) if owner else None,
             epoch=1 if owner else 0,
@@ -325,7 +341,11 @@ def observe(story: dict[str, Any]) -> dict[str, Any]:
     owners = {
         group.name: world.config.node_name(group.owned) if group.owned is not None else None
         for group in world.config.groups.values()
+        if not group.parallel
     }
+    for group in world.config.parallel_groups:
+        places = [each.owned for each in world.config.instances_of(group.id) if each.owned is not None]
+        assert len(places) == len(set(places)), "two instances on one node"
     return {"plan": [line for line, _ in lines], "because": [reason for _, reason in lines], "then": owners}
 
 

@@ -42,6 +42,8 @@ _BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "NodeId": NODE_IDS,
     "NodeId | None": st.none() | NODE_IDS,
     "GroupId": KEYS,
+    "GroupId | None": st.none() | KEYS,
+    "ResourceId | None": st.none() | KEYS,
     "ResourceId": KEYS,
     "FenceDeviceId": KEYS,
     "NetworkId": KEYS,

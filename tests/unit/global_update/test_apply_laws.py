@@ -78,25 +78,29 @@ from clussvc.model.settings import FAILOVER_HISTORY_MAX, JOIN_TOKENS_MAX, RECENT
 from clussvc.model.states import MoveCause, ResourceState
 from clussvc.resources.dependency import graph_of, online_waves
 
-from .world import CORE, SECRET, SQL, WEB, resource, three_nodes
+from .world import CORE, SECRET, SQL, WEB, parallel_nodes, resource, three_nodes
 
 BASE = three_nodes().do(resource(ResourceId("r4"), SQL), resource(ResourceId("r5"), SQL)).config
+PARALLEL = parallel_nodes().config
 
 NODES = st.sampled_from([NodeId(number) for number in range(1, 6)])
-GROUPS = st.sampled_from([CORE, SQL, WEB, GroupId("g4"), GroupId("")])
-RESOURCES = st.sampled_from([ResourceId(name) for name in ("disk", "app", "site", "r4", "r5")])
+INSTANCES = (GroupId("web#1"), GroupId("web#2"), GroupId("web#3"))
+GROUPS = st.sampled_from([CORE, SQL, WEB, *INSTANCES, GroupId("g4"), GroupId("")])
+RESOURCES = st.sampled_from([ResourceId(name) for name in ("disk", "app", "site", "site#1", "site#2", "r4", "r5")])
 DEVICES = st.sampled_from([FenceDeviceId("ipmi"), FenceDeviceId("pdu"), FenceDeviceId("")])
 NETWORKS = st.sampled_from([NetworkId("network-1"), NetworkId("network-2")])
 SMALL = st.integers(0, 4)
 CAUSES = st.sampled_from(MoveCause)
 WORDS = st.sampled_from(["why", "", "NODE4", "x" * 300, "\x00", "/x", "Group 4"])
-NAMES = st.sampled_from(["SQL", "new", "New", "App 2", "NODE4", "NODE5", "", " x", "7", "\ud800"])
+NAMES = st.sampled_from(["SQL", "new", "New", "App 2", "NODE4", "NODE5", "", " x", "7", "\ud800", "WEB#2", "SITE#1"])
 VALUES: st.SearchStrategy[PropertyValue] = st.one_of(
-    st.integers(-3, 3), st.sampled_from([2**32 - 1, 2**80, "0x10", "1", "wan", "fast", ("a", "b"), "sleep 1"])
+    st.integers(-3, 3),
+    st.sampled_from([2**32 - 1, 2**80, "0x10", "1", "wan", "fast", ("a", "b"), "sleep 1", "Parallel", "failover"]),
 )
 COMMON_NAMES = [
     *("FailoverThreshold", "failoverperiod", "AutoFailbackType", "PersistentState", "RestartAction"),
     *("Description", "TimingProfile", "UtcOffsetMinutes", "Name", "Colour"),
+    *("GroupType", "GroupType", "MaxInstances"),
     *("QuarantineThreshold", "FencingRequired", "Action", "Order", "Role", "Priority"),
 ]
 COMMON = st.dictionaries(st.sampled_from(COMMON_NAMES), st.none() | VALUES, max_size=2)
@@ -274,6 +278,7 @@ def check_configuration(config: Config) -> None:
             assert group.failover is None
         if group.failover is not None:
             assert config.resources[group.failover.resource].group == group.id
+    check_instances(config)
     for each in config.resources.values():
         assert each.group in config.groups
         assert all(config.resources[provider].group == each.group for provider in each.depends_on)
@@ -292,6 +297,31 @@ def check_configuration(config: Config) -> None:
     assert len(config.tokens) <= JOIN_TOKENS_MAX
 
 
+def check_instances(config: Config) -> None:
+    """What is true of parallel groups, and of nothing else."""
+    for group in config.groups.values():
+        instances = config.instances_of(group.id)
+        owners = [each.owned for each in instances if each.owned is not None]
+        assert len(owners) == len(set(owners)), "two instances of a group on one node"
+        assert not instances or group.released, "owned itself while it has instances"
+        assert len(instances) <= 64
+        present = [each for each in instances if each.move is None or each.owned is None]
+        if group.parallel and group.max_instances:
+            assert len(present) <= group.max_instances
+        for instance in instances:
+            assert instance.name == f"{group.name}#{instance.instance}"
+            assert instance.preferred_owners == group.preferred_owners
+            mine = [config.resources[each.instance_of] for each in config.resources_of(instance.id) if each.instance_of]
+            assert mine == list(config.resources_of(group.id)), "an instance has the resources of its group"
+        if group.instance_of is not None:
+            assert group in config.instances_of(group.instance_of)
+        if group.parallel and group.released:
+            assert group.owner is None
+            assert all(each.state is ResourceState.OFFLINE for each in config.resources_of(group.id))
+    for resource_ in config.resources.values():
+        assert (resource_.instance_of is None) == (config.groups[resource_.group].instance_of is None)
+
+
 def check_step(before: Config, applied: Applied, update: Update) -> None:
     """What is true of every step from one configuration to the next by one plain update."""
     after = applied.config
@@ -302,6 +332,11 @@ def check_step(before: Config, applied: Applied, update: Update) -> None:
     for group in after.groups.values():
         old = before.groups.get(group.id)
         if old is None:
+            assert group.released
+            continue
+        if group.instance_of is None and before.instances_of(group.id):
+            # It remembers the epochs of instances that are gone.
+            assert old.epoch <= group.epoch
             assert group.released
             continue
         assert old.epoch <= group.epoch <= old.epoch + 1
@@ -333,9 +368,11 @@ Step = tuple[int, bool, Update]
 STEPS = st.tuples(REQUESTS, st.sampled_from([True, True, True, False]), LEAVES)
 
 
-def run(steps: list[Step], look: Callable[[Config, Applied, Update], None] | None = None) -> Config:
-    assert BASE is not None
-    config = BASE
+def run(
+    steps: list[Step], look: Callable[[Config, Applied, Update], None] | None = None, base: Config | None = BASE
+) -> Config:
+    assert base is not None
+    config = base
     for request, fit, drawn in steps:
         update = fitted(config, drawn) if fit else drawn
         applied = apply(config, proposal(request, update))
@@ -360,6 +397,24 @@ def test_every_step_keeps_the_rules(steps: list[Step]) -> None:
         check_configuration(applied.config)
 
     assert run(steps, look) == run(steps)
+
+
+@given(steps=st.lists(STEPS, min_size=15, max_size=60))
+@LIMITS
+def test_every_step_keeps_the_rules_of_instances(steps: list[Step]) -> None:
+    """The same from a cluster with a parallel group; and no epoch is ever given twice, whatever the instances do."""
+    given_: dict[GroupId, int] = {}
+
+    def look(before: Config, applied: Applied, update: Update) -> None:
+        check_step(before, applied, update)
+        check_configuration(applied.config)
+        for group in applied.config.groups.values():
+            old = before.groups.get(group.id)
+            if group.owned is not None and (old is None or old.released):
+                assert group.epoch > given_.get(group.id, 0), "an epoch was given a second time"
+                given_[group.id] = group.epoch
+
+    run(steps, look, PARALLEL)
 
 
 @given(steps=st.lists(STEPS, max_size=15), data=st.data())

@@ -11,11 +11,13 @@ from clussvc.global_update.update import (
     CreateGroup,
     CreateResource,
     FoundCluster,
+    GroupReleased,
     NodeUp,
     Proposal,
     ReportStates,
     ResourceFailure,
     ResourceStatus,
+    SetGroupProperties,
     SetVoter,
     Update,
 )
@@ -26,6 +28,8 @@ from clussvc.model.states import ResourceState
 
 N1, N2, N3 = NodeId(1), NodeId(2), NodeId(3)
 CORE, SQL, WEB = GroupId("core"), GroupId("sql"), GroupId("web")
+WEB_1, WEB_2, WEB_3 = GroupId("web#1"), GroupId("web#2"), GroupId("web#3")
+SITE_1, SITE_2 = ResourceId("site#1"), ResourceId("site#2")
 DISK, APP, SITE = ResourceId("disk"), ResourceId("app"), ResourceId("site")
 SECRET = "a" * 64
 FOUND = FoundCluster(
@@ -146,3 +150,11 @@ def three_nodes() -> World:
         resource(SITE, WEB),
     )
     return world.assign(SQL, N1).assign(WEB, N1)
+
+
+def parallel_nodes() -> World:
+    """The same, but WEB is parallel: WEB#1 on NODE1, WEB#2 on NODE2, at most two; NODE3 is spare. All offline."""
+    world = three_nodes()
+    world.do(SetGroupProperties(group=WEB, common={"GroupType": "Parallel", "MaxInstances": 2}))
+    world.do(GroupReleased(group=WEB, epoch=world.group(WEB).epoch, node=N1, because="it is to run in instances"))
+    return world.assign(WEB_1, N1).assign(WEB_2, N2)

@@ -113,7 +113,7 @@ def test_every_attribute_exists_and_is_named_once() -> None:
 
 
 def test_group_listing_is_the_classic_one() -> None:
-    """Names, order, letters and values of ``cluster group /prop``."""
+    """Names, order, letters and values of ``cluster group /prop``; what MSCS did not have comes last."""
     assert [
         ("SR", "Name", "Group 0"),
         ("S", "Description", ""),
@@ -124,6 +124,8 @@ def test_group_listing_is_the_classic_one() -> None:
         ("D", "FailbackWindowStart", DWORD_MAX),
         ("D", "FailbackWindowEnd", DWORD_MAX),
         ("M", "AntiAffinityClassNames", ()),
+        ("S", "GroupType", "failover"),
+        ("D", "MaxInstances", 0),
     ] == [(known.letters, known.name, value) for known, value in common_values(GROUP)]
 
 
