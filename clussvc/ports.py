@@ -74,6 +74,22 @@ class Outcome:
 Done = Callable[[Outcome], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registrants:
+    """Whom a device with persistent reservations knows."""
+
+    keys: tuple[int, ...]
+    holder: int
+    """The key that holds a reservation of whatever type; 0: nobody does."""
+    generation: int
+    """Every change of registrations raises it."""
+
+    @property
+    def all(self) -> frozenset[int]:
+        """Every key that means anything to the device."""
+        return frozenset(self.keys) | ({self.holder} if self.holder else frozenset())
+
+
 class QuorumDevice(Protocol):
     """A shared disk, as the quorum log sees it: sectors of 4096 bytes, and reservations where it has them.
 
@@ -117,6 +133,14 @@ class QuorumDevice(Protocol):
 
     def unregister(self, key: int) -> None:
         """End the registration of the own key."""
+
+    def resume(self, key: int) -> None:
+        """Be the registrant again that this node was with that key before the device was opened anew; some devices take
+        a new session for a stranger. Raises ``reservation-conflict`` when that key is registered no more: another node
+        has taken over meanwhile, and nothing is changed."""
+
+    def registrants(self) -> Registrants | None:
+        """Who has registered with the device; None: it does not tell, or has no reservations."""
 
     def close(self) -> None:
         """Let go of the device; registration and reservation stay."""

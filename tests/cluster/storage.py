@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,21 @@ class Storage:
             yield
         finally:
             self._daemon.send_signal(signal.SIGCONT)
+
+    def break_sessions(self) -> int:
+        """End every session, as when a cable is pulled; how many there were."""
+        told = subprocess.run(
+            ["tgtadm", "-C", "7", "--lld", "iscsi", "--op", "show", "--mode", "conn", "--tid", "1"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        sessions = re.findall(r"^Session: (\d+)\n\s+Connection: (\d+)", told, re.MULTILINE)
+        for session, connection in sessions:
+            words = ("--op", "delete", "--mode", "conn", "--tid", "1", "--sid", session, "--cid", connection)
+            assert not self._admin("--lld", "iscsi", *words)
+        return len(sessions)
 
     def close(self) -> None:
         """Switch it off."""

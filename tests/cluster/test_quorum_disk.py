@@ -224,6 +224,21 @@ def held(cluster: Cluster) -> tuple[int, bool]:
     return told["hold_ms"], told["hold_is_set"]
 
 
+def test_a_session_that_breaks_costs_nothing(cluster: Cluster, storage: Storage | None) -> None:
+    """The real target takes each session for another initiator; the owner gets its registration back in time."""
+    if storage is None:
+        pytest.skip("a file has no sessions")
+    owner, other = disk_owner(cluster)
+    said_before = len(owner.log.read_text(errors="replace"))
+    for number in range(3):
+        assert storage.break_sessions() > 0
+        cluster.command("group", f"THROUGH{number}", "/create", on=other)
+    assert disk_owner(cluster)[0] is owner
+    said = owner.log.read_text(errors="replace")[said_before:]
+    assert "hold on it has ended" not in said
+    assert "refuses this node" not in said
+
+
 def test_a_node_started_with_fixquorum_shows_and_takes_no_part(cluster: Cluster) -> None:
     """The others see it down, and nothing of it is done; started as always it is a member again."""
     first, second = cluster.lab.nodes

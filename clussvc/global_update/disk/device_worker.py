@@ -1,7 +1,8 @@
 """One thread that asks the quorum disk, so that nobody else waits for it.
 
 It opens the device when the first request comes, and again after it was lost; each time it looks at the superblock
-first, so that no other disk is taken for the cluster's.
+first, so that no other disk is taken for the cluster's. A registrant is to be one again after that, if nobody has taken
+over meanwhile (:meth:`clussvc.ports.QuorumDevice.resume`), so that a session that breaks does not cost the disk.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class DeviceWorker:
         self._open_device = open_device
         self._answer = answer
         self._device: QuorumDevice | None = None
+        self._key = 0
+        """Under which this node is a registrant, as far as it knows; 0: it is none."""
         self._wake = threading.Condition()
         self._request: DiskRequest | None = None
         self._stopping = False
@@ -86,16 +89,24 @@ class DeviceWorker:
         try:
             if self._device is None:
                 self._device = self._opened()
-            return perform(self._device, request)
+            done = perform(self._device, request)
+            if isinstance(request, Register):
+                self._key = request.key
+            return done
         except ClusterError as error:
             if error.code == "device-lost":
                 self._close()
+            elif error.code == "reservation-conflict":
+                # Who asks registers anew if it wants to, and never becomes a registrant behind its back.
+                self._key = 0
             return DiskFailed(code=error.code, detail=error.message)
 
     def _opened(self) -> QuorumDevice:
         device = self._open_device()
         try:
             check_identity(device, self._quorum, self._cluster_id)
+            if self._key:
+                device.resume(self._key)
         except BaseException:
             device.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,11 @@ from clussvc.quorum.disk_layout import DISK_BYTES_MIN
 TOOL_TIMEOUT_S = 10.0
 SHARED_TRANSPORTS = ("iscsi", "fc", "fcoe", "sas", "srp")
 """Ways to a disk that several machines can have."""
+SHARED_SYSTEMS = (
+    "nfs", "nfs4", "gfs2", "ocfs2", "ceph", "lustre", "cifs", "smb3", "gpfs", "beegfs", "9p", "virtiofs", "afs",
+    "fuse.glusterfs", "fuse.ceph", "fuse.moosefs",
+)  # fmt: skip
+"""File systems that several machines can have at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,65 @@ class DeviceFacts:
     """Who works with it now on this machine."""
     signature: str = ""
     """What seems to lie on it: a file system, a table of partitions, another cluster's lock space."""
+    hints: tuple[str, ...] = ()
+    """What to mind about the storage itself, in sentences."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSystem:
+    """Where a file lies."""
+
+    kind: str = ""
+    """As the kernel calls it; empty: nobody knows."""
+    options: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> bool:
+        """Whether other machines can have it at the same time."""
+        return self.kind in SHARED_SYSTEMS
+
+
+def file_system_of(path: str, mountinfo: str | None = None) -> FileSystem:
+    """The file system of the longest mount point above the path, the latest if several were made there."""
+    if mountinfo is None:
+        mountinfo = Path("/proc/self/mountinfo").read_text()
+    where = Path(path).resolve()
+    best, found = -1, FileSystem()
+    for line in mountinfo.splitlines():
+        before, _, behind = line.partition(" - ")
+        fields, rest = before.split(), behind.split()
+        if len(fields) < 6 or not rest:
+            continue
+        point = Path(_unescaped(fields[4]))
+        if where.is_relative_to(point) and len(point.parts) >= best:
+            options = (*fields[5].split(","), *(rest[2].split(",") if len(rest) > 2 else ()))
+            best, found = len(point.parts), FileSystem(kind=rest[0], options=options)
+    return found
+
+
+def _unescaped(text: str) -> str:
+    """A path of mountinfo, which writes blanks and the like as \\040."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def storage_hints(system: FileSystem) -> tuple[str, ...]:
+    """What an administrator should know about a file there that is to be the quorum disk of several nodes."""
+    if not system.kind:
+        return ()
+    if not system.shared:
+        return (
+            f"it lies on {system.kind}, a file system of this machine alone; other nodes must find the same file under"
+            " that name, or they can never own the quorum",
+        )
+    hints = []
+    if system.kind.startswith("nfs"):
+        if "noac" not in system.options:
+            hints.append("it lies on NFS that is mounted without 'noac'; mount it with noac,hard")
+        if "soft" in system.options:
+            hints.append("it lies on NFS that is mounted 'soft', so writes may be lost; mount it with noac,hard")
+    if system.kind in ("cifs", "smb3") and "cache=none" not in system.options:
+        hints.append("it lies on a share of SMB that may show old content; mount it with cache=none")
+    return tuple(hints)
 
 
 def examine(place: str) -> DeviceFacts:
@@ -36,30 +101,67 @@ def examine(place: str) -> DeviceFacts:
         mode = os.stat(place)
     except OSError:
         return DeviceFacts(place=place)
-    used_by = ""
-    if stat.S_ISBLK(mode.st_mode):
-        used_by = block_used_by(
-            (os.major(mode.st_rdev), os.minor(mode.st_rdev)),
-            Path("/sys"),
-            Path("/proc/self/mountinfo").read_text(),
-            Path("/proc/swaps").read_text(),
-        )
-    return DeviceFacts(place=place, size_bytes=mode.st_size, used_by=used_by, signature=_signature(place))
+    number = (os.major(mode.st_rdev), os.minor(mode.st_rdev)) if stat.S_ISBLK(mode.st_mode) else None
+    sys, swaps = Path("/sys"), Path("/proc/swaps").read_text()
+    used_by = loop_over(place, sys) or swap_at(place, swaps)
+    hints: tuple[str, ...] = ()
+    if number is not None:
+        used_by = block_used_by(number, sys, Path("/proc/self/mountinfo").read_text(), swaps) or used_by
+        size_bytes = _block_bytes(number, sys)
+    else:
+        size_bytes, hints = mode.st_size, storage_hints(file_system_of(place))
+    return DeviceFacts(place=place, size_bytes=size_bytes, used_by=used_by, signature=_signature(place), hints=hints)
+
+
+def _block_bytes(number: tuple[int, int], sys: Path) -> int:
+    """The size of a block device; 0 if the kernel does not tell."""
+    try:
+        return int((sys / "dev" / "block" / "{}:{}".format(*number) / "size").read_text()) * 512
+    except (OSError, ValueError):
+        return 0
+
+
+def loop_over(place: str, sys: Path) -> str:
+    """Which loop device shows the content of that file or device as its own; empty: none."""
+    wanted = os.path.realpath(place)
+    for told in sorted((sys / "block").glob("loop*/loop/backing_file")):
+        try:
+            if os.path.realpath(told.read_text().rstrip("\n")) == wanted:
+                return f"the loop device /dev/{told.parent.parent.name} is made of it"
+        except OSError:
+            continue
+    return ""
+
+
+def swap_at(place: str, swaps: str) -> str:
+    """Whether a file is used as swap; empty: it is not."""
+    wanted = os.path.realpath(place)
+    names = [_unescaped(line.split()[0]) for line in swaps.splitlines()[1:] if line.strip()]
+    return "it is used as swap" if any(os.path.realpath(name) == wanted for name in names) else ""
 
 
 def block_used_by(number: tuple[int, int], sys: Path, mountinfo: str, swaps: str) -> str:
     """Where a block device or one of its partitions is mounted or used as swap, or what is built on it."""
     folder = sys / "dev" / "block" / "{}:{}".format(*number)
     parts = [folder, *(entry.parent for entry in folder.glob("*/partition"))]
-    mounted = {fields[2]: fields[4] for line in mountinfo.splitlines() if len(fields := line.split()) > 4}
+    mounted: dict[str, str] = {}
+    for line in mountinfo.splitlines():
+        fields = line.split()
+        if len(fields) > 4:
+            mounted[fields[2]] = fields[4]
+            # Btrfs and others mount under a number that is no device's; the name behind the dash is.
+            source = line.partition(" - ")[2].split()[1:2]
+            mounted.update(
+                (os.path.basename(os.path.realpath(name)), fields[4]) for name in source if name.startswith("/dev/")
+            )
     swapping = {Path(line.split()[0]).name for line in swaps.splitlines()[1:] if line.strip()}
     for part in parts:
         try:
             which, name = (part / "dev").read_text().strip(), part.resolve().name
         except OSError:
             continue
-        if which in mounted:
-            return f"{name} is mounted at {mounted[which]}"
+        if point := mounted.get(which) or mounted.get(name):
+            return f"{name} is mounted at {point}"
         if name in swapping:
             return f"{name} is used as swap"
         holders = sorted(entry.name for entry in (part / "holders").glob("*"))

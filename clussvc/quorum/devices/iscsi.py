@@ -2,55 +2,60 @@
 
 The library is loaded when the first such disk is opened. A session that breaks is not mended behind our back: the call
 fails with ``device-lost``, and who owns the device opens it anew.
+
+**Durable.** A write is on the medium when it returns: it is forced there (FUA), or, where the target has no such thing,
+followed by SYNCHRONIZE CACHE. A target that keeps writes in memory and knows neither is no quorum disk.
+
+**Who a session is.** Reservations belong to the initiator's name and its session number (ISID). Both are the same
+whenever this node opens this LUN, and others for any other node or LUN, so the standard makes a new session the same
+registrant. Some targets (tgt) take every new session for a stranger all the same; :meth:`IscsiDevice.resume` gets the
+registration back then.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import re
 import socket
+import time
 from functools import cache
 from typing import Any, Final
 
+import structlog
+
 from clussvc.model.errors import ClusterError
+from clussvc.ports import Registrants
+from clussvc.quorum.devices import scsi
 from clussvc.quorum.disk_layout import SECTOR_BYTES
 
 LIBRARIES: Final = ("libiscsi.so.11", "libiscsi.so.10", "libiscsi.so.9", "libiscsi.so.8", "libiscsi.so.7")
 DEFAULT_PORT: Final = 3260
 TRANSFER_BYTES_MAX: Final = 256 * 1024
-ATTENTIONS_MAX: Final = 4
-"""A target has this many things to say at most before it does what it is asked for (unit attentions)."""
-TYPE_WRITE_EXCLUSIVE_REGISTRANTS: Final = 5
+ATTENTIONS_MAX: Final = 8
+"""A target has this many things to say at most before it does what it is asked for (unit attentions), or is busy so
+often."""
+BUSY_PAUSE_S: Final = 0.02
+STRANGER_BIT: Final = 1 << 39
+"""Tells the key under which a new session gets its registration back from every key of a node."""
 
-_GOOD, _CHECK_CONDITION, _BUSY, _CONFLICT, _FULL = 0x00, 0x02, 0x08, 0x18, 0x28
-_READ_KEYS: Final = 0
-_RESERVE, _RELEASE, _CLEAR, _PREEMPT, _REGISTER_AND_IGNORE = 1, 2, 3, 4, 6
 _SESSION_NORMAL: Final = 2
-_SESSION_NUMBER: Final = 0xC105
+_NOTHING, _IN, _OUT = 0, 1, 2
+"""Which way data goes with a command (enum scsi_xfer_dir)."""
 
 _PLACE = re.compile(
     r"iscsi://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^/:\[\]]+)(:(?P<port>\d{1,5}))?/(?P<target>[^/]+)/(?P<lun>\d{1,3})"
 )
 
-
-class _ReserveOut(ctypes.Structure):
-    _fields_ = (
-        ("reservation_key", ctypes.c_uint64),
-        ("service_action_key", ctypes.c_uint64),
-        ("spec_i_pt", ctypes.c_uint8),
-        ("all_tg_pt", ctypes.c_uint8),
-        ("aptpl", ctypes.c_uint8),
-    )
+log = structlog.get_logger()
 
 
-class _Piece(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+class _Data(ctypes.Structure):
+    _fields_ = (("size", ctypes.c_size_t), ("data", ctypes.c_char_p))
 
 
-class _Capacity(ctypes.Structure):
-    """The beginning of what libiscsi makes of READ CAPACITY (16)."""
-
-    _fields_ = (("last_block", ctypes.c_uint64), ("block_bytes", ctypes.c_uint32))
+class _Unknown(Exception):
+    """The target does not know what it was asked."""
 
 
 @cache
@@ -69,49 +74,35 @@ def _library() -> Any:
         raise ClusterError(
             "device-unsuitable",
             "a quorum disk on iSCSI needs the library libiscsi, which is missing on this node; install it (Debian and"
-            " Ubuntu: libiscsi7, others: libiscsi)",
+            " Ubuntu: apt install libiscsi7; Fedora and others: dnf install libiscsi)",
         )
-    task, context, integer, number = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64
-    flags = [integer] * 5
+    task, context, integer, text = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
     for function, result, arguments in (
-        ("iscsi_create_context", context, [ctypes.c_char_p]),
+        ("iscsi_create_context", context, [text]),
         ("iscsi_destroy_context", integer, [context]),
         ("iscsi_disconnect", integer, [context]),
-        ("iscsi_set_targetname", integer, [context, ctypes.c_char_p]),
+        ("iscsi_set_targetname", integer, [context, text]),
         ("iscsi_set_session_type", integer, [context, integer]),
         ("iscsi_set_timeout", integer, [context, integer]),
         ("iscsi_set_isid_random", integer, [context, ctypes.c_uint32, ctypes.c_uint32]),
         ("iscsi_set_noautoreconnect", None, [context, integer]),
-        ("iscsi_full_connect_sync", integer, [context, ctypes.c_char_p, integer]),
-        ("iscsi_get_error", ctypes.c_char_p, [context]),
-        ("iscsi_readcapacity16_sync", task, [context, integer]),
-        (
-            "iscsi_read16_iov_sync",
-            task,
-            [context, integer, number, ctypes.c_uint32, integer, *flags, ctypes.POINTER(_Piece), integer],
-        ),
-        (
-            "iscsi_write16_sync",
-            task,
-            [context, integer, number, ctypes.c_char_p, ctypes.c_uint32, integer, *flags],
-        ),
-        (
-            "iscsi_synchronizecache16_sync",
-            task,
-            [context, integer, number, ctypes.c_uint32, integer, integer],
-        ),
-        ("iscsi_persistent_reserve_in_sync", task, [context, integer, integer, ctypes.c_uint16]),
-        (
-            "iscsi_persistent_reserve_out_sync",
-            task,
-            [context, integer, integer, integer, integer, ctypes.c_void_p],
-        ),
-        ("scsi_datain_unmarshall", ctypes.c_void_p, [task]),
+        ("iscsi_full_connect_sync", integer, [context, text, integer]),
+        ("iscsi_get_error", text, [context]),
+        ("iscsi_scsi_command_sync", task, [context, integer, task, ctypes.POINTER(_Data)]),
+        ("scsi_create_task", task, [integer, text, integer, integer]),
+        ("scsi_task_add_data_in_buffer", integer, [task, integer, ctypes.c_void_p]),
         ("scsi_free_scsi_task", None, [task]),
     ):
         bound = getattr(library, function)
         bound.restype, bound.argtypes = result, arguments
     return library
+
+
+def session_number(target: str, lun: int) -> tuple[int, int]:
+    """The two numbers of a session to that LUN (24 and 16 bits). A second session of the same number would end the
+    first one, so each LUN has its own."""
+    digest = hashlib.sha256(f"{target}/{lun}".encode()).digest()
+    return int.from_bytes(digest[:3]), int.from_bytes(digest[3:5])
 
 
 class IscsiDevice:
@@ -131,6 +122,8 @@ class IscsiDevice:
         self._lun = int(found["lun"])
         self._library = _library()
         self._context = self._library.iscsi_create_context(initiator.encode())
+        self._fua = self._flush = self._caching_known = False
+        self._flushes: tuple[bytes, ...] = (scsi.synchronize_cache(), scsi.synchronize_cache(short=True))
         try:
             self._connect(found["host"], int(found["port"] or DEFAULT_PORT), found["target"], timeout_ms)
             self._block_bytes, blocks = self._capacity()
@@ -149,38 +142,48 @@ class IscsiDevice:
         library, context = self._library, self._context
         library.iscsi_set_targetname(context, target.encode())
         library.iscsi_set_session_type(context, _SESSION_NORMAL)
-        # Registrations belong to the initiator's name together with this number: a new session has to be the same.
-        library.iscsi_set_isid_random(context, _SESSION_NUMBER, 0)
+        library.iscsi_set_isid_random(context, *session_number(target, self._lun))
         library.iscsi_set_timeout(context, max(1, -(-timeout_ms // 1000)))
         library.iscsi_set_noautoreconnect(context, 1)
         if library.iscsi_full_connect_sync(context, f"{host}:{port}".encode(), self._lun):
             raise self._lost(self._error())
 
     def _capacity(self) -> tuple[int, int]:
-        found: list[tuple[int, int]] = []
+        size, count = scsi.capacity_of(self._told("tell its size", scsi.read_capacity(), scsi.CAPACITY_BYTES))
+        if size not in (512, 1024, 2048, 4096):
+            raise ClusterError(
+                "device-unsuitable", f"quorum disk {self._place} has blocks of {size} bytes; choose another one"
+            )
+        return size, count
 
-        def look(task: int) -> None:
-            address = self._library.scsi_datain_unmarshall(task)
-            if address:
-                told = _Capacity.from_address(address)
-                found.append((int(told.block_bytes), int(told.last_block) + 1))
+    def _learn_caching(self) -> None:
+        """Whether writes are to be forced to the medium, or to be followed by a flush. Asked before the first write:
+        a disk that others have reserved does not tell strangers."""
+        try:
+            # It is a part of writing, also in what is said of a refusal.
+            told = self._told("write", scsi.mode_sense(scsi.CACHING_PAGE), scsi.MODE_SENSE_BYTES)
+            caching = scsi.caching_of(told)
+        except _Unknown:
+            caching = None
+        if caching is None or caching.fua:
+            # If it says nothing, the first write will show whether it can be forced.
+            self._fua = True
+        elif caching.volatile:
+            self._need_flush()
+        else:
+            log.info("quorum.device", device=self._place, durable_by="a cache that is written through")
+        self._caching_known = True
 
-        self._do("tell its size", lambda: self._library.iscsi_readcapacity16_sync(self._context, self._lun), look)
-        if not found or found[0][0] not in (512, 1024, 2048, 4096):
-            raise ClusterError("device-unsuitable", f"quorum disk {self._place} has no usable block size")
-        return found[0]
+    def _need_flush(self) -> None:
+        self._flush_cache()
+        self._fua, self._flush = False, True
+        log.info("quorum.device", device=self._place, durable_by="SYNCHRONIZE CACHE")
 
     def _knows_reservations(self) -> bool:
         try:
-            self._do(
-                "list its registrants",
-                lambda: self._library.iscsi_persistent_reserve_in_sync(self._context, self._lun, _READ_KEYS, 1024),
-                optional=True,
-            )
-        except ClusterError as error:
-            if error.code == "device-unsuitable":
-                return False
-            raise
+            self._ask_registrants(scsi.READ_KEYS)
+        except _Unknown:
+            return False
         return True
 
     # --- the port ---------------------------------------------------------------------------------------------------
@@ -190,73 +193,132 @@ class IscsiDevice:
         """See QuorumDevice."""
         return self._sectors
 
+    @property
+    def forces_writes(self) -> bool:
+        """Whether every write is forced to the medium by itself (FUA); known after the first one."""
+        return self._fua
+
     def read(self, sector: int, count: int) -> bytes:
         """See QuorumDevice."""
         parts = []
         at, left = sector * SECTOR_BYTES, count * SECTOR_BYTES
         while left:
             size = min(left, TRANSFER_BYTES_MAX)
-            buffer = ctypes.create_string_buffer(size)
-            piece = _Piece(ctypes.addressof(buffer), size)
-            block = at // self._block_bytes
-
-            def ask(block: int = block, size: int = size, piece: _Piece = piece) -> Any:
-                return self._library.iscsi_read16_iov_sync(
-                    *(self._context, self._lun, block, size, self._block_bytes, 0, 0, 0, 0, 0), ctypes.byref(piece), 1
-                )
-
-            self._do("read", ask)
-            parts.append(buffer.raw)
+            command = scsi.read(at // self._block_bytes, size // self._block_bytes)
+            try:
+                parts.append(self._told("read", command, size))
+            except _Unknown as error:
+                raise self._lost(str(error)) from error
             at, left = at + size, left - size
         return b"".join(parts)
 
     def write(self, sector: int, data: bytes) -> None:
         """See QuorumDevice."""
+        try:
+            if not self._caching_known:
+                self._learn_caching()
+            self._write(sector, data)
+        except _Unknown as error:
+            raise self._lost(str(error)) from error
+
+    def _write(self, sector: int, data: bytes) -> None:
         for begin in range(0, len(data), TRANSFER_BYTES_MAX):
             piece = data[begin : begin + TRANSFER_BYTES_MAX]
-            block = (sector * SECTOR_BYTES + begin) // self._block_bytes
+            block, blocks = (sector * SECTOR_BYTES + begin) // self._block_bytes, len(piece) // self._block_bytes
+            try:
+                self._do("write", scsi.write(block, blocks, fua=self._fua), data=piece)
+            except _Unknown:
+                if not self._fua:
+                    raise
+                # It may know writes, but none that are forced.
+                self._need_flush()
+                self._do("write", scsi.write(block, blocks, fua=False), data=piece)
+        if self._flush:
+            self._flush_cache()
 
-            def ask(block: int = block, piece: bytes = piece) -> Any:
-                # Forced to stable storage (FUA).
-                return self._library.iscsi_write16_sync(
-                    *(self._context, self._lun, block, piece, len(piece), self._block_bytes), *(0, 0, 1, 0, 0)
-                )
-
-            self._do("write", ask)
+    def _flush_cache(self) -> None:
+        """Raises ClusterError(``device-unsuitable``) when the disk cannot."""
+        for command in self._flushes:
+            try:
+                self._do("write its cache back", command)
+                self._flushes = (command,)
+                return
+            except _Unknown:
+                continue
+        raise ClusterError(
+            "device-unsuitable",
+            f"quorum disk {self._place} may lose what was written: it has a volatile cache and neither forces a write"
+            " (FUA) nor knows SYNCHRONIZE CACHE. Switch its write cache off, or choose another disk",
+        )
 
     def register(self, key: int) -> None:
         """See QuorumDevice."""
+        self._registration(scsi.REGISTER_AND_IGNORE, 0, key)
+
+    def _registration(self, action: int, key: int, new: int) -> None:
+        """It outlives a loss of power of the target where that can be had."""
         try:
-            self._reserve_out("register", _REGISTER_AND_IGNORE, 0, key, persistent=True)
-        except ClusterError as error:
-            if error.code != "device-unsuitable":
-                raise
-            # It cannot keep registrations over a loss of its power.
-            self._reserve_out("register", _REGISTER_AND_IGNORE, 0, key)
+            self._do(
+                "register", scsi.persistent_reserve_out(action), data=scsi.reserve_parameters(key, new, persistent=True)
+            )
+        except _Unknown:
+            self._reserve_out("register", action, key, new)
 
     def reserve(self, key: int) -> None:
         """See QuorumDevice."""
-        self._reserve_out("reserve", _RESERVE, key, 0)
+        self._reserve_out("reserve", scsi.RESERVE, key, 0)
 
     def preempt(self, key: int, victim: int) -> None:
         """See QuorumDevice."""
-        self._reserve_out("preempt", _PREEMPT, key, victim)
+        self._reserve_out("preempt", scsi.PREEMPT, key, victim)
 
     def release(self, key: int) -> None:
         """See QuorumDevice."""
         try:
-            self._reserve_out("release", _RELEASE, key, 0)
+            self._reserve_out("release", scsi.RELEASE, key, 0)
         except ClusterError as error:
             if error.code != "reservation-conflict":
                 raise
 
     def clear(self, key: int) -> None:
         """See QuorumDevice."""
-        self._reserve_out("clear the reservations", _CLEAR, key, 0)
+        self._reserve_out("clear the reservations", scsi.CLEAR, key, 0)
 
     def unregister(self, key: int) -> None:
         """See QuorumDevice."""
-        self._reserve_out("end the registration", _REGISTER_AND_IGNORE, key, 0)
+        self._reserve_out("end the registration", scsi.REGISTER_AND_IGNORE, key, 0)
+
+    def resume(self, key: int) -> None:
+        """See QuorumDevice.
+
+        A stranger registers with a key of its own and preempts the one that it had. The target does that only while
+        the old key is registered; whoever has taken over in between has removed it. Nothing is written before.
+        """
+        try:
+            self._registration(scsi.REGISTER, key, key)
+            return
+        except ClusterError as error:
+            if error.code != "reservation-conflict":
+                raise
+        self.register(key ^ STRANGER_BIT)
+        try:
+            self.preempt(key ^ STRANGER_BIT, key)
+            self._registration(scsi.REGISTER, key ^ STRANGER_BIT, key)
+        except ClusterError as error:
+            if error.code == "reservation-conflict":
+                self.unregister(key ^ STRANGER_BIT)
+            raise
+
+    def registrants(self) -> Registrants | None:
+        """See QuorumDevice."""
+        if not self.reservations:
+            return None
+        try:
+            generation, keys = scsi.keys_of(self._ask_registrants(scsi.READ_KEYS))
+            holder = scsi.holder_of(self._ask_registrants(scsi.READ_RESERVATION))
+        except _Unknown as error:
+            raise self._lost(str(error)) from error
+        return Registrants(keys=keys, holder=holder, generation=generation)
 
     def close(self) -> None:
         """See QuorumDevice."""
@@ -268,41 +330,74 @@ class IscsiDevice:
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
-    def _reserve_out(self, what: str, action: int, key: int, other: int, *, persistent: bool = False) -> None:
-        def ask() -> Any:
-            parameters = _ReserveOut(key, other, 0, 0, int(persistent))
-            return self._library.iscsi_persistent_reserve_out_sync(
-                *(self._context, self._lun, action, 0, TYPE_WRITE_EXCLUSIVE_REGISTRANTS), ctypes.byref(parameters)
+    def _ask_registrants(self, action: int) -> bytes:
+        return self._told("tell its registrants", scsi.persistent_reserve_in(action), scsi.PERSISTENT_RESERVE_IN_BYTES)
+
+    def _reserve_out(self, what: str, action: int, key: int, other: int) -> None:
+        try:
+            self._do(
+                what, scsi.persistent_reserve_out(action), data=scsi.reserve_parameters(key, other, persistent=False)
             )
+        except _Unknown as error:
+            raise ClusterError("device-unsuitable", str(error)) from error
 
-        self._do(what, ask, optional=True)
+    def _told(self, what: str, command: bytes, size: int) -> bytes:
+        """What the target answers; zeros behind a shorter answer."""
+        buffer = ctypes.create_string_buffer(size)
+        self._do(what, command, answer=buffer)
+        return buffer.raw
 
-    def _do(self, what: str, ask: Any, look: Any = None, *, optional: bool = False) -> None:
-        """One request, asked again while the target has something else to say first. ``optional``: a target that does
-        not know the request has not failed."""
-        for _ in range(ATTENTIONS_MAX):
-            if self._context is None:
-                raise self._lost("it was closed")
-            task = ask()
-            if not task:
-                raise self._lost(self._error())
-            try:
-                status = ctypes.c_int.from_address(task).value
-                if status == _GOOD:
-                    if look is not None:
-                        look(task)
-                    return
-            finally:
-                self._library.scsi_free_scsi_task(task)
-            if status == _CONFLICT:
+    def _do(
+        self, what: str, command: bytes, *, data: bytes = b"", answer: ctypes.Array[ctypes.c_char] | None = None
+    ) -> None:
+        """One command, sent again while the target has something else to say first, or is busy.
+
+        Raises _Unknown when the target does not know the command, ClusterError as QuorumDevice says.
+        """
+        why = "it is busy"
+        for attempt in range(ATTENTIONS_MAX + 1):
+            status, sense, text = self._send(command, data, answer)
+            if status == scsi.GOOD:
+                return
+            if status == scsi.CONFLICT:
                 raise ClusterError(
                     "reservation-conflict", f"quorum disk {self._place} refuses this node to {what}: another one has it"
                 )
-            if status not in (_CHECK_CONDITION, _BUSY, _FULL):
+            if status not in (scsi.CHECK_CONDITION, scsi.BUSY, scsi.TASK_SET_FULL):
                 raise self._lost(f"status {status:#x} when asked to {what}")
-        if status == _CHECK_CONDITION and optional:
-            raise ClusterError("device-unsuitable", f"quorum disk {self._place} does not {what}: {self._error()}")
-        raise self._lost(f"it did not {what}: {self._error() or 'too busy'}")
+            if status == scsi.CHECK_CONDITION:
+                why = f"it does not {what}: {text}"
+                if sense is not None and sense.key == scsi.ILLEGAL_REQUEST:
+                    raise _Unknown(f"quorum disk {self._place} does not {what}: {text}")
+                if sense is None or not sense.again:
+                    break
+            if status != scsi.CHECK_CONDITION or (sense is not None and sense.key == scsi.NOT_READY):
+                time.sleep(BUSY_PAUSE_S * (attempt + 1))
+        raise self._lost(why)
+
+    def _send(
+        self, command: bytes, data: bytes, answer: ctypes.Array[ctypes.c_char] | None
+    ) -> tuple[int, scsi.Sense | None, str]:
+        if self._context is None:
+            raise self._lost("it was closed")
+        library = self._library
+        way, size = (_OUT, len(data)) if data else (_IN, len(answer)) if answer is not None else (_NOTHING, 0)
+        task = library.scsi_create_task(len(command), command, way, size)
+        if not task:
+            raise self._lost("out of memory")
+        if answer is not None:
+            library.scsi_task_add_data_in_buffer(task, size, ctypes.addressof(answer))
+        out = ctypes.byref(_Data(len(data), data)) if data else None
+        done = library.iscsi_scsi_command_sync(self._context, self._lun, task, out)
+        if not done:
+            # The library may still know the task; it frees it with the session.
+            raise self._lost(self._error())
+        try:
+            status = ctypes.c_int.from_address(done).value
+        finally:
+            library.scsi_free_scsi_task(done)
+        text = self._error() if status == scsi.CHECK_CONDITION else ""
+        return status, scsi.sense_of(text), text
 
     def _error(self) -> str:
         told = self._library.iscsi_get_error(self._context) if self._context is not None else None

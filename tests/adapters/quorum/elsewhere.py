@@ -107,6 +107,14 @@ class Target:
         ):
             assert not self._admin("--lld", "iscsi", *words), words
 
+    def add_disk(self) -> str:
+        """One more disk of the target, as large; where initiators find it."""
+        more = self._folder / "lun2"
+        more.write_bytes(bytes(self.file.stat().st_size))
+        words = ("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "2", "-b", str(more))
+        assert not self._admin("--lld", "iscsi", *words), words
+        return f"iscsi://127.0.0.1:{PORT}/{TARGET}/2"
+
     def stop(self) -> None:
         """Switch it off."""
         daemon, self._daemon = self._daemon, None

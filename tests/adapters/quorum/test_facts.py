@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from clussvc.quorum.devices import candidates, create_file, examine
-from clussvc.quorum.devices.facts import block_used_by, shared_disks, signature_of
+from clussvc.quorum.devices.facts import (
+    block_used_by,
+    file_system_of,
+    loop_over,
+    shared_disks,
+    signature_of,
+    storage_hints,
+    swap_at,
+)
 
 MB = 1024 * 1024
 
@@ -87,3 +95,64 @@ def test_a_file_with_something_on_it_is_not_empty(tmp_path: Path) -> None:
     assert examine(str(place)).signature == ""
     subprocess.run(["mkswap", str(place)], check=True, capture_output=True)
     assert examine(str(place)).signature == "a swap (other)"
+
+
+def test_a_file_or_device_below_a_loop_device_is_in_use(sys: Path, tmp_path: Path) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(b"")
+    told = sys / "block" / "loop3" / "loop"
+    told.mkdir(parents=True)
+    (told / "backing_file").write_text(f"{file}\n")
+    assert loop_over(str(file), sys) == "the loop device /dev/loop3 is made of it"
+    assert loop_over(str(tmp_path / "other"), sys) == ""
+
+
+def test_a_swap_file_is_in_use(tmp_path: Path) -> None:
+    swaps = f"Filename Type Size Used Priority\n{tmp_path}/a\\040b file 1 0 -2\n"
+    assert swap_at(str(tmp_path / "a b"), swaps) == "it is used as swap"
+    assert swap_at(str(tmp_path / "a"), swaps) == ""
+
+
+def test_a_mount_is_known_by_the_name_of_its_device(sys: Path) -> None:
+    """Btrfs mounts under a number that is no device's."""
+    mounts = "25 1 0:45 / /srv rw - btrfs /dev/sdb1 rw\n26 1 0:46 / /net rw - nfs4 server:/sdb2 rw\n"
+    assert block_used_by((8, 16), sys, mounts, "") == "sdb1 is mounted at /srv"
+
+
+MOUNTS = """\
+20 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+21 20 0:30 / /srv rw,relatime - nfs4 server:/export rw,vers=4.2,hard
+22 20 0:31 / /srv/quiet rw,relatime - nfs4 server:/quiet rw,noac,hard
+23 20 0:32 / /two\\040words rw - cifs //server/share rw,cache=strict
+24 20 0:33 / /soft rw - nfs server:/soft rw,noac,soft
+25 20 0:34 / /over rw - tmpfs none rw
+26 20 8:9 / /over rw - ocfs2 /dev/sdz rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "hints"),
+    [
+        ("/var/quorum", "ext4", ["this machine alone"]),
+        ("/srv/quorum", "nfs4", ["without 'noac'"]),
+        ("/srv/quiet/quorum", "nfs4", []),
+        ("/srvother/quorum", "ext4", ["this machine alone"]),
+        ("/two words/quorum", "cifs", ["cache=none"]),
+        ("/soft/quorum", "nfs", ["mounted 'soft'"]),
+        ("/over/quorum", "ocfs2", []),
+    ],
+)
+def test_a_file_system_is_judged_for_a_quorum_disk(path: str, kind: str, hints: list[str]) -> None:
+    system = file_system_of(path, MOUNTS)
+    assert system.kind == kind
+    said = storage_hints(system)
+    assert len(said) == len(hints)
+    assert all(words in sentence for words, sentence in zip(hints, said, strict=True))
+
+
+def test_the_file_system_of_a_file_of_this_machine_is_found(tmp_path: Path) -> None:
+    assert file_system_of(str(tmp_path)).kind
+    file = tmp_path / "disk"
+    create_file(str(file), MB)
+    facts = examine(str(file))
+    assert (facts.size_bytes, facts.used_by) == (MB, "")
