@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from clussvc.global_update.instances import possible_nodes
 from clussvc.global_update.update import AssignGroup
 from clussvc.groups.failover_policy import failback, may_fail_over
 from clussvc.groups.networks import cut_off
-from clussvc.groups.placement import Hosting, choose_target, node_list, obstacle
+from clussvc.groups.placement import Hosting, choose_target, node_list, obstacle, rejection
 from clussvc.groups.planner import plan
 from clussvc.model.config import Config, Group, Resource
 from clussvc.model.ids import GroupId, NodeId
@@ -44,10 +45,15 @@ class Explanation:
 
 
 def explain_group(config: Config, group_id: GroupId, *, now_ms: int) -> Explanation:
-    """Explain a group, which must exist; ``now_ms`` is the wall clock, for failover periods and failback windows."""
+    """Explain a group, which must exist; ``now_ms`` is the wall clock, for failover periods and failback windows.
+
+    A parallel group is explained as a whole; each of its instances is a group that can be asked about as well.
+    """
     group = config.groups[group_id]
     resources = list(config.resources_of(group_id))
     hosting = Hosting.of(config)
+    if group.parallel or config.instances_of(group_id):
+        return _explain_parallel(config, group, resources, hosting, now_ms)
     return Explanation(
         group=group.name,
         owner=_owner(config, group),
@@ -143,7 +149,10 @@ def _policies(config: Config, group: Group, resources: list[Resource], hosting: 
     apart = [
         f"{other.name} ({config.node_name(other.owned)})"
         for other in config.groups.values()
-        if other.id != group.id and not set(group.anti_affinity).isdisjoint(other.anti_affinity)
+        if other.id != group.id
+        and not other.parallel
+        and (other.instance_of is None or other.instance_of not in (group.id, group.instance_of))
+        and not set(group.anti_affinity).isdisjoint(other.anti_affinity)
     ]
     if apart:
         yield f"Keeps apart, where it can, from {', '.join(apart)}."
@@ -159,3 +168,72 @@ def _failback_words(group: Group) -> str:
     when = "at once" if always else f"between {start:02}:00 and {end:02}:00"
     by_hand = "; not now, since an administrator put the group where it is" if group.moved_by_hand else ""
     return f"Failback: {when}, when a node comes up that it prefers to its owner{by_hand}."
+
+
+# --- a parallel group as a whole ------------------------------------------------------------------------------------
+
+
+def _explain_parallel(
+    config: Config, group: Group, resources: list[Resource], hosting: Hosting, now_ms: int
+) -> Explanation:
+    instances = config.instances_of(group.id)
+    places = {each.owned: each for each in instances if each.owned is not None}
+    candidates: list[Candidate] = []
+    spare: list[str] = []
+    for node in node_list(config, group):
+        name, preference = config.node_name(node), _preference(group, node)
+        reason = rejection(config, resources, node)
+        if node in places:
+            candidates.append(Candidate(node=name, able=True, words=f"{name} has {places[node].name}{preference}"))
+        elif reason is not None:
+            candidates.append(Candidate(node=name, able=False, words=f"{reason}{preference}"))
+        else:
+            spare.append(name)
+            candidates.append(Candidate(node=name, able=True, words=f"{name} can take an instance{preference}"))
+    return Explanation(
+        group=group.name,
+        owner=_instances(config, group, instances),
+        because=_why_so_many(config, group, resources),
+        candidates=tuple(candidates),
+        next=_spare(spare),
+        policies=tuple(_policies_of_instances(config, group, instances, hosting, now_ms)),
+    )
+
+
+def _instances(config: Config, group: Group, instances: list[Group]) -> str:
+    if group.owned is not None:
+        return f"{config.node_name(group.owned)} still owns {group.name}, which has instances when it has let it go."
+    if not instances:
+        return f"{group.name} is parallel and has no instances, since it has no resources."
+    said = [
+        f"{each.name} on {config.node_name(each.owned)}" if each.owned is not None else f"{each.name} nowhere"
+        for each in instances
+    ]
+    return f"{group.name} runs in {len(instances)} instances: {', '.join(said)}."
+
+
+def _why_so_many(config: Config, group: Group, resources: list[Resource]) -> str:
+    if not group.parallel:
+        return "It is to run on one node from now on; its instances end first."
+    count = len(possible_nodes(config, group.id)) if resources else 0
+    limit = f"at most {group.max_instances} (MaxInstances)" if group.max_instances else "no limit (MaxInstances is 0)"
+    return f"One instance on a node: {count} possible owners, {limit}."
+
+
+def _spare(spare: list[str]) -> str:
+    if not spare:
+        return "There is no spare node: an instance that fails for good stays, and that of a node that dies waits."
+    return f"An instance that fails for good, or whose node dies, goes to a spare node: {', '.join(spare)}."
+
+
+def _policies_of_instances(
+    config: Config, group: Group, instances: list[Group], hosting: Hosting, now_ms: int
+) -> Iterator[str]:
+    for each in instances:
+        used = may_fail_over(each, now_ms)
+        halted = "; it failed over too often and is kept offline" if each.halted else ""
+        yield f"{each.name}: {used.because}{halted}."
+        waiting = failback(config, each, resources=config.resources_of(each.id), hosting=hosting, now_ms=now_ms)
+        if waiting is not None:
+            yield f"{each.name}: {waiting.because}."
+    yield _failback_words(group)

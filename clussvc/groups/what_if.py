@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from clussvc.global_update.apply import apply
+from clussvc.global_update.instances import copies_of
 from clussvc.global_update.update import (
     GroupReleased,
     MoveGroup,
@@ -149,7 +150,7 @@ def simulate(config: Config, hypothesis: Hypothesis, *, now_ms: int) -> WhatIf:
     event = _event(config, hypothesis)
     obstacle = _happen(story, hypothesis)
     if obstacle is not None:
-        return WhatIf(event=event, quorum=_quorum(config)[1], steps=(obstacle,), unchanged=len(config.groups))
+        return WhatIf(event=event, quorum=_quorum(config)[1], steps=(obstacle,), unchanged=_count(config))
     held, quorum = _quorum(story.config)
     if not held:
         return WhatIf(
@@ -161,7 +162,7 @@ def simulate(config: Config, hypothesis: Hypothesis, *, now_ms: int) -> WhatIf:
                 for group in config.groups.values()
                 if group.owned is not None
             ),
-            unchanged=sum(group.owned is None for group in config.groups.values()),
+            unchanged=_count(config, ownerless=True),
         )
     _settle(story)
     changes = tuple(_changes(config, story.config))
@@ -171,7 +172,7 @@ def simulate(config: Config, hypothesis: Hypothesis, *, now_ms: int) -> WhatIf:
         quorum=quorum,
         steps=tuple(story.steps),
         changes=changes,
-        unchanged=len(config.groups) - len(changes),
+        unchanged=_count(config) - len(changes),
         blocked=tuple(f"{story.config.groups[one.group].name}: {one.because}." for one in final.blocked),
         later=tuple(_later(story.config, now_ms)) if final.next_ms is not None else (),
     )
@@ -254,6 +255,9 @@ def _move(story: _Story, group: Group, to: NodeId | None) -> str | None:
 def _fail(story: _Story, resource: Resource) -> str | None:
     """All restarts that the policy allows are used up within its period, then one more failure."""
     group = story.config.groups[resource.group]
+    if group.parallel:
+        copies = ", ".join(copy.name for copy in copies_of(story.config, resource))
+        return f"{resource.name} runs in instances; name one of them: {copies or 'there is none now'}."
     if group.owned is None:
         return f"Nobody owns group {group.name} now, so nothing of it can fail."
     if not resource.persistent_state:
@@ -322,9 +326,17 @@ def _releases(config: Config) -> Iterator[GroupReleased]:
             yield GroupReleased(group=group.id, epoch=group.epoch, node=group.owned, because=group.move.because)
 
 
+def _count(config: Config, *, ownerless: bool = False) -> int:
+    """The groups that are somewhere, or could be, the instances of parallel groups among them."""
+    groups = [group for group in config.groups.values() if not group.parallel]
+    return sum(group.owned is None for group in groups) if ownerless else len(groups)
+
+
 def _changes(before: Config, after: Config) -> Iterator[OwnerChange]:
-    for group in after.groups.values():
-        old, new = before.groups[group.id].owned, group.owned
+    """An instance of a parallel group that was on its way out may be gone in the end, and has no owner then."""
+    for group in before.groups.values():
+        old = group.owned
+        new = after.groups[group.id].owned if group.id in after.groups else None
         if old != new:
             yield OwnerChange(
                 group=group.name,

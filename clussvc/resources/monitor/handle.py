@@ -276,6 +276,21 @@ class ResourceHandle:
         return self.spec.group_name
 
     @property
+    def node_name(self) -> str:
+        """The name of the node on which it runs."""
+        return self.spec.node_name
+
+    @property
+    def instance(self) -> int:
+        """The number of its instance of a parallel group; 0: its group runs on one node."""
+        return self.spec.instance
+
+    @property
+    def base_name(self) -> str:
+        """The name without the number of the instance."""
+        return self.spec.base_name or self.spec.name
+
+    @property
     def pending_timeout_ms(self) -> int:
         """See the interface."""
         return self.spec.pending_timeout_ms
@@ -428,6 +443,8 @@ class ResourceHandle:
         environment = {**os.environ, **(more or {})}
         environment[RESOURCE_MARKER] = self.id
         environment[RUN_MARKER] = str(self._run_folder)
+        environment["CLUSSVC_NODE"] = self.spec.node_name
+        environment["CLUSSVC_INSTANCE"] = str(self.spec.instance or "")
         if self.spec.network_name:
             environment["HOSTNAME"] = environment["COMPUTERNAME"] = self.spec.network_name
         return environment

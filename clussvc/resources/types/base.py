@@ -88,6 +88,18 @@ class Resource(Protocol):
         """The name of its group."""
 
     @property
+    def node_name(self) -> str:
+        """The name of the node on which it runs."""
+
+    @property
+    def instance(self) -> int:
+        """The number of its instance of a parallel group, from 1 on; 0: its group runs on one node."""
+
+    @property
+    def base_name(self) -> str:
+        """The name that its resource has in the parallel group, without the number; else the name."""
+
+    @property
     def reason(self) -> StateChangeReason:
         """Why the present or latest online, offline or terminate was asked for."""
 

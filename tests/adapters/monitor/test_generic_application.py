@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from clussvc.model.monitoring import MonitorDied, TakeOffline, TerminateResource
@@ -35,6 +36,14 @@ def test_crash_is_noticed_by_event(driver: Driver, tmp_path: Path) -> None:
     failed = driver.wait_state(app, ResourceState.FAILED)
     assert "SIGKILL" in failed.detail
     assert 1 == failed.epoch
+
+
+def test_an_instance_knows_where_and_which_it_is(driver: Driver, tmp_path: Path) -> None:
+    """A program of a parallel group can tell itself apart from its brothers."""
+    line = f"sh -c 'echo $CLUSSVC_NODE $CLUSSVC_INSTANCE > {tmp_path}/told; exec sleep 1000'"
+    app = replace(spec("app#2", "Generic Application", CommandLine=line), node_name="NODE3", instance=2)
+    assert ResourceState.ONLINE is driver.online(app).state
+    wait_until(lambda: (tmp_path / "told").exists() and "NODE3 2\n" == (tmp_path / "told").read_text(), "it has told")
 
 
 def test_whole_tree_is_killed(driver: Driver, tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from clussvc.global_update.instances import with_instances
+from clussvc.global_update.outcome import with_groups
 from clussvc.groups.explain import Explanation, explain_group
 from clussvc.model.config import Config, FailoverRequest, Move
-from clussvc.model.states import MoveCause
-from tests.unit.groups.samples import APP, N3, NOW_MS, SQL, cluster, group, node, resource
+from clussvc.model.ids import NodeId
+from clussvc.model.states import MoveCause, ResourceState
+from tests.unit.groups.samples import APP, N3, NOW_MS, SQL, WEB, cluster, group, node, resource
 
 
 def explained(config: Config) -> Explanation:
@@ -131,4 +136,78 @@ def test_a_failback_that_waits() -> None:
 
     assert explained(cluster(sql)).policies[-1] == (
         "NODE3 can take it again and is preferred to NODE1, but failback waits until 22:00."
+    )
+
+
+def parallel(*owners: int | None, anti_affinity: tuple[str, ...] = ()) -> Config:
+    """WEB on at most as many nodes of four, with its instances on these; NODE4 is paused."""
+    config = cluster(
+        *(node(number) for number in (1, 2, 3)),
+        node(4, paused=True),
+        group("WEB", group_type="parallel", max_instances=len(owners), anti_affinity=anti_affinity),
+        resource("SITE", "WEB", state=ResourceState.OFFLINE),
+    )
+    config, _ = with_instances(config)
+    placed = [
+        replace(each, owner=NodeId(owner), epoch=1, released=False) if owner else each
+        for each, owner in zip(config.instances_of(WEB), owners, strict=True)
+    ]
+    return with_groups(config, placed)
+
+
+def test_a_parallel_group() -> None:
+    """Where its instances are, which nodes are spare, and how often each instance failed over."""
+    answer = explain_group(parallel(1, 3), WEB, now_ms=NOW_MS)
+
+    assert answer.owner == "WEB runs in 2 instances: WEB#1 on NODE1, WEB#2 on NODE3."
+    assert answer.because == "One instance on a node: 4 possible owners, at most 2 (MaxInstances)."
+    assert [(each.able, each.words) for each in answer.candidates] == [
+        (True, "NODE1 has WEB#1"),
+        (True, "NODE2 can take an instance"),
+        (True, "NODE3 has WEB#2"),
+        (False, "NODE4 is paused"),
+    ]
+    assert answer.next == "An instance that fails for good, or whose node dies, goes to a spare node: NODE2."
+    assert answer.policies == (
+        "WEB#1: 0 of 10 failovers used in the last 6 h.",
+        "WEB#2: 0 of 10 failovers used in the last 6 h.",
+        "Failback: off (AutoFailbackType is 0).",
+    )
+
+
+def test_one_instance() -> None:
+    """It is explained like any group; a node with another instance cannot take it, and is no stranger to keep from."""
+    config = parallel(1, 3, anti_affinity=("web",))
+    answer = explain_group(config, config.instances_of(WEB)[0].id, now_ms=NOW_MS)
+
+    assert (False, "NODE3 has WEB#2 already") in [(each.able, each.words) for each in answer.candidates]
+    assert answer.next == (
+        "If a resource fails for good, the group goes to NODE2: NODE2 is the only other node that can take it; NODE3"
+        " has WEB#2 already; NODE4 is paused."
+    )
+    assert not any("Keeps apart" in each for each in answer.policies)
+
+
+def test_a_parallel_group_without_a_spare() -> None:
+    """It says what that means, and which instance waits."""
+    answer = explain_group(parallel(1, 2, 3, None), WEB, now_ms=NOW_MS)
+
+    assert answer.owner.endswith("WEB#3 on NODE3, WEB#4 nowhere.")
+    assert answer.next == (
+        "There is no spare node: an instance that fails for good stays, and that of a node that dies waits."
+    )
+
+
+def test_a_group_that_becomes_parallel_or_was() -> None:
+    """Whoever has it still lets it go first; and the other way round."""
+    owned = cluster(group("WEB", 2, group_type="parallel"), resource("SITE", "WEB"))
+    assert explain_group(owned, WEB, now_ms=NOW_MS).owner == (
+        "NODE2 still owns WEB, which has instances when it has let it go."
+    )
+    empty = cluster(group("WEB", group_type="parallel"))
+    assert "has no resources" in explain_group(empty, WEB, now_ms=NOW_MS).owner
+    running = parallel(1, 2)
+    former = with_groups(running, [replace(running.groups[WEB], group_type="failover")])
+    assert explain_group(former, WEB, now_ms=NOW_MS).because == (
+        "It is to run on one node from now on; its instances end first."
     )
