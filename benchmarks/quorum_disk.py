@@ -1,12 +1,13 @@
-"""Two nodes and a quorum disk: ``python -m benchmarks.quorum_disk [--disks file,iscsi] [--rounds 5]``.
+"""Two nodes and a quorum disk: ``python -m benchmarks.quorum_disk [--disks file,iscsi,iscsi-sync] [--rounds 5]``.
 
-For a file on shared storage (the on-disk lease) and for an iSCSI disk of ``tgt`` (persistent reservations), with the
-default settings:
+For a file on shared storage (the on-disk lease), for an iSCSI disk of ``tgt`` (persistent reservations), and for one
+whose target writes synchronously through to this machine's disk, with the default settings:
 
-* how long one synchronous write of 4096 bytes takes, by the product's own adapter; how long a committed update takes
-  for one client on the node that owns the disk, and on the other one;
+* how long one synchronous write of 4096 bytes takes by the product's own adapter, and a committed entry at the log
+  itself, in turn (``benchmarks.disk_log``); how long a committed update takes for one client of the administration on
+  the node that owns the disk, and on the other one;
 * how long clients see nothing when the node with their group dies, which owns the disk or does not, and when the link
-  between the nodes is cut at that node.
+  between the nodes is cut at that node. ``--rounds 0`` leaves that out.
 
 Needs root; iSCSI is skipped if ``tgt`` is not installed.
 """
@@ -33,42 +34,24 @@ from tests.cluster.lab import REPOSITORY, Lab, Node, environment
 from tests.cluster.storage import Storage, can_serve
 
 RESULTS: Final = Path(__file__).with_name("results")
-WRITES: Final = 500
+ENTRIES: Final = 1_000
+DISKS: Final = ("file", "iscsi", "iscsi-sync")
 FAULTS: Final = ("crash", "cut")
 
-WRITER: Final = """
-import sys, time, json
-from clussvc.quorum.devices import open_device
-place, count = sys.argv[1], int(sys.argv[2])
-device = open_device(place, initiator="iqn.2026-11.net.clussvc:benchmark", timeout_ms=5000)
-sector, taken = device.sectors - 1, []
-content = device.read(sector, 1)
-for _ in range(count):
-    begin = time.perf_counter()
-    device.write(sector, content)
-    taken.append((time.perf_counter() - begin) * 1000)
-print(json.dumps(taken))
-"""
 
-
-def spread(taken_ms: list[float]) -> dict[str, float]:
-    """Median, nineteen twentieths, most; in milliseconds."""
-    ordered = sorted(taken_ms)
-    most = {"median_ms": statistics.median(ordered), "p95_ms": ordered[len(ordered) * 95 // 100], "max_ms": ordered[-1]}
-    return {name: round(value, 3) for name, value in most.items()}
-
-
-def device_writes(node: Node, place: str) -> dict[str, float]:
-    """What the disk itself takes, on a place of its own of the same kind."""
-    words = (sys.executable, "-c", WRITER, place, str(WRITES))
+def at_the_log(node: Node, place: str) -> dict[str, Any]:
+    """What the disk and the log on it take, on a place of its own of the same kind: see benchmarks.disk_log."""
+    words = (sys.executable, "-m", "benchmarks.disk_log", place, "--entries", str(ENTRIES))
     done = subprocess.run(
         node.enter("env", f"PYTHONPATH={REPOSITORY}", *words),
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         env=environment(),
     )
-    return spread(json.loads(done.stdout))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def measure(disk: str, rounds: int, chance: random.Random) -> dict[str, Any]:
@@ -77,7 +60,9 @@ def measure(disk: str, rounds: int, chance: random.Random) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as name,
         Lab(folder=Path(name), nodes=2) as lab,
     ):
-        storage = Storage(lab, size_bytes=2 * DISK_BYTES_MIN) if disk == "iscsi" else None
+        storage = None
+        if disk != "file":
+            storage = Storage(lab, size_bytes=2 * DISK_BYTES_MIN, synchronous=disk == "iscsi-sync")
         try:
             return _measure(lab, disk, storage, rounds, chance)
         finally:
@@ -91,12 +76,8 @@ def _measure(lab: Lab, disk: str, storage: Storage | None, rounds: int, chance: 
     cluster.form("lan", quorum=place)
     owner = lab.named(str(cluster.coordinator(lab[1])))
     other = next(node for node in lab.nodes if node is not owner)
-    scratch = lab.folder / "scratch"
-    if storage is None:
-        scratch.write_bytes(bytes(4096 * 64))
     found: dict[str, Any] = {
-        # On iSCSI the disk itself would refuse a stranger's writes, so they are made before a node owns it.
-        "writes": device_writes(owner, str(scratch)) if storage is None else storage_writes(storage, lab),
+        "log": at_the_log(owner, storage.add_disk() if storage else str(lab.folder / "scratch.disk")),
         "updates_on_owner": measure_updates("clussvc", owner, str(owner.socket), 1, 10.0),
         "updates_on_other": measure_updates("clussvc", other, str(other.socket), 1, 10.0),
     }
@@ -118,11 +99,6 @@ def _measure(lab: Lab, disk: str, storage: Storage | None, rounds: int, chance: 
     return found
 
 
-def storage_writes(storage: Storage, lab: Lab) -> dict[str, float]:
-    """By a second disk of the same target, which nobody has reserved."""
-    return device_writes(lab[1], storage.add_disk())
-
-
 def _give_disk(cluster: Cluster, owns: bool) -> None:
     """Have NODE1, which runs the group, own the disk or not: the other one's service is started anew if need be."""
     first, second = cluster.lab.nodes
@@ -142,11 +118,11 @@ def _give_disk(cluster: Cluster, owns: bool) -> None:
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="quorum_disk", description="Two nodes and a quorum disk.")
-    parser.add_argument("--disks", type=lambda text: text.split(","), default=["file", "iscsi"])
+    parser.add_argument("--disks", type=lambda text: text.split(","), default=list(DISKS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    disks = [disk for disk in arguments.disks if disk != "iscsi" or can_serve()]
+    disks = [disk for disk in arguments.disks if disk == "file" or can_serve()]
     chance = random.Random(arguments.seed)
     found = {"machine": machine(), "disks": {disk: measure(disk, arguments.rounds, chance) for disk in disks}}
     path = RESULTS / f"quorum-disk-{time.strftime('%Y%m%dT%H%M%S')}.json"
@@ -154,7 +130,7 @@ def main() -> int:
     path.write_text(json.dumps(found, indent=2) + "\n")
     for disk, told in found["disks"].items():
         for fault in FAULTS:
-            for owns in (True, False):
+            for owns in (True, False) if told["rounds"] else ():
                 mine = [one["outage_s"] for one in told["rounds"] if (one["fault"], one["owns"]) == (fault, owns)]
                 what = f"{disk} {fault} {'of the owner' if owns else 'of the other node'}"
                 print(f"{what}: {min(mine):.3f} / {statistics.median(mine):.3f} / {max(mine):.3f} s")

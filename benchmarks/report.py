@@ -209,7 +209,10 @@ def quorum_disk(found: dict[str, Any]) -> str:
         updates_of.append(
             [
                 disk,
-                str(told["writes"]["median_ms"]),
+                str(told["log"]["write"]["median_ms"]),
+                str(told["log"]["entry"]["median_ms"]),
+                f"{told['log']['ratio']:.2f}",
+                str(told["log"]["entries_per_s"]),
                 str(told["updates_on_owner"]["median_ms"]),
                 str(told["updates_on_other"]["median_ms"]),
             ]
@@ -220,7 +223,10 @@ def quorum_disk(found: dict[str, Any]) -> str:
             f"Measured on {about['date']} at commit {about['commit']}.",
             lines_of(["disk", "fault", "rounds", "min s", "median s", "max s"], outages_of),
             lines_of(
-                ["disk", "its own write, median ms", "update on its owner, median ms", "on the other node, median ms"],
+                [
+                    *("disk", "its own write, median ms", "entry at the log, median ms", "ratio", "entries per second"),
+                    *("update by command on the owner, median ms", "on the other node, median ms"),
+                ],
                 updates_of,
             ),
         ]

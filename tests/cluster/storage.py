@@ -25,8 +25,11 @@ def can_serve() -> bool:
 class Storage:
     """The machine; ends with ``close``, before the lab does."""
 
-    def __init__(self, lab: Lab, *, size_bytes: int) -> None:
+    def __init__(self, lab: Lab, *, size_bytes: int, synchronous: bool = False) -> None:
+        """``synchronous``: the target itself answers no write before this machine's disk has it; without, only those
+        that ask for it (which the quorum log does)."""
         self._lab = lab
+        self._flags = ("--bsoflags", "sync") if synchronous else ()
         self._file = lab.folder / "lun"
         self._socket = lab.folder / "tgt"
         with self._file.open("wb") as lun:
@@ -42,7 +45,7 @@ class Storage:
         eventually(lambda: not self._admin("--op", "show", "--mode", "system"), "tgtd answers")
         for words in (
             ("--op", "new", "--mode", "target", "--tid", "1", "-T", TARGET),
-            ("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", str(self._file)),
+            self._unit(1, self._file),
             ("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL"),
         ):
             assert not self._admin("--lld", "iscsi", *words), words
@@ -61,9 +64,15 @@ class Storage:
         """One more disk, as large; where nodes find it."""
         lun = self._lab.folder / "lun2"
         lun.write_bytes(bytes(self._file.stat().st_size))
-        words = ("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "2", "-b", str(lun))
-        assert not self._admin("--lld", "iscsi", *words)
+        words = self._unit(2, lun)
+        assert not self._admin("--lld", "iscsi", *words), words
         return f"iscsi://{ADDRESS}/{TARGET}/2"
+
+    def _unit(self, number: int, file: Path) -> tuple[str, ...]:
+        return (
+            *("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", str(number), "-b", str(file)),
+            *self._flags,
+        )
 
     def keep_from(self, node: Node) -> None:
         """The node reaches the disk no more; everything else it does."""

@@ -7,6 +7,7 @@ over meanwhile (:meth:`clussvc.ports.QuorumDevice.resume`), so that a session th
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import assert_never
@@ -47,9 +48,9 @@ class DeviceWorker:
         self._device: QuorumDevice | None = None
         self._key = 0
         """Under which this node is a registrant, as far as it knows; 0: it is none."""
-        self._wake = threading.Condition()
-        self._request: DiskRequest | None = None
-        self._stopping = False
+        self._requests: queue.SimpleQueue[DiskRequest | None] = queue.SimpleQueue()
+        """At most one, and None for the end. (Its waiting is done in C; a condition takes several times as long.)"""
+        self._under_way = False
         self._thread = threading.Thread(target=self._run, name="quorum-disk", daemon=True)
 
     def start(self) -> None:
@@ -58,30 +59,20 @@ class DeviceWorker:
 
     def stop(self) -> None:
         """End the thread. A device that hangs keeps it; the process can end without it."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
+        self._requests.put(None)
         if self._thread.ident is not None:
             self._thread.join(STOP_TIMEOUT_S)
 
     def ask(self, request: DiskRequest) -> None:
-        """Perform this; the one before must have been answered."""
-        with self._wake:
-            assert self._request is None, "a request is under way"
-            self._request = request
-            self._wake.notify()
+        """Perform this; the one before must have been answered. May be called from within ``answer``."""
+        assert not self._under_way, "a request is under way"
+        self._under_way = True
+        self._requests.put(request)
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while self._request is None and not self._stopping:
-                    self._wake.wait()
-                request = self._request
-                if request is None:
-                    break
+        while (request := self._requests.get()) is not None:
             answer = self._perform(request)
-            with self._wake:
-                self._request = None
+            self._under_way = False
             self._answer(answer)
         self._close()
 

@@ -1,8 +1,12 @@
 """A thread that drives one node of the quorum-disk log on the real clock.
 
-It sleeps until the device, another node or the core has something for the log, or a deadline comes, and performs what
-the log wants then. All that others want passes through one bounded queue of calls; every callback runs on this thread,
-so callbacks must be short and never wait for the log itself.
+It sleeps until another node or the core has something for the log, or a deadline comes, and performs what the log wants
+then. All that others want passes through one bounded queue of calls.
+
+To wake a thread costs as much as a quick disk takes to write, so the two calls on the way of every entry do not wait
+for this one: a proposal, and the answer of the device, are made at once by the thread that has them, if the log has
+nothing to do at that moment (the *turn* is free and no call waits). So callbacks run on this thread, on that of the
+device, or on that of a proposer, but never two at a time; they must be short and never wait for the log itself.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 import structlog
@@ -99,6 +103,9 @@ class DiskLogThread:
             reset_log=reset_log,
         )
         self._worker = DeviceWorker(quorum, cluster_id, open_device, self._answered)
+        self._turn = threading.Lock()
+        """Whoever has it lets the log act; taken before ``_wake`` by those who wait for it."""
+        self._sleeps_until_ms = 0
         self._wake = threading.Condition()
         self._calls: deque[Callable[[int], None]] = deque()
         self._inbox_bytes = 0
@@ -123,7 +130,8 @@ class DiskLogThread:
         """End the threads; waiting proposals are answered. Not from a callback."""
         if self._giving_back:
             self._free.wait(GIVE_BACK_TIMEOUT_S)
-        with self._wake:
+        with self._turn, self._wake:
+            # With the turn: nobody is in the middle of anything.
             self._stopping = True
             self._wake.notify()
         if self._thread.ident is not None:
@@ -184,7 +192,7 @@ class DiskLogThread:
         self._enqueue(lambda now_ms: self._log.set_timing(timing, now_ms=now_ms), most=2 * CALLS_MAX)
 
     def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
-        """Have a command appended; ``done`` runs on the thread of the log."""
+        """Have a command appended; ``done`` may run before this returns."""
 
         def tell(fate: Fate, detail: str) -> None:
             done(Outcome(kind=_KINDS[fate], detail=detail))
@@ -192,7 +200,7 @@ class DiskLogThread:
         def propose(now_ms: int) -> None:
             self._log.propose(command, timeout_ms=int(timeout_s * 1000), done=tell, now_ms=now_ms)
 
-        if not self._enqueue(propose):
+        if not self._enqueue(propose, at_once=True):
             tell(Fate.NOT_APPLIED, "this node's log has too much to do, or has stopped")
 
     @property
@@ -207,42 +215,70 @@ class DiskLogThread:
 
     # --- the thread -------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, call: Callable[[int], None], *, most: int = CALLS_MAX) -> bool:
+    def _enqueue(self, call: Callable[[int], None], *, most: int = CALLS_MAX, at_once: bool = False) -> bool:
+        """Have the log do this, after all that was enqueued before; ``at_once``: on this thread, if it can be now."""
         with self._wake:
             if self._stopping or len(self._calls) >= most:
                 return False
-            self._calls.append(call)
-            self._wake.notify()
-            return True
+            if not (at_once and not self._calls and self._turn.acquire(blocking=False)):
+                self._calls.append(call)
+                self._wake.notify()
+                return True
+        try:
+            self._act((call,))
+        except Exception as error:  # noqa: BLE001 (as in _run)
+            self._failed(error)
+        finally:
+            self._turn.release()
+        return True
 
     def _answered(self, answer: bytes | DiskFailed) -> None:
-        self._enqueue(lambda now_ms: self._log.answered(answer, now_ms=now_ms), most=2 * CALLS_MAX)
+        self._enqueue(
+            lambda now_ms: self._log.answered(answer, now_ms=now_ms),
+            most=2 * CALLS_MAX,
+            at_once=True,
+        )
 
     def _run(self) -> None:
         try:
             self._drive()
         except Exception as error:  # noqa: BLE001 (acknowledged entries are lost, or a callback of ours failed)
-            with self._wake:
-                self._stopping = True
-            self._on_fatal(error)
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._on_fatal(error)
 
     def _drive(self) -> None:
         while True:
             with self._wake:
                 if not self._stopping and not self._calls:
-                    self._wake.wait(max(0, self._log.deadline_ms - _now_ms()) / 1000)
-                if self._stopping:
-                    return
-                calls, self._calls = self._calls, deque()
-            for call in calls:
-                call(_now_ms())
-                self._perform(self._log.take())
-            self._log.tick(now_ms=_now_ms())
+                    self._wake.wait(max(0, self._sleeps_until_ms - _now_ms()) / 1000)
+            with self._turn:
+                with self._wake:
+                    if self._stopping:
+                        return
+                    calls, self._calls = self._calls, deque()
+                self._act(calls)
+
+    def _act(self, calls: Iterable[Callable[[int], None]]) -> None:
+        """Whoever calls this has the turn."""
+        for call in calls:
+            call(_now_ms())
             self._perform(self._log.take())
-            if self._log.role is Role.FOLLOWING:
-                self._free.set()
-            else:
-                self._free.clear()
+        self._log.tick(now_ms=_now_ms())
+        self._perform(self._log.take())
+        if self._log.role is Role.FOLLOWING:
+            self._free.set()
+        else:
+            self._free.clear()
+        deadline_ms = self._log.deadline_ms
+        with self._wake:
+            if deadline_ms < self._sleeps_until_ms and threading.current_thread() is not self._thread:
+                self._wake.notify()
+            self._sleeps_until_ms = deadline_ms
 
     def _perform(self, actions: list[DiskAction]) -> None:
         for action in actions:

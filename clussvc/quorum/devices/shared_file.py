@@ -143,14 +143,17 @@ class SharedFile:
 
 
 def create_file(path: str, size_bytes: int) -> None:
-    """Make the file; its place is reserved, so that it is not missing later.
+    """Make the file, full of zeros: its place is not missing later, and writing takes no work of the file system then.
+    (The first write into a place that is only reserved took half as long again, on ext4.)
 
     Raises ClusterError(``device-unsuitable``).
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(file, 0, size_bytes)
+            left = size_bytes
+            while left:
+                left -= os.write(file, bytes(min(left, BUFFER_BYTES)))
             os.fsync(file)
         finally:
             os.close(file)
