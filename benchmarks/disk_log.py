@@ -4,8 +4,7 @@ One node owns the disk at ``PLACE`` (a new file, a device, ``iscsi://HOST/TARGET
 and proposes one entry of 300 bytes after the other. Measured is the time from the proposal, made on another thread as
 the service makes it, to the moment at which the log says that the entry is committed; that is what the benchmarks of
 Raft libraries measure too. In turn with that, in the same process, one synchronous write of 4096 bytes through the same
-adapter, to a scratch file beside a file, and to the last sector of a disk. What commands see comes on top: see
-``benchmarks.quorum_disk``.
+adapter to the last sector of the same disk. What commands see comes on top: see ``benchmarks.quorum_disk``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from clussvc.model.ids import NodeId
 from clussvc.model.quorum import Quorum
 from clussvc.model.settings import LAN, disk_timing
 from clussvc.ports import Outcome, OutcomeKind, QuorumDevice
-from clussvc.quorum.devices import create_file, open_device
+from clussvc.quorum.devices import open_device
 from clussvc.quorum.disk_layout import SECTOR_BYTES
 from clussvc.service.quorum_choice import Wanted, initiator_name, prepare
 from clussvc.service.settings_file import NodeFile
@@ -122,10 +121,6 @@ def measure(place: str, entries: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         file = _node_file(Path(name))
         quorum: Quorum = prepare(Wanted(force=True), place, file, base_index=0, generation=0)
-        scratch = place
-        if place.startswith("/") and not place.startswith("/dev/"):
-            scratch = f"{place}.scratch"
-            create_file(scratch, 64 * SECTOR_BYTES)
         held = threading.Event()
         log = DiskLogThread(
             node_id=NodeId(1),
@@ -144,7 +139,7 @@ def measure(place: str, entries: int) -> dict[str, Any]:
         log.start()
         log.contest(wanted=True, client_networks=1)
         assert held.wait(20), "nobody owns the disk"
-        device = open_device(scratch, initiator=initiator_name(file), timeout_ms=5_000)
+        device = open_device(place, initiator=initiator_name(file), timeout_ms=5_000)
         if quorum.reservations:
             # The disk is reserved for registrants, and this session is another one than that of the log.
             device.register(STRANGER)
@@ -165,8 +160,6 @@ def measure(place: str, entries: int) -> dict[str, Any]:
         device.close()
         log.give_back()
         log.stop()
-        if scratch != place:
-            Path(scratch).unlink()
     ratio = statistics.median(taken) / statistics.median(writes)
     return found | {"ratio": round(ratio, 2)}
 

@@ -1,9 +1,10 @@
 """How long clients see nothing, beside other cluster services: ``python -m benchmarks.peers``.
 
-Every contender keeps one address and one web server alive on three machines made of namespaces, one contender after the
-other, on the same machines, with the same faults, asked by the same client: a new connection every 5 ms, which counts
-as answered if the answer came within a quarter of a second. The outage is the longest gap between two answers that ends
-after the fault. Before each fault comes a random delay, so that faults meet periodic timers at any phase.
+Every contender keeps one address and one web server alive on three machines made of namespaces, or on two if a disk or
+a third machine decides between them; one contender after the other, with the same faults, asked by the same client: a
+new connection every 5 ms, which counts as answered if the answer came within a quarter of a second. The outage is the
+longest gap between two answers that ends after the fault. Before each fault comes a random delay, so that faults meet
+periodic timers at any phase.
 
 | fault | what happens |
 |---|---|
@@ -22,6 +23,7 @@ keepalived). Needs root.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -58,12 +60,20 @@ CONTENDERS: Final[dict[str, tuple[str, Callable[[Lab], Contender]]]] = {
     "clussvc-fast-address": ("", lambda lab: Clussvc(lab, "fast", alone=True)),
     "pacemaker-default": ("pacemakerd", lambda lab: Pacemaker(lab, None, "1s")),
     "pacemaker-tuned": ("pacemakerd", lambda lab: Pacemaker(lab, 300, "200ms")),
+    "clussvc-disk": ("tgtd", lambda lab: Clussvc(lab, "lan", disk=True)),
+    "pacemaker-qdevice": ("corosync-qdevice", lambda lab: Pacemaker(lab, None, "1s", qdevice=True)),
+    "pacemaker-qdevice-tuned": ("corosync-qdevice", lambda lab: Pacemaker(lab, 300, "200ms", qdevice=True)),
     "keepalived-1": ("keepalived", lambda lab: Keepalived(lab, "1")),
     "keepalived-0.1": ("keepalived", lambda lab: Keepalived(lab, "0.1")),
 }
 """Each with the program that must be there."""
 
+TWO_NODES: Final = frozenset({"clussvc-disk", "pacemaker-qdevice", "pacemaker-qdevice-tuned"})
+"""Contenders on two machines, and a third one that runs nothing but what decides between them; the rest has three."""
+
 PACKAGES: Final = {
+    "tgtd": "tgt libiscsi7",
+    "corosync-qdevice": "pacemaker corosync corosync-qdevice corosync-qnetd resource-agents pacemaker-cli-utils",
     "pacemakerd": "pacemaker corosync resource-agents pacemaker-cli-utils",
     "keepalived": "keepalived",
 }
@@ -168,8 +178,14 @@ def measure(tag: str, faults: list[str], rounds: int, seed: int) -> list[dict[st
     _, make = CONTENDERS[tag]
     found = []
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as name, Lab(folder=Path(name)) as lab:
+    nodes = 2 if tag in TWO_NODES else 3
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as name,
+        Lab(folder=Path(name), nodes=nodes) as lab,
+        contextlib.ExitStack() as ends,
+    ):
         contender = make(lab)
+        ends.callback(contender.end)
         contender.begin()
         for number in range(1, rounds + 1):
             for fault in faults:

@@ -6,14 +6,18 @@ import subprocess
 
 from benchmarks.peers.contender import NETMASK_BITS, WEB_SERVER, server_of, server_words
 from clussvc import __version__
+from clussvc.quorum.disk_layout import DISK_BYTES_MIN
 from tests.cluster.formation import Cluster
 from tests.cluster.lab import VIP, Lab, Node, environment
+from tests.cluster.storage import Storage
 
 GROUP = "WEB"
 
 
 class Clussvc:
     """An IP Address and a Generic Script in one group, with a timing profile.
+
+    With ``disk`` the quorum is an iSCSI disk with reservations, on a machine beside the others.
 
     With the address ``alone`` the group is just that, and the server runs on every machine all the time, as it does
     beside keepalived.
@@ -22,8 +26,11 @@ class Clussvc:
     phase_s = 1.0
     hold_s = 3.0
 
-    def __init__(self, lab: Lab, profile: str, *, alone: bool = False) -> None:
+    def __init__(self, lab: Lab, profile: str, *, alone: bool = False, disk: bool = False) -> None:
         self.name = f"clussvc {profile}{', address alone' if alone else ''}"
+        self.name += f", {len(lab.nodes)} nodes with a quorum disk" if disk else ""
+        self._disk = disk
+        self._storage: Storage | None = None
         faults = {"crash", "cut", "mute", "daemon", "move", "leader"}
         self.faults = frozenset(faults if alone else faults | {"server"})
         self._lab = lab
@@ -35,7 +42,9 @@ class Clussvc:
     def begin(self) -> None:
         """Form the cluster and bring the group online."""
         cluster = self._cluster
-        cluster.form(self._profile)
+        if self._disk:
+            self._storage = Storage(self._lab, size_bytes=2 * DISK_BYTES_MIN)
+        cluster.form(self._profile, quorum=self._storage.place if self._storage else "majority")
         cluster.command("group", GROUP, "/create")
         private = (f"Address={VIP}", f"SubnetMask={NETMASK_BITS}")
         cluster.command("res", "IP", "/create", f"/group:{GROUP}", "/type:IP Address", "/priv", *private)
@@ -102,6 +111,11 @@ class Clussvc:
         """A service that was killed is started again, as systemd would."""
         if node.up and node.service() is None:
             node.start_service()
+
+    def end(self) -> None:
+        """The machine with the disk ends."""
+        if self._storage is not None:
+            self._storage.close()
 
     def version(self) -> str:
         """As ``cluster /version`` says."""

@@ -41,6 +41,9 @@ class Contender(Protocol):
     def after(self, node: Node) -> None:
         """Undo what a fault or a move has left in its configuration."""
 
+    def end(self) -> None:
+        """End what runs beside the machines."""
+
     def version(self) -> str:
         """Names and versions of its programs."""
 

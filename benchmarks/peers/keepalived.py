@@ -118,6 +118,9 @@ class Keepalived:
         if not processes_named(node, "keepalived"):
             self._spawn(node, "keepalived", "-n", "-l", "-f", str(self._configuration(node)))
 
+    def end(self) -> None:
+        """Nothing runs beside the machines."""
+
     def version(self) -> str:
         """As it says."""
         done = subprocess.run(["keepalived", "--version"], capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 import xml.etree.ElementTree as ElementTree
@@ -13,7 +14,7 @@ from benchmarks.peers.contender import (
     own_folders,
     server_words,
 )
-from tests.cluster.lab import VIP, Lab, Node, environment, eventually
+from tests.cluster.lab import NETWORK, START_LIMIT_S, VIP, Lab, Node, environment, eventually
 
 FOLDERS: Final = (
     "/var/lib/corosync",
@@ -23,6 +24,9 @@ FOLDERS: Final = (
     "/etc/corosync",
 )
 FORM_LIMIT_S: Final = 120.0
+QNETD_ADDRESS: Final = f"{NETWORK}.91"
+QNETD = "mount -t tmpfs tmpfs /run && mkdir /run/corosync-qnetd && exec corosync-qnetd -f -s off"
+"""With folders of its own, as it insists on fixed ones."""
 
 COROSYNC = """totem {{
     version: 2
@@ -36,7 +40,7 @@ nodelist {{
 }}
 quorum {{
     provider: corosync_votequorum
-}}
+{device}}}
 logging {{
     to_syslog: no
     to_stderr: no
@@ -44,6 +48,17 @@ logging {{
     logfile: /var/log/corosync/corosync.log
 }}
 """
+DEVICE = f"""    device {{
+        model: net
+        votes: 1
+        net {{
+            host: {QNETD_ADDRESS}
+            algorithm: ffsplit
+            tls: off
+        }}
+    }}
+"""
+"""A third machine has the vote that decides between two halves (corosync-qdevice and corosync-qnetd)."""
 TIMINGS = """    token: {token_ms}
     token_coefficient: 0
     consensus: {consensus_ms}
@@ -95,18 +110,23 @@ RESOURCES = """<resources><group id="g">
 
 
 class Pacemaker:
-    """``token_ms`` None: Corosync's own timings. Fencing is off, as no device of the lab's machines can be reached."""
+    """``token_ms`` None: Corosync's own timings. Fencing is off, as no device of the lab's machines can be reached.
+
+    ``qdevice``: for two machines; a third one, which runs nothing else, decides between them.
+    """
 
     faults = frozenset({"crash", "cut", "mute", "server", "move"})
 
-    def __init__(self, lab: Lab, token_ms: int | None, monitor: str) -> None:
+    def __init__(self, lab: Lab, token_ms: int | None, monitor: str, *, qdevice: bool = False) -> None:
         self.name = f"pacemaker, token {token_ms} ms" if token_ms else "pacemaker, default timings"
-        self.name += f", monitor {monitor}"
+        self.name += f", monitor {monitor}{', two nodes with qdevice' if qdevice else ''}"
         self.phase_s = 2.0
         self.hold_s = 5.0 if token_ms else 15.0
         self._lab = lab
         self._token_ms = token_ms
         self._monitor = monitor
+        self._qdevice = qdevice
+        self._qnetd: subprocess.Popen[bytes] | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def begin(self) -> None:
@@ -116,6 +136,8 @@ class Pacemaker:
         agent = agents / "web"
         agent.write_text(AGENT.format(server=" ".join(f"'{word}'" for word in server_words("WEB"))))
         agent.chmod(0o755)
+        if self._qdevice:
+            self._start_qnetd()
         for node in self._lab.nodes:
             self.restart(node)
         eventually(lambda: self._online() == len(self._lab.nodes), "all nodes are online", timeout_s=FORM_LIMIT_S)
@@ -124,6 +146,21 @@ class Pacemaker:
         self._must(first, "crm_attribute", "-t", "rsc_defaults", "-n", "resource-stickiness", "-v", "1000")
         resources = RESOURCES.format(address=VIP, bits=NETMASK_BITS, monitor=self._monitor)
         self._must(first, "cibadmin", "-o", "resources", "--replace", "-X", resources)
+
+    def _start_qnetd(self) -> None:
+        machine = self._lab.hold("qnetd")
+        self._lab.plug("qn", machine, address=QNETD_ADDRESS, mac="02:77:00:00:00:c9")
+        words = ("nsenter", "-t", str(machine.pid), "-n", "--", "unshare", "--mount", "sh", "-c", QNETD)
+        with (self._lab.folder / "qnetd.out").open("ab") as log:
+            self._qnetd = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), cwd="/"
+            )
+
+    def end(self) -> None:
+        """The machine beside the others ends."""
+        if self._qnetd is not None:
+            self._qnetd.kill()
+            self._qnetd.wait(START_LIMIT_S)
 
     def _must(self, node: Node, *words: str) -> str:
         done = node.run(*words)
@@ -148,7 +185,17 @@ class Pacemaker:
             lambda: node.run("corosync-cmapctl", "-g", "runtime.votequorum.this_node_id").returncode == 0,
             f"Corosync of {node.name} answers",
         )
+        if self._qdevice:
+            node.run("mkdir", "-p", "/run/corosync-qdevice")
+            self._spawn(node, "corosync-qdevice", "-f")
+            eventually(lambda: self._casts_its_vote(node), f"the qdevice of {node.name} votes", timeout_s=FORM_LIMIT_S)
         self._spawn(node, "pacemakerd", "-f")
+
+    @staticmethod
+    def _casts_its_vote(node: Node) -> bool:
+        """Whether there is a vote more than there are nodes, as this one sees it."""
+        said = dict(re.findall(r"^(Nodes|Total votes): +(\d+)", node.run("corosync-quorumtool", "-s").stdout, re.M))
+        return len(said) == 2 and int(said["Total votes"]) == int(said["Nodes"]) + 1
 
     def _corosync(self) -> str:
         nodes = "\n".join(
@@ -159,7 +206,7 @@ class Pacemaker:
         timings = (
             TIMINGS.format(token_ms=self._token_ms, consensus_ms=self._token_ms * 6 // 5) if self._token_ms else ""
         )
-        return COROSYNC.format(timings=timings, nodes=nodes)
+        return COROSYNC.format(timings=timings, nodes=nodes, device=DEVICE if self._qdevice else "")
 
     def _spawn(self, node: Node, *words: str) -> None:
         with (node.folder / "daemons.out").open("ab") as log:
