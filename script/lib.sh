@@ -59,9 +59,10 @@ missing_tools() {
     fi
 }
 
-missing_for_all_tests() { # A real iSCSI target, and the library to reach it; without them those tests are skipped.
+missing_for_all_tests() { # An iSCSI target, the library to reach it, a packet analyser; without them tests are skipped.
     command -v tgtd >/dev/null || printf '%s\n' tgt
     ldconfig -p 2>/dev/null | grep -q 'libiscsi\.so\.' || printf '%s\n' libiscsi-bin
+    command -v tshark >/dev/null || printf '%s\n' tshark
 }
 
 missing_for_building() {

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 VALUE_MODULES = {
     "__future__", "abc", "ast", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "enum",
-    "functools", "hashlib", "heapq", "ipaddress", "itertools", "math", "operator", "re", "shlex", "string", "struct",
-    "typing", "types", "zlib", "zoneinfo",
+    "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "math", "operator", "re", "shlex", "string",
+    "struct", "typing", "types", "zlib", "zoneinfo",
 }  # fmt: skip
 """What floor 0 may import from the standard library: values, no clock, thread, socket or file."""
 
