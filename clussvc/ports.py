@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from clussvc.global_update.update import Update
 from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model.config import Config, FenceDevice
-from clussvc.model.ids import NodeId, RequestId
+from clussvc.model.ids import NodeId, RequestId, ResourceId
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.view import LiveView
@@ -199,6 +199,12 @@ class ClusterAccess(Protocol):
     def use_fence_device(self, device: FenceDevice, action: str, timeout_ms: int) -> None:
         """Have this node use a device now: ``monitor`` to see whether it answers, ``off`` to switch its node off (and
         on again later, if the device reboots). Waits for the outcome; raises ClusterError when it failed."""
+
+    def ask_balancer(self, resource: ResourceId, question: Mapping[str, object]) -> Mapping[str, Any]:
+        """Ask this node's host of a load-balanced cluster; the questions stand in :mod:`clussvc.service.balancer`.
+
+        Raises ClusterError: ``balancer-not-here`` when the resource is not online on this node.
+        """
 
     def node_id(self) -> NodeId:
         """Who this is."""

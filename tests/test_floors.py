@@ -34,11 +34,21 @@ SIDEWAYS = {
     ("global_update", "membership"),
     ("membership", "global_update"),
     ("membership", "quorum"),
+    ("resources", "nlb"),
+    ("global_update", "nlb"),
 }
 """Neighbours on one level that may be known: applying checks resource types, and tells what the interfaces' states
-have become; regroup speaks in updates."""
+have become; regroup speaks in updates; the properties of a load-balanced cluster are checked like those of other
+types, and its addresses beside theirs."""
 
-PEOPLE_MAY_IMPORT = ("clussvc.model", "clussvc.admin.client", "clussvc.version")
+PEOPLE_MAY_IMPORT = (
+    "clussvc.model",
+    "clussvc.admin.client",
+    "clussvc.version",
+    "clussvc.nlb.mac",
+    "clussvc.nlb.port_rule",
+)
+"""The words of port rules, and link addresses, which ``nlb ip2mac`` tells without a service."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -115,6 +125,8 @@ ADAPTERS_THAT_MEET = {
     ("clussvc.resources.monitor", "clussvc.resources.types"): "the far end of a monitor drives resource types",
     ("clussvc.resources.types", "clussvc.resources.monitor"): "types use the monitor's helpers for processes",
     ("clussvc.comms", "clussvc.native"): "checksums and authentication in C",
+    ("clussvc.nlb.card", "clussvc.resources.types"): "links and addresses are asked of the kernel in one place",
+    ("clussvc.resources.types", "clussvc.nlb.card"): "the type prepares the adapter that its host process uses",
     ("clussvc.comms", "clussvc.resources.types"): "links and addresses are asked of the kernel in one place",
     ("clussvc.global_update.raft", "clussvc.native"): "checksums in C",
     ("clussvc.configdb", "clussvc.native"): "checksums in C",

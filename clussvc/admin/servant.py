@@ -290,6 +290,9 @@ class ClusterServant(Servant):
         return _Derived(lambda identifier: self._batch(changes, identifier))
 
     def _batch(self, changes: list[Change], identifier: str) -> Update:
+        # The table of all objects needs this module first.
+        from clussvc.admin.objects import SERVANTS
+
         def find(access: ClusterAccess, object_: str, method: str) -> Any:
             kind = SERVANTS.get(object_)
             known = getattr(kind, method, None)
@@ -976,25 +979,6 @@ class EventStreamServant(Servant):
                 break
         shown = entries[-limit:]
         return {"events": [dto.event_of(entry) for entry in shown], "cursor": shown[-1].cursor if shown else 0}
-
-
-SERVANTS: Final[Mapping[str, type[Servant]]] = {
-    "Cluster": ClusterServant,
-    "Node": NodeServant,
-    "Group": GroupServant,
-    "Resource": ResourceServant,
-    "ResourceType": ResourceTypeServant,
-    "Fence": FenceServant,
-    "Network": NetworkServant,
-    "NetInterface": NetInterfaceServant,
-    "EventStream": EventStreamServant,
-}
-"""The objects by the names under which they are registered."""
-
-
-def make_servants(access: ClusterAccess, caller: Caller) -> dict[str, Servant]:
-    """The objects for one connection."""
-    return {name: kind(access, caller) for name, kind in SERVANTS.items()}
 
 
 def _no_instances(things: Iterable[_Thing]) -> list[_Thing]:

@@ -37,8 +37,8 @@ import Pyro5.protocol
 import Pyro5.server
 import Pyro5.socketutil
 
+from clussvc.admin.objects import make_servants
 from clussvc.admin.roles import Caller, caller_by_certificate, caller_by_uid, operators_gid
-from clussvc.admin.servant import make_servants
 from clussvc.admin.wire import MESSAGE_BYTES_MAX, SERIALIZER, SERIALIZER_ID
 from clussvc.model.errors import ClusterError
 from clussvc.ports import ClusterAccess

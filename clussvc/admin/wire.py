@@ -16,6 +16,7 @@ OBJECT_NAMES = (
     "NetInterface",
     "Fence",
     "EventStream",
+    "Nlb",
 )
 """The Pyro object ids under which the servants are registered."""
 

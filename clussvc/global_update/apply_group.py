@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from clussvc.global_update.apply_ownership import wish_to_move
@@ -163,9 +164,16 @@ def _check_expected(owner: str, group: Group, update: SetGroupProperties) -> Rep
         if present != stored:
             known = next(each for each in GROUP_PROPERTIES if each.attribute == field)
             return property_changed(owner, known.name, _told(shown(known, present)), _told(shown(known, stored)))
-    spelling = {name.casefold(): name for name in group.private}
-    for name, expected in update.expected_private.items():
-        held = group.private.get(spelling.get(name.casefold(), name))
+    return check_expected_private(owner, group.private, update.expected_private)
+
+
+def check_expected_private(
+    owner: str, private: Mapping[str, PropertyValue], expected_private: Mapping[str, PropertyValue | None]
+) -> Report | None:
+    """The first private property that is not as expected, if any."""
+    spelling = {name.casefold(): name for name in private}
+    for name, expected in expected_private.items():
+        held = private.get(spelling.get(name.casefold(), name))
         if held != expected:
             return property_changed(owner, name, _told(held), _told(expected))
     return None

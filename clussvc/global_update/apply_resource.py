@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from clussvc.global_update.addresses import check_addresses
+from clussvc.global_update.apply_group import check_expected_private
 from clussvc.global_update.eligibility import not_possible
 from clussvc.global_update.instances import check_no_instance, check_not_reserved, check_room, copies_of
 from clussvc.global_update.names import check_new_name
@@ -81,6 +83,9 @@ def create_resource(config: Config, update: CreateResource) -> Result:
     resource = _with_properties(blank, update.common, update.private)
     if isinstance(resource, Report):
         return resource
+    bad = check_addresses(config, resource)
+    if bad is not None:
+        return bad
     bad = _check_online(config, group, [resource]) if resource.persistent_state else None
     if bad is not None:
         return bad
@@ -146,12 +151,18 @@ def set_resource_properties(config: Config, update: SetResourceProperties) -> Re
         return resource
     if resource.instance_of is not None and update.because:
         resource = config.resources[resource.instance_of]
-    bad = check_no_instance(config, resource)
+    bad = check_no_instance(config, resource) or check_expected_private(
+        f"resource {resource.name!r}", resource.private, update.expected_private
+    )
     if bad is not None:
         return bad
     changed = _with_properties(resource, update.common, update.private)
     if isinstance(changed, Report):
         return changed
+    if update.private:
+        bad = check_addresses(config, changed)
+        if bad is not None:
+            return bad
     if changed.persistent_state and not resource.persistent_state:
         # PersistentState=1 is another way of saying online, and must not lead past its conditions.
         bad = _check_online(config, config.groups[resource.group], [changed])

@@ -121,6 +121,9 @@ class SetResourceProperties:
     private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
     because: str = ""
     """Who set them and why; empty: an administrator asked for it."""
+    expected_private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    """Refused as a whole unless each property named here has that value, or with None is not set, when the turn of
+    the update comes in the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

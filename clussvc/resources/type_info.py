@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clussvc.model.monitoring import PropertyValue
+from clussvc.nlb.instance import TYPE_NAME as BALANCING
+from clussvc.nlb.instance import read_instance
+from clussvc.nlb.parameters import CLUSTER_DEFAULTS
 
 PropertyKind = Literal["D", "S", "M"]
 """DWORD (a number), string, multi-string: the letters that ``cluster res /priv`` prints."""
@@ -129,6 +132,20 @@ def _check_service(values: Mapping[str, PropertyValue]) -> tuple[str, ...]:
     return tuple(problems)
 
 
+def _check_balancing(values: Mapping[str, PropertyValue]) -> tuple[str, ...]:
+    return tuple(problem.rstrip(".") for problem in read_instance(values)[1])
+
+
+def _balanced(
+    name: str, kind: PropertyKind, doc: str, *, required: bool = False, minimum: int = 0, maximum: int = DWORD_MAX
+) -> PropertyInfo:
+    """A parameter of a load-balanced cluster, whose default is known where parameters are read."""
+    default = None if required else CLUSTER_DEFAULTS[name]
+    return PropertyInfo(
+        name=name, kind=kind, doc=doc, required=required, default=default, minimum=minimum, maximum=maximum
+    )
+
+
 _CURRENT_DIRECTORY = PropertyInfo(
     name="CurrentDirectory", kind="S", default="/", doc="The folder in which the program is started."
 )
@@ -201,6 +218,93 @@ _TYPES = (
         ),
         resource_class="Network",
         check=_check_ip_address,
+    ),
+    ResourceTypeInfo(
+        name=BALANCING,
+        description="Shares the clients of virtual addresses among all nodes on which it is online.",
+        private=(
+            _balanced(
+                "ClusterIPAddress",
+                "S",
+                "The primary virtual address, IPv4 or IPv6; it names the load-balanced cluster.",
+                required=True,
+            ),
+            _balanced("ClusterNetworkMask", "S", "255.255.255.0, or the prefix length 24."),
+            _balanced("VirtualIPAddresses", "M", "Further virtual addresses, each with its prefix: 192.0.2.11/24."),
+            _balanced("ClusterName", "S", "The full Internet name, for people."),
+            _balanced("OperationMode", "S", "unicast, multicast or igmp: which link address the hosts share."),
+            _balanced(
+                "ClusterNetworkAddress",
+                "S",
+                "The shared link address; empty: the one that follows from ClusterIPAddress.",
+            ),
+            _balanced(
+                "MaskSourceMAC", "D", "1: in the mode unicast no frame is sent from the shared link address.", maximum=1
+            ),
+            _balanced("IGMPVersion", "D", "The version of group reports in the mode igmp.", minimum=1, maximum=3),
+            _balanced(
+                "BucketCount",
+                "D",
+                "Into how many buckets clients fall: 60 as in the original, or 960 for evenness.",
+                maximum=960,
+            ),
+            _balanced(
+                "PortRules",
+                "M",
+                "VIP PORTS PROTOCOL MODE [AFFINITY [LOAD]] [timeout=MINUTES] [resource=NAME], one string each.",
+            ),
+            _balanced(
+                "HostParameters",
+                "M",
+                "NODE priority=N [dip=A/P] [weight:PORT=N] [handling:PORT=N], one string each.",
+                required=True,
+            ),
+            _balanced(
+                "AliveMsgPeriod", "D", "Milliseconds between two heartbeats of a host.", minimum=10, maximum=10_000
+            ),
+            _balanced(
+                "AliveMsgTolerance",
+                "D",
+                "Periods without a heartbeat after which a host is dead.",
+                minimum=5,
+                maximum=100,
+            ),
+            _balanced("FilterICMP", "D", "1: ICMP is shared like other traffic. 0: every host takes it.", maximum=1),
+            _balanced(
+                "TCPConnectionTimeout",
+                "D",
+                "Seconds after which a closing connection is forgotten.",
+                minimum=1,
+                maximum=86_400,
+            ),
+            _balanced(
+                "IPSecConnectionTimeout",
+                "D",
+                "Seconds after which an idle IPsec session is forgotten.",
+                minimum=1,
+                maximum=604_800,
+            ),
+            _balanced("TeamID", "S", "Instances of one team (bi-directional affinity) decide alike; empty: no team."),
+            _balanced("Master", "D", "1: the team decides by the state of this instance.", maximum=1),
+            _balanced("ReverseHash", "D", "1: source and destination change places before the decision.", maximum=1),
+            PropertyInfo(
+                name="Interface",
+                kind="S",
+                default="",
+                doc="The network interface; empty: the one with an address in the subnet of ClusterIPAddress.",
+            ),
+            PropertyInfo(name="HostInterfaces", kind="M", default=(), doc="NODE INTERFACE for hosts with another one."),
+            PropertyInfo(
+                name="HostStates",
+                kind="M",
+                default=(),
+                doc="What was commanded with nlb: NODE stop, NODE drain RULE, ... Use nlb to change it.",
+            ),
+        ),
+        resource_class="Network",
+        looks_alive_interval_ms=5_000,
+        is_alive_interval_ms=30_000,
+        check=_check_balancing,
     ),
 )
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -53,7 +54,7 @@ from clussvc.global_update.update import AddJoinToken
 from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model.config import Config, FenceDevice
 from clussvc.model.errors import ClusterError
-from clussvc.model.ids import NodeId, RequestId
+from clussvc.model.ids import NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import MonitorDied, MonitorReport
 from clussvc.model.quorum import Quorum
 from clussvc.model.records import HistoryEntry
@@ -65,6 +66,7 @@ from clussvc.node import NodeCore
 from clussvc.ports import Outcome, OutcomeKind
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
+from clussvc.service.balancers import Balancers
 from clussvc.service.engines import DiskEngine, Engine, NoEngine, RaftEngine
 from clussvc.service.fences import Fences
 from clussvc.service.joining import Doorkeeper
@@ -179,6 +181,7 @@ class Node(Runtime):
         async def on_join(request: bytes) -> bytes:
             return await asyncio.to_thread(doorkeeper.answer, request)
 
+        self._balancers = Balancers(self, file.run, heartbeat_key)
         self._native = Heartbeats(file.node_id, boot, heartbeat_key)
         self._heartbeats = HeartbeatNetwork(
             native=self._native, cluster_id=file.cluster_id, listen=listen, on_news=self._inbox.nudge
@@ -289,6 +292,7 @@ class Node(Runtime):
             log.warning("service.shortcoming", because=shortcoming)
         self._engine.start()
         self._admin.start()
+        self._balancers.start()
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
         try:
             self.run()
@@ -311,6 +315,7 @@ class Node(Runtime):
 
     def _close(self) -> None:
         self._admin.stop()
+        self._balancers.stop()
         self._monitors.close()
         self._fences.stop(disarm=self._core.holds_nothing)
         self._engine.stop()
@@ -536,6 +541,10 @@ class Node(Runtime):
             "key": pair.key.decode(),
             "ca": self._authority.pair.certificate.decode(),
         }
+
+    def ask_balancer(self, resource: ResourceId, question: Mapping[str, object]) -> Mapping[str, Any]:
+        """See ports.ClusterAccess."""
+        return self._balancers.ask(resource, question)
 
     def shortcomings(self) -> tuple[str, ...]:
         """See ports.ClusterAccess."""

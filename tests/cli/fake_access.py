@@ -13,6 +13,7 @@ import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from clussvc.fencing.agents import AgentMetadata
 from clussvc.global_update.apply import apply
@@ -37,7 +38,7 @@ from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model import reports
 from clussvc.model.config import Config, FenceDevice, Group, Interface
 from clussvc.model.errors import ClusterError
-from clussvc.model.ids import GroupId, NodeId, RequestId
+from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.states import MoveCause, NodePhase, ResourceState
@@ -62,6 +63,8 @@ class FakeAccess:
         self.quorum = True
         self.failing: set[str] = set()
         self.executed: list[tuple[Update, RequestId | None]] = []
+        self.balancer: dict[str, Mapping[str, Any]] = {}
+        """What this node's host of a load-balanced cluster answers, by the question."""
         self.missing: tuple[str, ...] = ()
         """What this node's machine does not permit its service."""
         self.broken_devices: dict[str, str] = {}
@@ -163,6 +166,14 @@ class FakeAccess:
             raise ClusterError("fence-failed", self.broken_devices[device.name])
         if action == "off" and device.name not in self.liars:
             self._off.add(device.node)
+
+    def ask_balancer(self, resource: ResourceId, question: Mapping[str, object]) -> Mapping[str, Any]:
+        """As the story says; the real answers come from a process that a fake has not."""
+        answer = self.balancer.get(str(question["ask"]))
+        if answer is None:
+            name = self.config().resources[resource].name
+            raise ClusterError("balancer-not-here", f"{name!r} is not online on NODE1")
+        return answer
 
     def statistics(self) -> Mapping[str, int | str]:
         return {"executed": len(self.executed)}

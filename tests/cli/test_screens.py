@@ -17,9 +17,12 @@ import pytest
 
 from clussvc.admin.server import AdminServer
 from cluster_cli.main import main
+from cluster_cli.nlb_main import main as nlb_main
+from tests.cli.balancing import BALANCING
 from tests.cli.fake_access import FakeAccess
 
 SCREENS = Path(__file__).parent / "screens"
+PROGRAMS = {"cluster": main, "nlb": nlb_main}
 STORIES = sorted(path.stem for path in SCREENS.glob("*.txt"))
 
 
@@ -47,6 +50,8 @@ def happen(access: FakeAccess, words: list[str]) -> None:
             access.tell_interfaces(name, why)
         case ["misses", name, *others]:
             access.tell_interfaces(name, "", tuple(others))
+        case ["balancing", state]:
+            access.balancer = BALANCING[state]
         case ["kill", name]:
             access.kill(name)
         case _:
@@ -57,6 +62,7 @@ def shown(output: str, folder: Path) -> list[str]:
     """The screen without what differs from run to run: identifiers and the folder of the test."""
     text = output.replace(str(folder), "FOLDER")
     text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "IDENTIFIER", text)
+    text = re.sub(r"(Current time +=) [-0-9: ]{19}", r"\1 NOW", text)
     return text.rstrip("\n").split("\n") if text.strip("\n") else []
 
 
@@ -71,8 +77,7 @@ def play(story: list[str], access: FakeAccess, socket: Path, folder: Path) -> It
             happen(access, shlex.split(line[2:]))
         elif line.startswith("$ "):
             words = shlex.split(line[2:])
-            assert "cluster" == words[0], line
-            result = runner.invoke(main, words[1:])
+            result = runner.invoke(PROGRAMS[words[0]], words[1:])
             yield line
             yield from shown(result.output, folder)
             yield f"=> {result.exit_code}"

@@ -12,10 +12,13 @@ import pytest
 
 from clussvc.model.properties import PROPERTIES, find_property
 from clussvc.model.settings import PROFILES
+from clussvc.nlb.port_rule import parse_rules
 from clussvc.resources.type_info import BUILTIN_TYPES, find_type
 from clussvc.service.main import _parser as service_parser
 from clussvc.service.settings_file import read_node_file
 from cluster_cli.main import exit_code
+from cluster_cli.nlb_syntax import COMMANDS as NLB_COMMANDS
+from cluster_cli.nlb_syntax import parse as parse_nlb
 from cluster_cli.syntax import OBJECTS, Invocation, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +164,31 @@ def test_commands_parse(path: Path, line: str) -> None:
             info = find_type(type_)
             assert info is not None
             assert info.extensible or all(info.property_named(name) for name in names), f"{type_}: {names}"
+
+
+def nlb_lines() -> list[tuple[Path, str]]:
+    return [(path, line) for path in DOCUMENTS for line in typed_lines(path, "nlb")]
+
+
+@pytest.mark.parametrize(("path", "line"), nlb_lines(), ids=shown_id)
+def test_nlb_commands_parse(path: Path, line: str) -> None:
+    """What is typed for ``nlb`` is what it takes, and rules in it are rules."""
+    invocation = parse_nlb(shlex.split(line, comments=True)[1:])
+    texts = [*invocation.repeated.get("rule", ())]
+    if invocation.command == "rule" and invocation.words[1:2] in (("add",), ("set",)):
+        texts.append(invocation.words[2])
+    assert () == parse_rules(texts)[1]
+
+
+def test_manual_of_nlb_names_every_command() -> None:
+    """Each stands there, and there are examples."""
+    text = (DOCS / "man" / "nlb.1.md").read_text()
+    assert all(
+        f"`{name}" in text or f"`nlb {name}" in text or f"nlb {name} " in text
+        for name in NLB_COMMANDS
+        if name != "help"
+    )
+    assert len(nlb_lines()) > 15
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)

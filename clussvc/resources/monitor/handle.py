@@ -291,6 +291,11 @@ class ResourceHandle:
         return self.spec.base_name or self.spec.name
 
     @property
+    def run_folder(self) -> Path:
+        """See the interface."""
+        return self._run_folder
+
+    @property
     def pending_timeout_ms(self) -> int:
         """See the interface."""
         return self.spec.pending_timeout_ms

@@ -16,6 +16,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 from clussvc.model.errors import ClusterError
@@ -98,6 +99,10 @@ class Resource(Protocol):
     @property
     def base_name(self) -> str:
         """The name that its resource has in the parallel group, without the number; else the name."""
+
+    @property
+    def run_folder(self) -> Path:
+        """A folder of its monitor, for files that need not outlive it; beside it are those of other monitors."""
 
     @property
     def reason(self) -> StateChangeReason:
@@ -218,6 +223,7 @@ _BUILTIN: Final[Mapping[str, tuple[str, str]]] = {
     "generic application": ("clussvc.resources.types.generic_application", "GenericApplication"),
     "generic script": ("clussvc.resources.types.generic_script", "GenericScript"),
     "generic service": ("clussvc.resources.types.generic_service", "GenericService"),
+    "network load balancing": ("clussvc.resources.types.load_balancing", "NetworkLoadBalancing"),
     "ip address": ("clussvc.resources.types.ip_address", "IPAddress"),
 }
 """Imported when first used, or by :meth:`TypeCatalogue.preload`."""

@@ -117,6 +117,22 @@ def delete_address(address: Address) -> bool:
     return True
 
 
+def hold_address(index: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address, *, lifetime_s: int) -> None:
+    """Let an interface have that address alone, without a subnet, for ``lifetime_s`` from now on; it may have it
+    already. Raises OSError."""
+    body = _host_body(index, address) + _lifetimes(lifetime_s)
+    _request(_RTM_NEWADDR, _REQUEST | _ACK | _CREATE | _REPLACE, body)
+
+
+def drop_address(index: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """The inverse; nothing happens when the interface does not have it. Raises OSError."""
+    try:
+        _request(_RTM_DELADDR, _REQUEST | _ACK, _host_body(index, address))
+    except OSError as error:
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
+            raise
+
+
 def open_changes() -> socket.socket:
     """A non-blocking socket that becomes readable when a link or an IPv4 address changes. Raises OSError."""
     changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -149,6 +165,13 @@ def _address_body(address: Address) -> bytes:
         network = ipaddress.IPv4Network((address.address, address.prefix), strict=False)
         body += _attribute(_IFA_BROADCAST, network.broadcast_address.packed)
     return body
+
+
+def _host_body(index: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    raw = address.packed
+    body = _ADDRESS.pack(family, address.max_prefixlen, 0, 0, index)
+    return body + _attribute(_IFA_LOCAL, raw) + _attribute(_IFA_ADDRESS, raw)
 
 
 def _lifetimes(lifetime_s: int) -> bytes:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from clussvc.admin.client import ClusterClient, CommandRefused, connect
+from clussvc.admin.objects import SERVANTS, make_servants
 from clussvc.admin.roles import Caller, Role, caller_by_certificate, caller_by_uid, find_role, operators_gid
-from clussvc.admin.servant import SERVANTS, make_servants
 from clussvc.admin.server import AdminServer
 from clussvc.admin.wire import OBJECT_NAMES
 from clussvc.comms.authority import Authority
@@ -86,6 +86,7 @@ def test_operators_move_and_pause_but_do_not_configure() -> None:
         ("Resource", "online"),
         ("Resource", "offline"),
         ("Fence", "test"),
+        ("Nlb", "control"),
     }
 
 

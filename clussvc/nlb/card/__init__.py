@@ -1,0 +1,1 @@
+"""The network card of a load-balanced cluster: virtual addresses, link addresses, answers to neighbours."""

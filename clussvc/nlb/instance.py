@@ -1,0 +1,112 @@
+"""All that the private properties of a resource *Network Load Balancing* say: parameters, adapters, and commands.
+
+Parameters and port rules are those of :mod:`clussvc.nlb.parameters`. Besides there are
+
+* ``Interface``, the adapter on every host, and ``HostInterfaces``, one string ``NODE ADAPTER`` for each host that has
+  another; empty: the adapter with an address in the subnet of the cluster;
+* ``HostStates``, what administrators commanded (:mod:`clussvc.nlb.control`).
+
+The properties are replicated, so all hosts read the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from clussvc.model.monitoring import PropertyValue
+from clussvc.nlb.control import Wishes, parse_wishes
+from clussvc.nlb.mac import Address
+from clussvc.nlb.parameters import ClusterParameters, HostParameters, read_parameters
+
+TYPE_NAME = "Network Load Balancing"
+"""The name of the resource type."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One load-balanced cluster, complete and valid."""
+
+    cluster: ClusterParameters
+    hosts: tuple[HostParameters, ...]
+    """By number."""
+    interface: str = ""
+    interfaces: Mapping[str, str] = field(default_factory=dict)
+    """By the name of the node in small letters."""
+    wishes: Mapping[str, Wishes] = field(default_factory=dict)
+    """Likewise."""
+
+    @property
+    def address(self) -> Address:
+        """The primary virtual address, by which people name the cluster."""
+        return self.cluster.address.address
+
+    def host(self, node: str) -> HostParameters | None:
+        """The host on that node."""
+        return next((host for host in self.hosts if host.node.casefold() == node.casefold()), None)
+
+    def wishes_for(self, node: str) -> Wishes:
+        """What administrators want of the host on that node."""
+        return self.wishes.get(node.casefold(), Wishes())
+
+    def interface_on(self, node: str) -> str:
+        """The adapter that is named for a node; empty: it is to be found by its address."""
+        return self.interfaces.get(node.casefold(), self.interface)
+
+
+def read_instance(values: Mapping[str, PropertyValue]) -> tuple[Instance | None, tuple[str, ...]]:
+    """What private properties mean, and all that is wrong with them, in sentences; None unless all is well."""
+    balancing, problems = read_parameters(values)
+    wrong = list(problems)
+    interface = str(values.get("Interface", "")).strip()
+    if interface and not _ADAPTER.fullmatch(interface):
+        wrong.append(f"Interface is {interface!r}, which cannot be the name of a network interface.")
+    interfaces = {}
+    for text in _texts(values, "HostInterfaces"):
+        words = text.split()
+        if len(words) != 2 or not _ADAPTER.fullmatch(words[1]):
+            wrong.append(f"HostInterfaces has {text!r}; write NODE ADAPTER, such as 'NODE1 eth1'.")
+        else:
+            interfaces[words[0].casefold()] = words[1]
+    wishes, bad_wishes = parse_wishes(_texts(values, "HostStates"))
+    wrong += bad_wishes
+    if balancing is None or wrong:
+        return None, tuple(wrong)
+    return (
+        Instance(
+            cluster=balancing.cluster,
+            hosts=tuple(sorted(balancing.hosts, key=lambda host: (host.host, host.node))),
+            interface=interface,
+            interfaces=interfaces,
+            wishes={node.casefold(): wish for node, wish in wishes.items()},
+        ),
+        (),
+    )
+
+
+_ADAPTER = re.compile(r"[^\s/]{1,15}")
+
+
+def claimed_addresses(values: Mapping[str, PropertyValue]) -> frozenset[Address]:
+    """The virtual addresses in properties that may be incomplete or wrong otherwise."""
+    texts = (str(values.get("ClusterIPAddress", "")), *_texts(values, "VirtualIPAddresses"))
+    found = set()
+    for text in texts:
+        try:
+            found.add(ip_address(text.strip().split("/")[0]))
+        except ValueError:
+            continue
+    return frozenset(found)
+
+
+def digest(values: Mapping[str, PropertyValue]) -> str:
+    """Tells whether two sets of complete private properties are the same."""
+    return hashlib.blake2b(repr(sorted(values.items())).encode(), digest_size=8).hexdigest()
+
+
+def _texts(values: Mapping[str, PropertyValue], name: str) -> tuple[str, ...]:
+    value = values.get(name, ())
+    return value if isinstance(value, tuple) else ()
