@@ -73,6 +73,7 @@ from clussvc.service.joining import Doorkeeper
 from clussvc.service.last_will import write_will
 from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
 from clussvc.service.lifecycle import Birth, next_boot, write_birth
+from clussvc.service.log_diagnosis import diagnose_disk, diagnose_journal
 from clussvc.service.monitor_hosts import MonitorHosts
 from clussvc.service.priority import REALTIME_BELOW_MS, change_priority, take_priority
 from clussvc.service.quorum_choice import opener
@@ -209,13 +210,23 @@ class Node(Runtime):
 
     def _open_log(self, boot: int, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
         birth = self._birth
-        if self._switches.fixquorum:
-            return NoEngine(stored[0] if stored else 0)
+        if self._switches.watches_only:
+            return self._no_engine(quorum, stored)
         engine = self._open_disk_log(boot, quorum, stored) if quorum.on_disk else self._open_raft()
         if not birth.log_made:
             self._birth = replace(birth, log_made=True)
             write_birth(self._file, self._birth)
         return engine
+
+    def _no_engine(self, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
+        file = self._file
+        index, config = stored or (0, None)
+        diagnosis = ""
+        if self._switches.noquorumlogging and quorum.on_disk:
+            diagnosis = diagnose_disk(opener(file, quorum), quorum, file.cluster_id, config)
+        elif self._switches.noquorumlogging:
+            diagnosis = diagnose_journal(file.raft, file.cluster_id, file.node_id)
+        return NoEngine(index, self._switches.watches_only, diagnosis)
 
     def _open_raft(self) -> Engine:
         file, birth, timing = self._file, self._birth, self._timing
@@ -282,7 +293,7 @@ class Node(Runtime):
             signal.signal(number, lambda *_: self.stop_service())
         # A start has much to compute and no lease to lose; real-time priority comes with the first one.
         self._shortcomings = take_priority(max(self._timing.lease_ms, REALTIME_BELOW_MS))
-        if self._switches.fixquorum:
+        if self._switches.watches_only:
             # Who is heard would be admitted by the others, and given groups.
             self._shortcomings += (self._engine.trouble,)
         else:
@@ -348,7 +359,7 @@ class Node(Runtime):
         )
 
     def _set_peers(self, action: SetPeers) -> None:
-        if self._switches.fixquorum:
+        if self._switches.watches_only:
             return
         self._remember_members(action)
         addresses = {

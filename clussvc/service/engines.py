@@ -72,10 +72,12 @@ class NoEngine:
     """No log: the node shows what it has stored and takes part in nothing."""
 
     kind = Kind.RAFT
-    trouble = "the service was started with fixquorum, so it takes no part in the cluster"
 
-    def __init__(self, applied_index: int) -> None:
+    def __init__(self, applied_index: int, switch: str, diagnosis: str = "") -> None:
         self.applied_index = applied_index
+        self.trouble = f"the service was started with {switch}, so it takes no part in the cluster"
+        if diagnosis:
+            self.trouble += f". {diagnosis} This node has stored entry {applied_index}"
 
     def start(self) -> None:
         """See Engine."""

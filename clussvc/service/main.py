@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--debug", action="store_true", help="the same as --loglevel debug")
     for name, does in (
         ("fixquorum", "show what this node has stored, and take no part in the cluster"),
+        ("noquorumlogging", "as fixquorum, and say what can be read of the log, which is not written to"),
         ("resetquorumlog", "make a damaged log on the quorum disk anew from what this node has stored"),
         ("nogroupinfoevtlogging", "log nothing when groups come online or go offline"),
     ):
@@ -106,6 +107,7 @@ def _run(options: argparse.Namespace) -> int:
     level = "debug" if options.debug else LEVELS.get(options.loglevel, options.loglevel)
     switches = Switches(
         fixquorum=options.fixquorum,
+        noquorumlogging=options.noquorumlogging,
         resetquorumlog=options.resetquorumlog,
         nogroupinfoevtlogging=options.nogroupinfoevtlogging,
     )

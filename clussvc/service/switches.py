@@ -14,10 +14,17 @@ class Switches:
 
     fixquorum: bool = False
     """Show what this node has stored, and take no part: for looking, and for mending its node file."""
+    noquorumlogging: bool = False
+    """As fixquorum; the log is read as well, though nothing is written to it, and what is damaged is named."""
     resetquorumlog: bool = False
     """If the log on the quorum disk is damaged, make it anew from what this node has stored; else no effect."""
     nogroupinfoevtlogging: bool = False
     """Nothing goes into the service log when groups come online or go offline; the history of the cluster has it."""
+
+    @property
+    def watches_only(self) -> str:
+        """The switch that keeps this node from taking part; empty if none does."""
+        return "noquorumlogging" if self.noquorumlogging else "fixquorum" if self.fixquorum else ""
 
 
 ABBREVIATIONS: Final = {
@@ -32,10 +39,9 @@ ABBREVIATIONS: Final = {
 GROUP_EVENTS: Final = frozenset({"group.online", "group.offline", "group.partially_online"})
 
 REFUSED: Final = {
-    "noquorumlogging": "changes are never made without being logged here; a damaged log on a quorum disk is replaced"
-    " with --resetquorumlog, and --fixquorum lets you look at a node without the log",
-    "norepevtlogging": "the history of events is part of the replicated log here, so no node can keep its own for"
-    " itself",
+    "norepevtlogging": "events are not sent from node to node here: each node makes the same history from the same"
+    " log, so there is nothing that a node could keep for itself. --nogroupinfoevtlogging keeps the most frequent ones"
+    " out of the log file of a node, and --loglevel bounds it",
     "forcequorum": "going on without a majority by force is not possible yet; start the missing nodes, or evict those"
     " that are gone for good while a majority is up",
 }

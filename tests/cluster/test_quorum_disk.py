@@ -249,9 +249,12 @@ def test_a_node_started_with_fixquorum_shows_and_takes_no_part(cluster: Cluster)
     second.start_service("/fixquorum")
     eventually(lambda: cluster.ask("group", on=second) is not None, "it answers")
     assert "WEB" in {group["name"] for group in cluster.ask("group", on=second)}
-    refused = second.cluster("group", "NEVER", "/create")
-    assert refused.returncode != 0
+    for words in (("group", "NEVER", "/create"), ("/addnodes:NODE9",), ("group", "WEB", "/online", "/wait:1")):
+        assert second.cluster(*words).returncode != 0
     assert "fixquorum" in second.cluster("node").stderr
+    # It runs nothing, and nobody can join by it: it does not even listen.
+    assert (second.monitors(), cluster.traces(second)) == ([], [])
+    assert ":3343" not in second.run("ss", "-Hlnt").stdout + second.run("ss", "-Hlnu").stdout
     assert cluster.node_states(first)[second.name] == "Down"
     second.stop_service()
     second.wait_service_ended()
@@ -274,6 +277,17 @@ def test_a_damaged_log_stops_everybody_until_it_is_given_up(cluster: Cluster, st
     first.start_service()
     eventually(lambda: "cannot be taken over" in first.tail(), f"it says what is wrong\n{first.tail()}")
     assert "--resetquorumlog" in first.tail()
+    assert not cluster.takes_part(first)
+    first.stop_service()
+    first.wait_service_ended()
+    first.start_service("/nq")
+    eventually(
+        lambda: "The log on the quorum disk is damaged" in first.cluster("node").stderr, "it says what is damaged"
+    )
+    told = first.cluster("node").stderr
+    assert "of the log cannot be read" in told
+    assert "It can be read up to entry " in told
+    assert "This node has stored entry " in told
     assert not cluster.takes_part(first)
     first.stop_service()
     first.wait_service_ended()

@@ -62,6 +62,15 @@ def command_entry_bytes(command: bytes) -> bytes:
     return bytes([_COMMAND]) + bytes(library_pickle.dumps((0, (command_text(command),))))
 
 
+def command_of(entry: Entry) -> bytes | None:
+    """The command that an entry holds, if it holds one; the entry has passed :func:`entry_problem` before."""
+    match = _COMMAND_HEAD.match(entry[0])
+    if match is None:
+        return None
+    text = entry[0][match.end() : match.end() + int.from_bytes(match[1], "little")].decode()
+    return text.encode("latin-1")
+
+
 def membership_entry_bytes(*, adding: bool, node_id: int) -> bytes:
     """The encoding of a membership change as the library makes it."""
     # One text object in both places: the pickler refers back to what it has seen, and the library's does the same.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
+from clussvc.global_update.raft.stored_log import read_stored_log
 from clussvc.model.errors import ClusterError
 
 SETTINGS = RaftSettings(election_timeout_ms=600, heartbeat_ms=100, compaction_entries=100)
@@ -144,6 +145,33 @@ def test_commits_failover_and_restart_on_real_threads(trio: Trio) -> None:
         trio.states[node_id].wait_for(b"last")
     assert trio.states[1].history == trio.states[2].history == trio.states[3].history
     assert 181 == len(trio.states[1].history)
+    assert not trio.failures
+
+
+def test_what_is_stored_can_be_read_without_taking_part(tmp_path: Path) -> None:
+    """Image and commands together are what the node has applied; its last entry is the newest; damage is refused."""
+    trio = Trio(tmp_path)
+    for node_id in (1, 2, 3):
+        trio.start(node_id, first_boot=True)
+    for number in range(130):
+        trio.commit(1, b"%d" % number)
+    for node_id in (1, 2, 3):
+        trio.states[node_id].wait_for(b"129")
+        trio.stop(node_id)
+    for node_id in (1, 2, 3):
+        stored = read_stored_log(tmp_path / str(node_id), cluster_id="threads", node_id=node_id)
+        image = stored.image.split(b"\n") if stored.image else []
+        assert [b"%d" % number for number in range(130)] == [*image, *stored.commands]
+        assert stored.applied == len(image)
+        assert stored.index > 130
+        assert stored.term >= 1
+    with pytest.raises(ClusterError) as caught:
+        read_stored_log(tmp_path / "1", cluster_id="threads", node_id=2)
+    assert "journal-foreign" == caught.value.code
+    (tmp_path / "1" / "raft.journal").unlink()
+    with pytest.raises(ClusterError) as caught:
+        read_stored_log(tmp_path / "1", cluster_id="threads", node_id=1)
+    assert "journal-missing" == caught.value.code
     assert not trio.failures
 
 

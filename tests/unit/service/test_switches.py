@@ -16,6 +16,8 @@ from clussvc.service.switches import spelled_out
         ("run /rq --config /etc/x.toml", "run --resetquorumlog --config /etc/x.toml"),
         ("run --config /fq.toml", "run --config /fq.toml"),
         ("run /debug /loglevel:2", "run --debug --loglevel 2"),
+        ("run /nq", "run --noquorumlogging"),
+        ("run /NoQuorumLogging --config x", "run --noquorumlogging --config x"),
         ("run --loglevel 3 /ng", "run --loglevel 3 --nogroupinfoevtlogging"),
     ],
 )
@@ -23,7 +25,7 @@ def test_the_forms_of_the_original_are_understood(words: str, meant: str) -> Non
     assert spelled_out(words.split()) == meant.split()
 
 
-@pytest.mark.parametrize("word", ["/nq", "-noquorumlogging", "/forcequorum:NODE1,NODE2", "/fo", "/norepevtlogging"])
+@pytest.mark.parametrize("word", ["/forcequorum:NODE1,NODE2", "/fo", "/norepevtlogging"])
 def test_what_does_not_exist_here_is_refused_with_the_reason(word: str) -> None:
     with pytest.raises(ClusterError) as caught:
         spelled_out(["run", word])
