@@ -137,11 +137,9 @@ def check_room(config: Config, kind: str, name: str, identifier: str) -> Report 
 
 def _settle(config: Config, pattern_id: GroupId) -> tuple[Config, tuple[Record, ...]]:
     pattern = config.groups[pattern_id]
-    if pattern.parallel and pattern.released and pattern.owner is not None:
-        # It was owned until now; from here on its instances are.
-        pattern = replace(
-            pattern, owner=None, move=None, failover=None, halted=False, released_because="it runs in instances"
-        )
+    if pattern.parallel and pattern.released and (pattern.move is not None or pattern.halted):
+        # It was owned until now, and what was decided about it then is over; from here on its instances are owned.
+        pattern = replace(pattern, move=None, halted=False, released_because="it runs in instances")
         config = with_groups(config, [pattern])
     resources = list(config.resources_of(pattern_id))
     wanted = _count(config, pattern, resources)
@@ -211,8 +209,7 @@ def _remove(config: Config, pattern: Group, present: list[Group], count: int) ->
     gone = {each.id for each in chosen if each.owned is None}
     if not gone:
         return config, ()
-    # Nothing of them runs under any epoch that they had; none of these is ever given again.
-    newest = max(pattern.epoch, *(each.epoch for each in chosen))
+    newest = _newest_epoch(pattern, chosen)
     records: tuple[Record, ...] = ()
     for each in chosen:
         if each.id in gone:
@@ -224,6 +221,11 @@ def _remove(config: Config, pattern: Group, present: list[Group], count: int) ->
         resources={known: each for known, each in config.resources.items() if each.group not in gone},
     )
     return with_groups(config, [replace(pattern, epoch=newest)]), records
+
+
+def _newest_epoch(pattern: Group, gone: list[Group]) -> int:
+    """Nothing of the instances runs under any epoch that they had, and none of these is ever given again."""
+    return max(pattern.epoch, *(each.epoch for each in gone))
 
 
 def _copy(config: Config, pattern: Group, resources: list[Resource]) -> Config:

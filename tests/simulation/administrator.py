@@ -8,9 +8,11 @@ tries the rule that a request takes effect once.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from random import Random
 
 from clussvc.global_update.update import (
     AddDependency,
+    AddPossibleOwner,
     CreateFenceDevice,
     CreateGroup,
     DeleteGroup,
@@ -23,6 +25,7 @@ from clussvc.global_update.update import (
     OnlineGroup,
     OnlineResource,
     PauseNode,
+    RemovePossibleOwner,
     Rename,
     ResumeNode,
     SetClusterProperties,
@@ -101,6 +104,48 @@ def create_group(world: World, name: str, size: int, *, separate_monitors: bool 
             yield AddDependency(resource=update.resource, provider=world.random.choice(resources))
         resources.append(update.resource)
     yield OnlineGroup(group=group)
+
+
+def create_parallel_group(world: World, name: str, size: int, max_instances: int) -> Script:
+    """A group that is parallel from its first resource on; its first owner has to let it go before."""
+    group = GroupId(f"g-{name}")
+    if (yield CreateGroup(group=group, name=name)) is not None:
+        return
+    yield SetGroupProperties(group=group, common={"GroupType": "parallel", "MaxInstances": max_instances})
+    resources: list[ResourceId] = []
+    for number in range(size):
+        update = new_resource(name, f"r{number}", group)
+        if (yield update) is not None:
+            continue
+        if resources:
+            yield AddDependency(resource=update.resource, provider=world.random.choice(resources))
+        resources.append(update.resource)
+    yield OnlineGroup(group=group)
+
+
+def change_instances(rng: Random, world: World, group: GroupId) -> Script:
+    """Something that people do with a parallel group: more or fewer instances, other nodes, one node, and back."""
+    instances = [each.id for each in world.config.instances_of(group)]
+    resources = list(world.config.resources_of(group))
+    what = rng.choice(["limit", "limit", "move", "move", "type", "owners", "one"])
+    if what == "limit" or not instances or not resources:
+        yield SetGroupProperties(group=group, common={"MaxInstances": rng.randint(0, 3)})
+    elif what == "move":
+        to = rng.choice([None, *world.config.nodes])
+        yield MoveGroup(group=rng.choice(instances), to=to, cause=MoveCause.ADMIN, because="an administrator asked")
+    elif what == "type":
+        yield OfflineGroup(group=group)
+        for wanted in ("failover", "parallel", "parallel"):
+            yield SetGroupProperties(group=group, common={"GroupType": wanted})
+        yield OnlineGroup(group=group)
+    elif what == "owners":
+        resource, node = rng.choice(resources), rng.choice(list(world.config.nodes))
+        yield RemovePossibleOwner(resource=resource.id, node=node)
+        yield AddPossibleOwner(resource=resource.id, node=node)
+    else:
+        one = rng.choice(instances)
+        yield OfflineGroup(group=one)
+        yield OnlineGroup(group=one)
 
 
 def create_fence_device(name: str, node: NodeId) -> Script:

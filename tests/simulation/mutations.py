@@ -34,8 +34,8 @@ from clussvc import node as node_module
 from clussvc.actions import Action, FenceSelf, Reply
 from clussvc.events import CommandArrived, Event, ProposalFailed
 from clussvc.global_update import apply as apply_module
-from clussvc.global_update import apply_node, apply_ownership
-from clussvc.global_update.outcome import Result
+from clussvc.global_update import apply_node, apply_ownership, eligibility, instances
+from clussvc.global_update.outcome import Result, with_groups
 from clussvc.global_update.raft import guard as guard_module
 from clussvc.global_update.raft import wire
 from clussvc.global_update.raft.entries import Entry
@@ -45,6 +45,7 @@ from clussvc.global_update.raft.storage import AppendFile
 from clussvc.global_update.update import AssignGroup, GroupReleased, NodeDown, NodeUp
 from clussvc.groups import machine as machine_module
 from clussvc.groups.machine import GroupMachine, Step, _Support
+from clussvc.groups.placement import Hosting
 from clussvc.membership import regroup
 from clussvc.membership.fencing import FenceOrder, Fencing, _Attempt
 from clussvc.membership.heartbeat import Heard, HeartbeatTable, _Peer
@@ -53,6 +54,7 @@ from clussvc.model import reports
 from clussvc.model.config import Config, Group, Node, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import EverythingTerminated
+from clussvc.model.records import Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
 from clussvc.model.states import NodePhase, ResourceState
@@ -71,6 +73,7 @@ from tests.simulation.temptations import (
     drawn,
     tempting,
     with_fence_devices,
+    with_parallel_groups,
     with_separate_monitors,
 )
 from tests.simulation.world import World
@@ -435,6 +438,20 @@ def _declare_down_by_silence(
     config: Config, table: HeartbeatTable, *, node: NodeId, jury: Jury, now_ms: int
 ) -> tuple[NodeDown, ...]:
     return _declare_down(replace(config, fencing_required=False), table, node=node, jury=jury, now_ms=now_ms)
+
+
+# --- parallel groups ----------------------------------------------------------------------------------------------
+
+
+def _remove_at_once(
+    config: Config, pattern: Group, present: list[Group], count: int
+) -> tuple[Config, tuple[Record, ...]]:
+    chosen = sorted(present, key=lambda each: (each.owned is not None, -each.instance))[:count]
+    freed = [replace(each, released=True) for each in chosen]
+    return _remove(with_groups(config, freed), pattern, freed, len(freed))
+
+
+_remove = instances._remove
 
 
 # --- coming back --------------------------------------------------------------------------------------------------
@@ -862,6 +879,36 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
         plot=tempting(_CUTS | _POWER | _WORK, log="raft", for_ms=(100, 2_000)),
         seeds_max=30,
+    ),
+    Mutation(
+        name="two instances on a node",
+        breaks="one instance",
+        what="Neither the planner nor the log minds whether a node has another instance of a parallel group.",
+        caught_as=frozenset({"one instance"}),
+        broken=broken_by(
+            (eligibility, "occupied", lambda config, group, node_id: None),
+            (Hosting, "occupied_by", lambda hosting, group, node: None),
+        ),
+        plot=with_parallel_groups(drawn()),
+        seeds_max=10,
+    ),
+    Mutation(
+        name="instances end unasked",
+        breaks="R1",
+        what="An instance too many disappears from the log although its owner has not let it go.",
+        caught_as=_RUNS,
+        broken=broken_by((instances, "_remove", _remove_at_once)),
+        plot=with_parallel_groups(drawn()),
+        seeds_max=20,
+    ),
+    Mutation(
+        name="epochs of instances forgotten",
+        breaks="R1",
+        what="An instance that comes again begins with the epochs that it had before.",
+        caught_as=_RUNS,
+        broken=broken_by((instances, "_newest_epoch", lambda pattern, gone: pattern.epoch)),
+        plot=with_parallel_groups(drawn()),
+        seeds_max=20,
     ),
     Mutation(
         name="proposed once",

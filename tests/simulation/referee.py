@@ -4,6 +4,7 @@ It believes nobody. What runs is read from the monitors, what was heard from the
 anew from that, without the code that is under test:
 
 * **one owner** -- nothing of a group runs on two machines, cut-off ones included;
+* **one instance** -- a machine has at most one instance of a parallel group, in the log and in what runs;
 * **R1** -- an epoch has one owner; a group changes hands only when it was released, and when the log says that it is
   released, or that a node is down, nothing of it runs there any more; a start is backed by an assignment in the log;
 * **R2, R4** -- nothing runs longer than the release budget after the moment when the node can last have known a
@@ -113,6 +114,8 @@ class Referee:
         self._truth: dict[NodeId, _Truth] = {}
         self._owner_of: dict[tuple[GroupId, int], NodeId] = {}
         self._groups: dict[ResourceId, GroupId] = {}
+        self._patterns: dict[GroupId, GroupId] = {}
+        """The parallel group of each instance that there ever was."""
         self._moved_from: dict[ResourceId, tuple[NodeId, int]] = {}
         """The owner and the epoch of the group that a resource was in before it was moved to another one."""
         self._committed: dict[RequestId, int] = {}
@@ -216,7 +219,15 @@ class Referee:
         self._check_alone(machine, resource, group.id)
 
     def _check_alone(self, machine: Watched, resource: ResourceId, group: GroupId) -> None:
-        """Nothing of the group runs on another machine."""
+        """Nothing of the group runs on another machine, and no other instance of its parallel group on this one."""
+        for running in machine.all_running() if group in self._patterns and not self._excused(machine) else ():
+            other_group = self._groups.get(running)
+            if other_group == group or other_group is None:
+                continue
+            if self._patterns.get(other_group) == self._patterns[group]:
+                raise Violation(
+                    "one instance", f"n{machine.id} starts {resource} of {group} while {running} of {other_group} runs"
+                )
         for other in self._machines():
             if other.id == machine.id or self._excused(other) or self._excused(machine) or not self.strict:
                 continue
@@ -300,20 +311,41 @@ class Referee:
                 if former is not None and former.id != resource.group and former.owner is not None:
                     self._moved_from[resource.id] = former.owner, former.epoch
                 self._groups[resource.id] = resource.group
+        if after.groups is not before.groups:
+            self._check_instances(before, after)
         for group in after.groups.values():
             earlier = before.groups.get(group.id)
             if earlier is group:
                 continue
-            if earlier is None:
+            if earlier is None and group.instance_of is None:
                 # An administrator here may use the name of a deleted group again (the product's are random): it is
-                # another group, and its epochs begin anew.
-                self._owner_of = {key: owner for key, owner in self._owner_of.items() if key[0] != group.id}
+                # another group, and its epochs begin anew, and so do those of its instances.
+                self._owner_of = {
+                    key: owner
+                    for key, owner in self._owner_of.items()
+                    if key[0] != group.id and self._patterns.get(key[0]) != group.id
+                }
             self._check_hand_over(group.id, before, after)
         for node in before.nodes.values():
             later = after.nodes.get(node.id)
             ended = later is None or not later.up or later.incarnation != node.incarnation
             if node.up and ended and not _confirmed(proposal, node.id):
                 self._check_nothing_runs(node.id, f"the log says that the former incarnation of n{node.id} is over")
+
+    def _check_instances(self, before: Config, after: Config) -> None:
+        """Of a parallel group a node owns one instance at most; one that is gone had been let go."""
+        owned: set[tuple[GroupId, NodeId]] = set()
+        for group in after.groups.values():
+            if group.instance_of is None:
+                continue
+            self._patterns[group.id] = group.instance_of
+            if group.owner is not None and not group.released:
+                if (group.instance_of, group.owner) in owned:
+                    raise Violation("one instance", f"n{group.owner} owns two instances of {group.instance_of}")
+                owned.add((group.instance_of, group.owner))
+        for group in before.groups.values():
+            if group.instance_of is not None and group.id not in after.groups and group.owner is not None:
+                self._check_nothing_runs(group.owner, f"the instance {group.id} is gone from the log", group.id)
 
     # --- looking ----------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ well when no rule was broken on the way, and after the faults
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from clussvc.model.ids import GroupId
+from clussvc.model.config import Group, Resource
+from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.settings import FAST, LAN, LOOPBACK, WAN, Timing
 from clussvc.model.states import ResourceState
 from tests.simulation import administrator as admin
@@ -33,6 +34,9 @@ FENCED_FROM = 1_000_000
 
 SEPARATE_FROM = 100_000
 """From this seed on some resources have monitors of their own, and the timing profile is changed meanwhile."""
+
+PARALLEL_FROM = 10_000_000
+"""From this seed on there are parallel groups, which administrators change meanwhile."""
 
 RECOVERY_MS = 40_000
 """After the end of the faults everything that can be online is online within this time (``wan``: times ten)."""
@@ -57,6 +61,8 @@ class Plot:
     """Whether every node has fence devices, some of which are slow or do not work."""
     separate_monitors: bool = False
     """Whether some resources have a monitor of their own."""
+    parallel: tuple[tuple[int, int], ...] = ()
+    """The parallel groups: how many resources each has, and its MaxInstances at the beginning."""
 
     def __str__(self) -> str:
         return f"{self.nodes} nodes, {self.log} log, profile {self.timing.profile}, {len(self.steps)} steps"
@@ -100,7 +106,14 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
         groups=tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 5))),
         fence_devices=seed >= FENCED_FROM,
         separate_monitors=seed >= SEPARATE_FROM,
+        parallel=draw_parallel_groups(seed) if seed >= PARALLEL_FROM else (),
     )
+
+
+def draw_parallel_groups(seed: int) -> tuple[tuple[int, int], ...]:
+    """One or two; drawn apart, so that the rest of the story does not depend on them."""
+    rng = random.Random(f"parallel groups of {seed}")
+    return tuple((rng.randint(1, 3), rng.randint(0, 3)) for _ in range(rng.randint(1, 2)))
 
 
 def _when(step: Step) -> int:
@@ -153,9 +166,13 @@ class _Teller:
         for number, size in enumerate(self._plot.groups):
             script = admin.create_group(world, f"g{number}", size, separate_monitors=self._plot.separate_monitors)
             self._trouble.administrator.run(script)
+        for number, (size, limit) in enumerate(self._plot.parallel):
+            self._trouble.administrator.run(admin.create_parallel_group(world, f"p{number}", size, limit))
         if self._plot.fence_devices:
             self._install_devices()
         begin_ms = world.now_ms
+        if self._plot.parallel:
+            self._change_instances()
         if self._plot.seed >= SEPARATE_FROM:
             self._change_profiles()
         for step in self._plot.steps:
@@ -185,6 +202,18 @@ class _Teller:
         for at_ms in sorted(rng.uniform(0, TROUBLE_MS) for _ in range(rng.choice([0, 1, 3]))):
             script = admin.change_profile(rng.choice(names))
             self._world.scheduler.later(at_ms, partial(self._trouble.administrator.run, script))
+
+    def _change_instances(self) -> None:
+        """At any moment of the trouble; drawn apart, like the devices."""
+        rng = random.Random(f"instances of {self._plot.seed}")
+
+        def change(number: int) -> None:
+            group = GroupId(f"g-p{number % len(self._plot.parallel)}")
+            if group in self._world.config.groups and not self._trouble.over:
+                self._trouble.administrator.run(admin.change_instances(rng, self._world, group))
+
+        for number in range(rng.choice([2, 6, 12])):
+            self._world.scheduler.later(rng.uniform(2_000, TROUBLE_MS), partial(change, number))
 
     def _come_back(self) -> None:
         world = self._world
@@ -219,6 +248,9 @@ class _Teller:
         config = self._world.config
         group = config.groups[group_id]
         resources = list(config.resources_of(group_id))
+        if group.parallel:
+            # Its instances are looked at, each by itself.
+            return group.released
         states = {resource.state for resource in resources}
         if any(state.pending for state in states) or group.move is not None:
             return False
@@ -227,7 +259,12 @@ class _Teller:
         wanted = [resource for resource in resources if resource.persistent_state]
         if not wanted:
             return True
-        takers = [node for node in config.nodes.values() if node.up and not node.paused]
+        taken = {other.owned for other in config.groups.values() if other.instance_of == group.instance_of is not None}
+        takers = [
+            node
+            for node in config.nodes.values()
+            if node.up and not node.paused and node.id not in taken and possible(resources, node.id)
+        ]
         return self._world.online_on(group_id) is not None or not takers
 
     def _with_help(self) -> None:
@@ -240,13 +277,26 @@ class _Teller:
         self._until(lambda: not self._offline(), lambda: f"Online for {self._offline()}")
 
     def _offline(self) -> list[GroupId]:
-        """The groups with resources that are not wholly online."""
+        """The groups with resources that are not wholly online, and the parallel groups with too few instances."""
         config = self._world.config
         return [
-            group
-            for group in config.groups
-            if any(True for _ in config.resources_of(group)) and self._world.online_on(group) is None
+            group.id
+            for group in config.groups.values()
+            if (
+                self._instances_missing(group)
+                if group.parallel
+                else any(True for _ in config.resources_of(group.id)) and self._world.online_on(group.id) is None
+            )
         ]
+
+    def _instances_missing(self, group: Group) -> bool:
+        """Whether it runs on fewer nodes than it may and could: all nodes are up by now."""
+        config = self._world.config
+        resources = list(config.resources_of(group.id))
+        able = [node for node in config.nodes if possible(resources, node)] if resources else []
+        places = [self._world.online_on(each.id) for each in config.groups.values() if each.instance_of == group.id]
+        online = {place for place in places if place is not None}
+        return len(online) != min(group.max_instances or len(able), len(able))
 
     def _be_quiet(self) -> None:
         """Failback and reports may follow; then nothing does."""
@@ -258,3 +308,8 @@ class _Teller:
             if (len(world.entries), world.leader) == before and world.leader is not None:
                 return
         raise AssertionError("the log does not come to rest, or its leader changes again and again")
+
+
+def possible(resources: Iterable[Resource], node: NodeId) -> bool:
+    """Whether the node is a possible owner of all of them."""
+    return all(resource.possible_owners is None or node in resource.possible_owners for resource in resources)

@@ -20,7 +20,7 @@ from clussvc.model.settings import LAN
 from tests.simulation import administrator as admin
 from tests.simulation.faults import Step, Trouble
 from tests.simulation.machine import Machine
-from tests.simulation.story import TROUBLE_MS, Plot, draw_plot
+from tests.simulation.story import TROUBLE_MS, Plot, draw_parallel_groups, draw_plot
 
 Draw = Callable[[int], Plot]
 
@@ -90,6 +90,11 @@ def with_fence_devices(draw: Draw) -> Draw:
 def with_separate_monitors(draw: Draw) -> Draw:
     """The same stories, with resources that have monitors of their own."""
     return lambda seed: replace(draw(seed), separate_monitors=True)
+
+
+def with_parallel_groups(draw: Draw) -> Draw:
+    """The same stories, with groups that run on several nodes at once."""
+    return lambda seed: replace(draw(seed), parallel=draw_parallel_groups(seed))
 
 
 def _step(

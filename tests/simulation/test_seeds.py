@@ -16,13 +16,14 @@ import pytest
 from clussvc.model.settings import WAN
 from tests.simulation.faults import DISK_KINDS, KINDS, Step
 from tests.simulation.shrink import shrink
-from tests.simulation.story import FENCED_FROM, Ending, draw_plot, tell
+from tests.simulation.story import FENCED_FROM, PARALLEL_FROM, Ending, draw_plot, tell
 from tests.simulation.world import World
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = range(60)
 DISK_SEEDS = range(12)
 FENCED_SEEDS = range(FENCED_FROM + 1, FENCED_FROM + 11)
+PARALLEL_SEEDS = range(PARALLEL_FROM + 1, PARALLEL_FROM + 13)
 LESSONS = [
     int(line.split()[0])
     for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
@@ -35,7 +36,7 @@ def expect_well(ending: Ending) -> None:
     assert not ending.rule, "\n".join([f"{ending.rule}: {ending.what}", *ending.words])
 
 
-@pytest.mark.parametrize("seed", sorted({*SEEDS, *LESSONS, *FENCED_SEEDS}))
+@pytest.mark.parametrize("seed", sorted({*SEEDS, *LESSONS, *FENCED_SEEDS, *PARALLEL_SEEDS}))
 def test_a_random_story_breaks_no_promise_and_ends_well(seed: int) -> None:
     expect_well(tell(draw_plot(seed)))
 

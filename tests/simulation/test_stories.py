@@ -16,6 +16,7 @@ from clussvc.global_update.update import (
     MoveGroup,
     MoveResource,
     OfflineGroup,
+    OnlineGroup,
     OnlineResource,
     PauseNode,
     SetGroupProperties,
@@ -664,3 +665,84 @@ def test_a_network_of_clients_carries_no_heartbeats(wired_twice: World) -> None:
     assert world.online_on(group) == "n1"
     world.cut_network(1, "n1")
     world.run_until(lambda: world.online_on(group) in {"n2", "n3"}, limit_ms=10_000)
+
+
+# --- parallel groups ------------------------------------------------------------------------------------------------
+
+
+def farm(world: World) -> GroupId:
+    """A parallel group on two of the three nodes, both instances online."""
+    group = world.make_group("web", {"disk": [], "site": ["disk"]}, on="n1")
+    world.run_until(lambda: world.online_on(group) is not None)
+    for update in (
+        OfflineGroup(group=group),
+        SetPreferredOwners(group=group, nodes=(NodeId(1), NodeId(2))),
+    ):
+        assert world.do(update) is None
+    world.run_until(lambda: is_offline(world, group))
+    parallel = SetGroupProperties(group=group, common={"GroupType": "parallel", "MaxInstances": 2})
+    assert world.do(parallel) is None
+    assert world.do(OnlineGroup(group=group)) is None
+    world.run_until(lambda: set(places(world, group)) == {"n1", "n2"})
+    return group
+
+
+def is_offline(world: World, group: GroupId) -> bool:
+    """Whether nothing of a group and its instances runs or is thought to run, and none of them is moving."""
+    groups = [world.config.groups[group], *world.config.instances_of(group)]
+    states = {resource.state for each in groups for resource in world.config.resources_of(each.id)}
+    return states == {ResourceState.OFFLINE} and all(each.move is None for each in groups)
+
+
+def places(world: World, group: GroupId) -> list[str]:
+    """Where the instances are online."""
+    found = [world.online_on(each.id) for each in world.config.instances_of(group)]
+    return [place for place in found if place is not None]
+
+
+def test_the_spare_node_takes_the_instance_of_a_dead_node(world: World) -> None:
+    """The other instance is not disturbed, neither by the death nor by the return."""
+    group = farm(world)
+    other = GroupId(f"{group}#2")
+    epoch = world.config.groups[other].epoch
+    world.crash("n1")
+    world.run_until(lambda: set(places(world, group)) == {"n3", "n2"}, limit_ms=5_000)
+    world.start("n1")
+    world.settle()
+    world.run_for(3_000)
+
+    assert ["n3", "n2"] == places(world, group)
+    assert world.config.groups[other].epoch == epoch
+
+
+def test_an_isolated_node_lets_its_instance_go(world: World) -> None:
+    """The majority runs both; nothing is left on the isolated node, and it is the spare afterwards."""
+    group = farm(world)
+    world.partition({"n2"}, {"n1", "n3"})
+    world.run_until(lambda: set(places(world, group)) == {"n1", "n3"}, limit_ms=5_000)
+    assert not world.node("n2").running
+    world.heal()
+    world.settle()
+    assert world.do(MoveGroup(group=group, to=None, cause=MoveCause.ADMIN, because="for the story")) is not None
+    move = MoveGroup(group=GroupId(f"{group}#1"), to=NodeId(2), cause=MoveCause.ADMIN, because="for the story")
+    assert world.do(move) is None
+    world.run_until(lambda: places(world, group) == ["n2", "n3"])
+
+
+def test_fewer_and_more_instances(world: World) -> None:
+    """One ends when one is wanted, each node has one when there is no limit; then it runs on one node again."""
+    group = farm(world)
+    assert world.do(SetGroupProperties(group=group, common={"MaxInstances": 1})) is None
+    world.run_until(lambda: len(world.config.instances_of(group)) == 1)
+    assert len([machine for machine in world.nodes.values() if machine.running]) == 1
+    assert world.do(SetGroupProperties(group=group, common={"MaxInstances": 0})) is None
+    world.run_until(lambda: set(places(world, group)) == {"n1", "n2", "n3"})
+    assert world.do(OfflineGroup(group=group)) is None
+    for wanted in ("failover", "parallel", "failover"):
+        world.run_until(lambda: is_offline(world, group))
+        if wanted == "parallel":
+            world.run_until(lambda: not world.config.instances_of(group))
+        assert world.do(SetGroupProperties(group=group, common={"GroupType": wanted})) is None
+    assert world.do(OnlineGroup(group=group)) is None
+    world.run_until(lambda: world.online_on(group) is not None)
+    assert not world.config.instances_of(group)

@@ -316,7 +316,7 @@ def check_instances(config: Config) -> None:
         if group.instance_of is not None:
             assert group in config.instances_of(group.instance_of)
         if group.parallel and group.released:
-            assert group.owner is None
+            assert group.move is None
             assert all(each.state is ResourceState.OFFLINE for each in config.resources_of(group.id))
     for resource_ in config.resources.values():
         assert (resource_.instance_of is None) == (config.groups[resource_.group].instance_of is None)

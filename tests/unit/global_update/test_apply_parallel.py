@@ -107,7 +107,7 @@ def test_instances_come_only_when_the_owner_has_let_go() -> None:
 
     release(world, WEB)
     assert {"WEB#1": None, "WEB#2": None, "WEB#3": None} == instances(world)
-    assert world.group(WEB).owner is None
+    assert (None, None) == (world.group(WEB).owned, world.group(WEB).move)
 
 
 def test_a_dead_owner_lets_go_as_well() -> None:
