@@ -52,7 +52,7 @@ IMAGE_BYTES_MAX = 256 * 1024 * 1024
 BATCH_BYTES_MAX = 1024 * 1024
 """Entries of one batch, their lengths included; a single command is shorter."""
 
-_SUPERBLOCK = struct.Struct("<8sII36s64sQQQQ")
+_SUPERBLOCK = struct.Struct("<8sII36s64sQQQQQ")
 _SLOT = struct.Struct("<8sIHHQQQQQHQHHIQQ")
 _PLACE = struct.Struct("<QIHQIQIQ")
 _SECTOR = struct.Struct("<4sIQQIIIIH")
@@ -83,6 +83,8 @@ class Superblock:
     """Wall clock, for people."""
     base_index: int = 0
     """Who begins the log on the empty disk must have applied so much of the log before it."""
+    generation: int = 0
+    """For which of the cluster's quorums it was prepared."""
 
     @property
     def area_sectors(self) -> int:
@@ -185,6 +187,7 @@ def encode_superblock(block: Superblock) -> bytes:
         block.sectors,
         block.prepared_ms,
         block.base_index,
+        block.generation,
     )
     return _sealed(body, 8)
 
@@ -194,7 +197,7 @@ def decode_superblock(sector: bytes) -> Superblock | None:
 
     Raises ClusterError(``quorum-damaged``) when it is one, but damaged.
     """
-    magic, _, _, cluster, name, disk, sectors, prepared_ms, base_index = _SUPERBLOCK.unpack_from(sector)
+    magic, _, _, cluster, name, disk, sectors, prepared_ms, base_index, generation = _SUPERBLOCK.unpack_from(sector)
     if magic != _SUPERBLOCK_MAGIC:
         return None
     if not _intact(sector, 8):
@@ -206,6 +209,7 @@ def decode_superblock(sector: bytes) -> Superblock | None:
         sectors=sectors,
         prepared_ms=prepared_ms,
         base_index=base_index,
+        generation=generation,
     )
 
 

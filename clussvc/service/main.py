@@ -171,6 +171,7 @@ def _node_file(options: argparse.Namespace, *, cluster: str, cluster_id: str, no
 
 
 def _create(options: argparse.Namespace) -> int:
+    from clussvc.quorum.devices import examine
     from clussvc.service.lifecycle import create_cluster, new_cluster_id
     from clussvc.service.quorum_choice import Wanted
 
@@ -179,6 +180,9 @@ def _create(options: argparse.Namespace) -> int:
     quorum = create_cluster(options.config, file, profile=options.profile, wanted=wanted)
     where = f" on {quorum.device}" if quorum.on_disk else ""
     print(f"Cluster {file.cluster} is created with a {quorum.kind.value}{where}; {file.node} is its first node.")
+    if quorum.on_disk:
+        for hint in examine(quorum.device).hints:
+            print(f"About the quorum disk: {hint}.")
     if quorum.kind is QuorumKind.LOCAL:
         print("No other node can join before the quorum is changed: cluster /quorum:majority")
     print("Start the service of this node with:")

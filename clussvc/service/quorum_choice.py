@@ -14,19 +14,20 @@ from pathlib import Path
 
 from clussvc.global_update.apply_quorum import check_quorum
 from clussvc.model.errors import ClusterError
+from clussvc.model.ids import NodeId
 from clussvc.model.quorum import MAX_LOG_KB, Quorum, QuorumKind
 from clussvc.ports import QuorumDevice
-from clussvc.quorum.devices import DeviceFacts, candidates, create_file, examine, open_device
+from clussvc.quorum.devices import candidates, create_file, examine, open_device
 from clussvc.quorum.disk_layout import (
     DISK_BYTES_MIN,
     FIRST_AREA_SECTOR,
     FIRST_SLOT_SECTOR,
     SECTOR_BYTES,
     Superblock,
-    decode_superblock,
     encode_superblock,
     used_sectors,
 )
+from clussvc.service.quorum_suitability import check_free
 from clussvc.service.settings_file import NodeFile
 
 DEVICE_TIMEOUT_MS = 1_000
@@ -39,8 +40,6 @@ WORDS = {
     "local quorum": QuorumKind.LOCAL,
 }
 AUTOMATIC = "auto"
-LOOKED_AT_SECTORS = 32
-"""So much at the beginning of a disk must be empty: whatever systems keep there of what lies on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class Wanted:
     """0: MaxLogSize of MSCS, or as much as the disk has room for."""
     hold_ms: int = 0
     force: bool = False
-    """Overwrite what lies on the disk."""
+    """Overwrite what lies on the disk, and clear what others have reserved, if nobody can be seen to use it."""
 
 
 def initiator_name(file: NodeFile) -> str:
@@ -68,7 +67,14 @@ def opener(file: NodeFile, quorum: Quorum) -> Callable[[], QuorumDevice]:
     return lambda: open_device(place, initiator=initiator_name(file), timeout_ms=timeout_ms)
 
 
-def choose(wanted: Wanted, file: NodeFile, *, base_index: int = 0, generation: int = 0) -> Quorum:
+def choose(
+    wanted: Wanted,
+    file: NodeFile,
+    *,
+    base_index: int = 0,
+    generation: int = 0,
+    pause: Callable[[float], None] = time.sleep,
+) -> Quorum:
     """The quorum that is asked for; its disk is prepared then.
 
     ``auto`` is the smallest suitable shared disk larger than 50 MB, else a local quorum (MSCS 2003: default at
@@ -80,14 +86,23 @@ def choose(wanted: Wanted, file: NodeFile, *, base_index: int = 0, generation: i
     if kind is not None:
         return Quorum(kind=kind, generation=generation)
     if wanted.place.casefold() != AUTOMATIC:
-        return prepare(wanted, wanted.place, file, base_index=base_index, generation=generation)
+        return prepare(wanted, wanted.place, file, base_index=base_index, generation=generation, pause=pause)
     for facts in candidates():
-        return prepare(wanted, facts.place, file, base_index=base_index, generation=generation)
+        return prepare(wanted, facts.place, file, base_index=base_index, generation=generation, pause=pause)
     return Quorum(kind=QuorumKind.LOCAL, generation=generation)
 
 
-def prepare(wanted: Wanted, place: str, file: NodeFile, *, base_index: int, generation: int) -> Quorum:
-    """Make the disk at ``place`` the cluster's: slots are emptied, then the superblock is written.
+def prepare(
+    wanted: Wanted,
+    place: str,
+    file: NodeFile,
+    *,
+    base_index: int,
+    generation: int,
+    pause: Callable[[float], None] = time.sleep,
+) -> Quorum:
+    """Make the disk at ``place`` the cluster's: slots are emptied, then the superblock is written. Before that it is
+    looked at (:mod:`clussvc.service.quorum_suitability`); ``pause`` waits for so many seconds.
 
     Raises ClusterError as :func:`choose`.
     """
@@ -101,9 +116,7 @@ def prepare(wanted: Wanted, place: str, file: NodeFile, *, base_index: int, gene
         )
     device = open_device(place, initiator=initiator_name(file), timeout_ms=DEVICE_TIMEOUT_MS)
     try:
-        sectors = used_sectors(device.sectors)
-        if not wanted.force:
-            _refuse_what_lies_there(place, facts, device)
+        sectors = _sectors(place, device)
         disk = secrets.randbits(63) + 1
         block = Superblock(
             cluster=file.cluster_id,
@@ -112,6 +125,7 @@ def prepare(wanted: Wanted, place: str, file: NodeFile, *, base_index: int, gene
             sectors=sectors,
             prepared_ms=time.time_ns() // 1_000_000,
             base_index=base_index,
+            generation=generation,
         )
         quorum = Quorum(
             kind=QuorumKind.DISK,
@@ -126,6 +140,9 @@ def prepare(wanted: Wanted, place: str, file: NodeFile, *, base_index: int, gene
         quorum = replace(quorum, max_log_kb=wanted.max_log_kb or min(MAX_LOG_KB, quorum.most_log_kb))
         if bad := check_quorum(quorum):
             raise ClusterError("device-unsuitable", f"{place}: {bad.message}")
+        check_free(
+            place, facts, device, cluster_id=file.cluster_id, node=NodeId(file.node_id), force=wanted.force, pause=pause
+        )
         # The old superblock goes first: half a preparation is no quorum disk at all.
         device.write(0, bytes(SECTOR_BYTES))
         device.write(FIRST_SLOT_SECTOR, bytes((FIRST_AREA_SECTOR - FIRST_SLOT_SECTOR) * SECTOR_BYTES))
@@ -141,21 +158,8 @@ def _is_new_file(place: str) -> bool:
     return path.is_absolute() and not path.exists() and path.parent.is_dir() and not place.startswith("/dev/")
 
 
-def _refuse_what_lies_there(place: str, facts: DeviceFacts, device: QuorumDevice) -> None:
+def _sectors(place: str, device: QuorumDevice) -> int:
     try:
-        block = decode_superblock(device.read(0, 1))
+        return used_sectors(device.sectors)
     except ClusterError as error:
-        raise ClusterError("device-unsuitable", f"{place}: {error.message}; use /force to overwrite it") from error
-    if block is not None:
-        raise ClusterError(
-            "device-unsuitable",
-            f"{place} is the quorum disk of cluster {block.cluster_name!r} ({block.cluster}). If that cluster is gone,"
-            " or has another quorum now, use /force to overwrite it; else choose another disk",
-        )
-    if not facts.signature and any(device.read(0, LOOKED_AT_SECTORS)):
-        # Not every kind of data is known by a signature, and nobody looks for one on iSCSI disks.
-        facts = replace(facts, signature="data")
-    if facts.signature:
-        raise ClusterError(
-            "device-unsuitable", f"{place} holds {facts.signature}; use /force to overwrite it, or choose another disk"
-        )
+        raise ClusterError(error.code, f"{place}: {error.message}") from error

@@ -15,7 +15,14 @@ from typing import assert_never
 from clussvc.model.errors import ClusterError
 from clussvc.model.quorum import Quorum
 from clussvc.ports import QuorumDevice
-from clussvc.quorum.disk_layout import decode_superblock
+from clussvc.quorum.disk_layout import (
+    FIRST_SLOT_SECTOR,
+    SLOT_SECTORS,
+    Superblock,
+    decode_slots,
+    decode_superblock,
+    encode_superblock,
+)
 from clussvc.quorum.disk_messages import (
     Clear,
     DiskFailed,
@@ -40,7 +47,10 @@ class DeviceWorker:
         cluster_id: str,
         open_device: Callable[[], QuorumDevice],
         answer: Callable[[bytes | DiskFailed], None],
+        *,
+        repair: bool = False,
     ) -> None:
+        """``repair``: a damaged superblock is written anew, if the slots show that the disk is the cluster's."""
         self._quorum = quorum
         self._cluster_id = cluster_id
         self._open_device = open_device
@@ -48,6 +58,8 @@ class DeviceWorker:
         self._device: QuorumDevice | None = None
         self._key = 0
         """Under which this node is a registrant, as far as it knows; 0: it is none."""
+        self._repair = repair
+        self._repair_due = False
         self._requests: queue.SimpleQueue[DiskRequest | None] = queue.SimpleQueue()
         """At most one, and None for the end. (Its waiting is done in C; a condition takes several times as long.)"""
         self._under_way = False
@@ -83,6 +95,10 @@ class DeviceWorker:
             done = perform(self._device, request)
             if isinstance(request, Register):
                 self._key = request.key
+            if isinstance(request, Write) and self._repair_due:
+                # Who can write is a registrant, if that is needed.
+                self._device.write(0, encode_superblock(superblock_of(self._quorum, self._cluster_id)))
+                self._repair_due = False
             return done
         except ClusterError as error:
             if error.code == "device-lost":
@@ -95,13 +111,21 @@ class DeviceWorker:
     def _opened(self) -> QuorumDevice:
         device = self._open_device()
         try:
-            check_identity(device, self._quorum, self._cluster_id)
+            self._check(device)
             if self._key:
                 device.resume(self._key)
         except BaseException:
             device.close()
             raise
         return device
+
+    def _check(self, device: QuorumDevice) -> None:
+        try:
+            check_identity(device, self._quorum, self._cluster_id)
+        except ClusterError as error:
+            if error.code != "quorum-damaged" or not self._repair or not _has_our_slots(device, self._quorum):
+                raise
+            self._repair_due = True
 
     def _close(self) -> None:
         device, self._device = self._device, None
@@ -112,10 +136,26 @@ class DeviceWorker:
 def check_identity(device: QuorumDevice, quorum: Quorum, cluster_id: str) -> None:
     """Whether this is the cluster's quorum disk.
 
-    Raises ClusterError(``device-unsuitable``) that says what it is instead, or ``device-lost``.
+    Raises ClusterError: ``device-unsuitable`` that says what it is instead, ``quorum-damaged``, or ``device-lost``.
     """
     where = f"{quorum.device} is not the quorum disk of this cluster"
-    block = decode_superblock(device.read(0, 1))
+    try:
+        block = decode_superblock(device.read(0, 1))
+    except ClusterError as error:
+        if error.code == "quorum-damaged":
+            raise ClusterError(
+                error.code,
+                f"{quorum.device}: {error.message}. Have a node start with --resetquorumlog, which writes it anew, or"
+                " restore a backup",
+            ) from error
+        raise
+    if device.sectors < quorum.sectors:
+        raise ClusterError(
+            "device-unsuitable",
+            f"{quorum.device} has {device.sectors} sectors of 4 KiB on this node, and the quorum disk uses"
+            f" {quorum.sectors}: it is another disk, or was made smaller. See that every node finds the same disk under"
+            " that name",
+        )
     if block is None:
         raise ClusterError(
             "device-unsuitable",
@@ -129,13 +169,39 @@ def check_identity(device: QuorumDevice, quorum: Quorum, cluster_id: str) -> Non
             " or set 'quorum_device' in this node's file",
         )
     if f"{block.disk:016x}" != quorum.disk:
-        raise ClusterError("device-unsuitable", f"{where} but one that the cluster has used before, or not yet")
+        if block.generation < quorum.generation:
+            which = f"the one of its quorum number {block.generation}, and it has number {quorum.generation} now"
+        else:
+            which = "another one that was prepared for it, and that it does not use"
+        raise ClusterError(
+            "device-unsuitable",
+            f"{where} but {which}. See that every node finds the same disk under that name, or set 'quorum_device' in"
+            " this node's file",
+        )
     if quorum.reservations and not device.reservations:
         raise ClusterError(
             "device-unsuitable",
             f"{quorum.device} was prepared with persistent reservations and has none on this node: connect it in the"
             " same way on every node",
         )
+
+
+def superblock_of(quorum: Quorum, cluster_id: str) -> Superblock:
+    """The superblock as the configuration has it; nodes that do not reach the disk need its geometry as well."""
+    return Superblock(
+        cluster=cluster_id,
+        cluster_name="",
+        disk=int(quorum.disk, 16),
+        sectors=quorum.sectors,
+        prepared_ms=0,
+        base_index=quorum.base_index,
+        generation=quorum.generation,
+    )
+
+
+def _has_our_slots(device: QuorumDevice, quorum: Quorum) -> bool:
+    """Every slot carries the number that was drawn when the disk was prepared."""
+    return bool(decode_slots(device.read(FIRST_SLOT_SECTOR, SLOT_SECTORS), int(quorum.disk, 16)))
 
 
 def perform(device: QuorumDevice, request: DiskRequest) -> bytes:

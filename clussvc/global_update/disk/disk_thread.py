@@ -21,13 +21,12 @@ from typing import assert_never
 import structlog
 
 from clussvc.global_update.disk import wire
-from clussvc.global_update.disk.device_worker import DeviceWorker
+from clussvc.global_update.disk.device_worker import DeviceWorker, superblock_of
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.quorum import Quorum
 from clussvc.model.settings import DiskTiming
 from clussvc.ports import Done, Outcome, OutcomeKind, QuorumDevice
-from clussvc.quorum.disk_layout import Superblock
 from clussvc.quorum.disk_log import QuorumDiskLog, Role
 from clussvc.quorum.disk_messages import (
     DiskAction,
@@ -102,7 +101,7 @@ class DiskLogThread:
             now_ms=_now_ms(),
             reset_log=reset_log,
         )
-        self._worker = DeviceWorker(quorum, cluster_id, open_device, self._answered)
+        self._worker = DeviceWorker(quorum, cluster_id, open_device, self._answered, repair=reset_log)
         self._turn = threading.Lock()
         """Whoever has it lets the log act; taken before ``_wake`` by those who wait for it."""
         self._sleeps_until_ms = 0
@@ -308,18 +307,6 @@ class DiskLogThread:
             log.warning("quorum.trouble", code=trouble.code, because=trouble.detail)
         else:
             log.info("quorum.well")
-
-
-def superblock_of(quorum: Quorum, cluster_id: str) -> Superblock:
-    """The superblock as the configuration has it; nodes that do not reach the disk need its geometry as well."""
-    return Superblock(
-        cluster=cluster_id,
-        cluster_name="",
-        disk=int(quorum.disk, 16),
-        sectors=quorum.sectors,
-        prepared_ms=0,
-        base_index=quorum.base_index,
-    )
 
 
 def _now_ms() -> int:
