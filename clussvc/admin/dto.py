@@ -14,7 +14,7 @@ from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.model.properties import PropertyDef
-from clussvc.model.quorum import QuorumKind
+from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.settings import PROFILES, disk_timing
@@ -93,11 +93,19 @@ _QUORUM_TYPES: Final = {
 """The resource types that MSCS has for them."""
 
 
+def _quorum_type(quorum: Quorum) -> str:
+    """A quorum disk may be of somebody else's type: ``TYPE://ARGUMENT``."""
+    scheme, found, _ = quorum.device.partition("://")
+    if quorum.on_disk and found and scheme.casefold() != "iscsi":
+        return scheme
+    return _QUORUM_TYPES[quorum.kind]
+
+
 def quorum_of(config: Config, view: LiveView) -> Plain:
     """How the cluster decides which side of a split may live."""
     quorum = config.quorum
     return {
-        "type": _QUORUM_TYPES[quorum.kind],
+        "type": _quorum_type(quorum),
         "device": quorum.device,
         "max_log_kb": quorum.max_log_kb,
         "reservations": quorum.reservations,

@@ -62,6 +62,9 @@ class ResourceTypeInfo:
     """The class in the sense of MSCS: Unknown, Storage or Network."""
     extensible: bool = False
     """True for scripts: they may have any further property."""
+    quorum_capable: bool = False
+    """It has the entry points ``arbitrate`` and ``release``, and can be the quorum of a cluster (in MSCS: the
+    quorum-capable characteristic)."""
     check: Callable[[Mapping[str, PropertyValue]], tuple[str, ...]] | None = None
     """Further rules over complete values of the right kinds, in words."""
 

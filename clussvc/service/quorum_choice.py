@@ -17,7 +17,7 @@ from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.quorum import MAX_LOG_KB, Quorum, QuorumKind
 from clussvc.ports import QuorumDevice
-from clussvc.quorum.devices import candidates, create_file, examine, open_device
+from clussvc.quorum.devices import candidates, create_file, device_opener, examine, open_device
 from clussvc.quorum.disk_layout import (
     DISK_BYTES_MIN,
     FIRST_AREA_SECTOR,
@@ -64,7 +64,7 @@ def opener(file: NodeFile, quorum: Quorum) -> Callable[[], QuorumDevice]:
     """How this node opens its quorum disk."""
     place = file.quorum_device or quorum.device
     timeout_ms = max(DEVICE_TIMEOUT_MS, quorum.hold_ms)
-    return lambda: open_device(place, initiator=initiator_name(file), timeout_ms=timeout_ms)
+    return device_opener(place, initiator=initiator_name(file), timeout_ms=timeout_ms)
 
 
 def choose(

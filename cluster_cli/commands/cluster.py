@@ -116,6 +116,8 @@ def _quorum(invocation: Invocation, session: Session) -> Screen:
     lines: list[tuple[str, object]] = [("Quorum Resource", data["type"])]
     if data["device"]:
         guard = "persistent reservations" if data["reservations"] else "the on-disk lease"
+        if data["type"] != "Physical Disk":
+            guard = f"the arbitration of {data['type']}"
         lines += [
             ("Device", data["device"]),
             ("Max Log Size", f"{data['max_log_kb']} KB"),
