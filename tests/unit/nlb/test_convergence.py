@@ -1,0 +1,489 @@
+"""The convergence machine of one host, beside real ones on a wire that delivers everything at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+from clussvc.model.ids import HostId
+from clussvc.nlb.bucket_map import BUCKETS_LARGE, counts
+from clussvc.nlb.convergence import Convergence
+from clussvc.nlb.heartbeat import MembershipHeartbeat, Refused, TeamWord
+from clussvc.nlb.messages import (
+    Action,
+    ConnectionsReported,
+    Control,
+    Event,
+    HeartbeatHeard,
+    HeartbeatRefused,
+    LinkChanged,
+    MapsHeard,
+    NodesUp,
+    Note,
+    ParametersChanged,
+    QuorumChanged,
+    ResourcesOnline,
+    RuleControl,
+    SendHeartbeat,
+    SendMaps,
+    Status,
+    Table,
+    TeamChanged,
+    Tick,
+    UseTable,
+)
+from clussvc.nlb.parameters import ClusterParameters, HostParameters, InterfaceAddress, RuleNumber
+from clussvc.nlb.port_rule import PortRule, RuleScope, parse_rules
+
+PRIMARY = InterfaceAddress(address=IPv4Address("192.0.2.10"), prefix=24)
+RULES = parse_rules(["All 25 TCP Single", "All 80 TCP Multiple", "All 443 TCP Multiple None 30 resource=WEB"])[0]
+
+
+class Wire:
+    """Some hosts, one clock, and no loss. Messages arrive in the order of sending."""
+
+    def __init__(self, *numbers: int, buckets: int = 60, rules: tuple[PortRule, ...] = RULES) -> None:
+        self.now_ms = 1_000
+        self.cluster = ClusterParameters(address=PRIMARY, rules=rules, bucket_count=buckets)
+        self.hosts: dict[int, Convergence] = {}
+        self.tables: dict[int, Table] = {}
+        self.notes: list[tuple[int, Note]] = []
+        self.lost: Callable[[int, int, MembershipHeartbeat], bool] | None = None
+        """Whether a heartbeat of one host to another one is lost."""
+        self.valid_until_ms: dict[int, int] = {}
+        self._waiting: list[tuple[int, Event]] = []
+        for number in numbers:
+            self.add(number)
+
+    def add(self, number: int, *, code: int = 0, cluster: ClusterParameters | None = None, key: int = 0) -> None:
+        """A host starts."""
+        host = HostParameters(node=f"n{number}", host=HostId(number))
+        machine = Convergence(
+            cluster=cluster or self.cluster, host=host, host_code=code or number, boot=self.now_ms, quorum=True
+        )
+        self.hosts[key or number] = machine
+        self.tell(key or number, ResourcesOnline(names=frozenset({"web"})))
+
+    def tell(self, number: int, event: Event) -> None:
+        """An event for one host, and all that follows at once."""
+        self.perform(number, self.hosts[number].handle(event, self.now_ms))
+        self._deliver()
+
+    def perform(self, number: int, actions: tuple[Action, ...]) -> None:
+        """Does what a machine wants."""
+        for action in actions:
+            match action:
+                case SendHeartbeat(heartbeat=heartbeat, valid_until_ms=valid_until_ms):
+                    self.valid_until_ms[number] = valid_until_ms
+                    said = HeartbeatHeard(heartbeat=heartbeat, source=f"mac{number}")
+                    self._waiting += [
+                        (other, said)
+                        for other in self.hosts
+                        if other != number and not (self.lost and self.lost(number, other, heartbeat))
+                    ]
+                case SendMaps(part=part):
+                    self._waiting += [(other, MapsHeard(part=part)) for other in self.hosts if other != number]
+                case UseTable(table=table):
+                    self.tables[number] = table
+                case Note():
+                    self.notes.append((number, action))
+
+    def _deliver(self) -> None:
+        while self._waiting:
+            number, event = self._waiting.pop(0)
+            if number in self.hosts:
+                self.perform(number, self.hosts[number].handle(event, self.now_ms))
+
+    def run(self, for_ms: int) -> None:
+        """Time passes; every host is asked when it wants to be."""
+        end_ms = self.now_ms + for_ms
+        while True:
+            due = [(host.deadline_ms, number) for number, host in self.hosts.items() if host.deadline_ms is not None]
+            next_ms, number = min(due, default=(end_ms + 1, 0))
+            if next_ms is None or next_ms > end_ms:
+                break
+            self.now_ms = max(self.now_ms, next_ms)
+            self.tell(number, Tick())
+        self.now_ms = end_ms
+
+    def remove(self, number: int) -> None:
+        """A host dies without a word."""
+        del self.hosts[number]
+        self.tables.pop(number, None)
+
+    def control(self, number: int, what: Control) -> Status:
+        """A command."""
+        status, actions = self.hosts[number].control(what, self.now_ms)
+        self.perform(number, actions)
+        self._deliver()
+        return status
+
+    def control_rules(self, number: int, what: RuleControl, scope: RuleScope) -> Status:
+        """A command for rules."""
+        status, actions = self.hosts[number].control_rules(what, scope, self.now_ms)
+        self.perform(number, actions)
+        self._deliver()
+        return status
+
+    def state(self, number: int) -> str:
+        """As a query shows it."""
+        return self.hosts[number].view(self.now_ms).state
+
+    def states(self) -> dict[int, str]:
+        """Of all hosts."""
+        return {number: self.state(number) for number in self.hosts}
+
+    def owned(self, number: int, slot: int = 1) -> int:
+        """How many buckets of a rule a host takes; the second rule is shared equally."""
+        table = self.tables[number]
+        return table.slots[slot].owners.count(number) if table.active else 0
+
+    def passing(self, number: int) -> str:
+        """What a host does with packets of the second rule."""
+        return self.tables[number].slots[1].passing.value
+
+    def said(self, event_id: int) -> list[str]:
+        """The messages of that number."""
+        return [note.message for _, note in self.notes if note.event_id == event_id]
+
+
+def settled(*numbers: int, buckets: int = 60) -> Wire:
+    """Hosts that have converged."""
+    wire = Wire(*numbers, buckets=buckets)
+    wire.run(1_000)
+    assert set(wire.states().values()) <= {"converged", "converged as DEFAULT"}
+    return wire
+
+
+def test_hosts_listen_and_then_share() -> None:
+    """Nobody takes anything before he has listened for the detection time; then each has its part."""
+    wire = Wire(1, 2, 3)
+    wire.run(400)
+    assert not any(table.active for table in wire.tables.values())
+
+    wire.run(200)
+    assert {number: wire.owned(number) for number in (1, 2, 3)} == {1: 20, 2: 20, 3: 20}
+    assert wire.states() == {1: "converged as DEFAULT", 2: "converged", 3: "converged"}
+    assert wire.said(29) == ["Host 1 converged as DEFAULT host with hosts 2, 3 as part of the cluster."]
+
+
+def test_a_joiner_does_not_wait() -> None:
+    """It gets its share at once, and nothing moves between the others."""
+    wire = settled(1, 2)
+    before = wire.tables[1].slots[1].owners
+    wire.add(3)
+    wire.run(50)
+
+    after = wire.tables[1].slots[1].owners
+    assert wire.state(3) == "converged"
+    assert counts(after) == {1: 20, 2: 20, 3: 20}
+    assert all(new in (old, 3) for old, new in zip(before, after, strict=True))
+
+
+def test_a_silent_death_costs_the_detection_time() -> None:
+    """Only the dead host's clients wait, and no longer than half a second and a little."""
+    wire = settled(1, 2, 3)
+    before = wire.tables[1].slots[1].owners
+    wire.remove(3)
+    wire.run(390)
+    assert wire.tables[1].slots[1].owners == before
+
+    wire.run(200)
+    after = wire.tables[1].slots[1].owners
+    assert counts(after) == {1: 30, 2: 30}
+    assert all(new == old or old == 3 for old, new in zip(before, after, strict=True))
+
+
+def test_a_declared_death_costs_nothing() -> None:
+    """The cluster says so, and the hosts converge in the same moment."""
+    wire = settled(1, 2, 3)
+    wire.remove(3)
+    for number in (1, 2):
+        wire.tell(number, NodesUp(hosts=frozenset({HostId(1), HostId(2)})))
+    wire.run(10)
+
+    assert {number: wire.owned(number) for number in (1, 2)} == {1: 30, 2: 30}
+
+
+def test_who_stops_says_so() -> None:
+    """Nobody waits for its silence, and it takes nothing."""
+    wire = settled(1, 2)
+    assert wire.control(2, Control.STOP) is Status.OK
+    wire.run(10)
+
+    assert (wire.owned(1), wire.tables[2].active, wire.state(2)) == (60, False, "stopped")
+    assert wire.control(2, Control.STOP) is Status.ALREADY
+    assert wire.control(2, Control.START) is Status.OK
+    wire.run(100)
+    assert wire.owned(2) == 30
+
+
+def test_without_quorum_a_host_takes_nothing() -> None:
+    """At once; with it, it joins again."""
+    wire = settled(1, 2)
+    wire.tell(1, QuorumChanged(held=False))
+    wire.run(10)
+    assert (wire.tables[1].active, wire.owned(2), wire.state(1)) == (False, 60, "stopped")
+
+    wire.tell(1, QuorumChanged(held=True))
+    wire.run(100)
+    assert (wire.owned(1), wire.owned(2), wire.state(1)) == (30, 30, "converged as DEFAULT")
+
+
+def test_without_a_link() -> None:
+    """The same, under another name."""
+    wire = settled(1, 2)
+    wire.tell(2, LinkChanged(up=False))
+
+    assert (wire.tables[2].active, wire.state(2)) == (False, "media disconnected")
+
+
+def test_suspended_means_deaf_to_commands() -> None:
+    """But for resume, which does not start."""
+    wire = settled(1)
+    assert wire.control(1, Control.SUSPEND) is Status.OK
+    assert [wire.control(1, what) for what in (Control.START, Control.STOP, Control.SUSPEND)] == [
+        Status.SUSPENDED, Status.SUSPENDED, Status.ALREADY,
+    ]  # fmt: skip
+    assert wire.control_rules(1, RuleControl.DRAIN, RuleScope(port=80)) is Status.SUSPENDED
+    assert wire.control(1, Control.RESUME) is Status.OK
+    assert wire.state(1) == "stopped"
+    assert wire.control(1, Control.RESUME) is Status.ALREADY
+
+
+def test_draining_waits_for_connections() -> None:
+    """No new clients, the default host's part included; the host stops when the last connection has ended."""
+    wire = settled(1, 2)
+    held = (0, 0b101, 0, 0)
+    wire.tell(1, ConnectionsReported(number=wire.tables[1].number, total=2, buckets=held))
+    assert wire.control(1, Control.DRAINSTOP) is Status.OK
+    wire.run(50)
+    assert (wire.state(1), wire.owned(1), wire.owned(2), wire.owned(2, slot=3)) == ("draining", 0, 60, 60)
+    assert wire.control(1, Control.DRAINSTOP) is Status.ALREADY
+
+    wire.tell(1, ConnectionsReported(number=wire.tables[1].number, total=2, buckets=held))
+    wire.run(200)
+    assert wire.tables[1].slots[1].kept == 0b101
+    assert wire.tables[2].slots[1].dirty == 0b101
+    assert wire.state(1) == "draining"
+
+    wire.tell(1, ConnectionsReported(number=wire.tables[1].number, total=0, buckets=(0, 0, 0, 0)))
+    wire.run(50)
+    assert (wire.state(1), wire.tables[2].slots[1].dirty) == ("stopped", 0)
+
+
+def test_draining_can_be_interrupted() -> None:
+    """By start; the status says that it was."""
+    wire = settled(1, 2)
+    wire.control(2, Control.DRAINSTOP)
+    wire.run(50)
+
+    assert wire.control(2, Control.START) is Status.DRAIN_STOP
+    wire.run(50)
+    assert wire.owned(2) == 30
+    assert wire.said(45) == ["Draining of connections on host 2 was interrupted by start."]
+
+
+def test_rules_are_controlled_one_by_one() -> None:
+    """Drained: no new traffic; disabled: none at all; each on that host alone."""
+    wire = settled(1, 2)
+    scope = RuleScope(port=80)
+    assert wire.control_rules(1, RuleControl.DRAIN, scope) is Status.OK
+    wire.run(50)
+    assert (wire.owned(1), wire.owned(2), wire.owned(1, slot=2)) == (0, 60, 30)
+    assert wire.passing(1) == "draining"
+
+    assert wire.control_rules(1, RuleControl.DISABLE, scope) is Status.OK
+    assert wire.passing(1) == "disabled"
+    assert wire.control_rules(1, RuleControl.DISABLE, scope) is Status.ALREADY
+    assert wire.control_rules(1, RuleControl.ENABLE, RuleScope(port=81)) is Status.NOT_FOUND
+    assert wire.control_rules(1, RuleControl.ENABLE, RuleScope()) is Status.OK
+    wire.run(50)
+    assert wire.owned(1) == 30
+
+
+def test_a_rule_is_drained_while_its_resource_is_not_online() -> None:
+    """Whatever the case of its name; and it comes back."""
+    wire = settled(1, 2)
+    wire.tell(2, ResourcesOnline(names=frozenset()))
+    wire.run(50)
+    assert (wire.owned(2, slot=2), wire.owned(1, slot=2), wire.owned(2)) == (0, 60, 30)
+
+    wire.tell(2, ResourcesOnline(names=frozenset({"Web"})))
+    wire.run(50)
+    assert wire.owned(2, slot=2) == 30
+
+
+def test_a_bucket_is_taken_only_when_it_was_let_go() -> None:
+    """The gainer waits for the word of the former owner, however long that takes."""
+    wire = settled(1, 2)
+    wire.lost = lambda sender, receiver, said: (sender, receiver) == (2, 3) and said.generation == 2
+    wire.add(3)
+    wire.run(20)
+    former = wire.tables[2].slots[1].owners
+    waiting = [bucket for bucket, owner in enumerate(former) if owner == 3]
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (20, 20, 10)
+    assert sum(wire.tables[3].slots[1].owners[bucket] == 2 for bucket in waiting) == 10
+
+    wire.lost = None
+    wire.run(100)
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (20, 20, 20)
+
+
+def test_a_host_that_was_silent_has_lost_its_map() -> None:
+    """It must have stopped when others can think that it is dead: two lost heartbeats before their limit."""
+    wire = settled(1)
+    late_ms = wire.valid_until_ms[1] + 1
+    assert late_ms - wire.now_ms <= 300
+    wire.now_ms = late_ms
+    wire.tell(1, Tick())
+
+    assert not wire.tables[1].active
+    assert any("sent no heartbeat for 299 ms" in note.message for _, note in wire.notes)
+
+
+def test_forged_frames_are_counted() -> None:
+    """And noted once."""
+    wire = settled(1)
+    for _ in range(3):
+        wire.tell(1, HeartbeatRefused(reason=Refused.FORGED))
+
+    assert wire.hosts[1].view(wire.now_ms).counters["frames refused: authentication failed"] == 3
+    assert sum("refuses load-balancing frames" in note.message for _, note in wire.notes) == 1
+
+
+def test_old_heartbeats_do_not_count() -> None:
+    """A replayed one is no sign of life, not even of a host that is gone."""
+    wire = settled(1, 2)
+    beat = wire.hosts[2]._heartbeat(wire.hosts[2]._statement())
+    wire.remove(2)
+    wire.run(700)
+    assert wire.owned(1) == 60
+
+    for seq in (1, 2, 3):
+        wire.tell(1, HeartbeatHeard(heartbeat=replace(beat, seq=seq)))
+    assert wire.state(1) == "converged as DEFAULT"
+    assert wire.hosts[1].view(wire.now_ms).counters["heartbeats that were old"] == 3
+
+
+def test_many_buckets_travel_apart() -> None:
+    """With 960 buckets a joiner learns who owns which from further frames."""
+    wire = settled(1, 2, buckets=BUCKETS_LARGE)
+    assert (wire.owned(1), wire.owned(2)) == (480, 480)
+    wire.add(3)
+    wire.run(100)
+
+    assert [wire.owned(number) for number in (1, 2, 3)] == [320, 320, 320]
+
+
+# --- misconfiguration -----------------------------------------------------------------------------------------------
+
+
+def test_a_host_with_other_rules_is_not_admitted() -> None:
+    """The others go on, with all that may happen to them; both sides name the rule."""
+    wire = settled(1, 2)
+    other = parse_rules(["All 25 TCP Single", "All 80 TCP Multiple Network", "All 443 TCP Multiple None 30"])[0]
+    wire.add(3, cluster=replace(wire.cluster, rules=other))
+    wire.run(1_000)
+
+    assert (wire.state(1), wire.state(2), wire.state(3)) == ("converged as DEFAULT", "converged", "converging")
+    assert wire.tables[3].active is False
+    assert all("differ in port rule 'All 80-80 TCP'" in message for message in wire.said(67))
+    assert {number for number, note in wire.notes if note.event_id == 67} == {1, 2, 3}
+    wire.remove(2)
+    wire.run(700)
+    assert wire.owned(1) == 60
+
+    wire.tell(3, ParametersChanged(cluster=wire.cluster, host=HostParameters(node="n3", host=HostId(3))))
+    wire.run(100)
+    assert wire.owned(3) == 30
+
+
+def test_another_number_of_rules() -> None:
+    """Has an event of its own."""
+    wire = settled(1)
+    wire.add(2, cluster=replace(wire.cluster, rules=RULES[:2]))
+    wire.run(1_000)
+
+    assert "conflicting numbers of port rules, 3 and 2" in wire.said(67)[0]
+    assert wire.hosts[1].view(wire.now_ms).findings[0].cause.value == 5
+
+
+def test_another_mode_or_number_of_buckets() -> None:
+    """Is told as a difference of the cluster's parameters."""
+    wire = settled(1)
+    wire.add(2, cluster=replace(wire.cluster, bucket_count=BUCKETS_LARGE))
+    wire.run(1_000)
+
+    assert "differ in operation mode, virtual addresses, network address, BucketCount" in wire.said(67)[0]
+    assert wire.state(2) == "converging"
+
+
+def test_two_hosts_with_one_host_id() -> None:
+    """The one that balances goes on; the other one never does. A third one names both."""
+    wire = settled(1, 2)
+    wire.add(2, code=99, key=22)
+    wire.run(1_000)
+
+    assert (wire.state(1), wire.state(2), wire.state(22)) == ("converged as DEFAULT", "converged", "converging")
+    assert wire.tables[22].active is False
+    assert len(wire.said(17)) == 3
+    assert any("mac2 " in message and "mac22 " in message for message in wire.said(17))
+
+
+def test_differing_hosts_without_a_map_do_not_found_two_clusters() -> None:
+    """Nobody can say who is right, so nobody takes anything until they are equal."""
+    wire = Wire(1)
+    wire.add(2, cluster=replace(wire.cluster, rules=RULES[:2]))
+    wire.run(3_000)
+    assert wire.states() == {1: "converging", 2: "converging"}
+
+    wire.tell(2, ParametersChanged(cluster=wire.cluster, host=HostParameters(node="n2", host=HostId(2))))
+    wire.run(200)
+    assert (wire.owned(1), wire.owned(2)) == (30, 30)
+
+
+def test_one_handling_priority_for_two() -> None:
+    """Event 20; the newcomer is not admitted, and comes in when it has a priority of its own."""
+    wire = settled(1)
+    scope = RuleScope(port=25)
+    same = HostParameters(node="n2", host=HostId(2), handling=(RuleNumber(scope=scope, number=1),))
+    wire.hosts[2] = Convergence(cluster=wire.cluster, host=same, host_code=2, boot=5, quorum=True)
+    wire.tell(2, Tick())
+    wire.run(1_000)
+    assert (wire.state(1), wire.state(2)) == ("converged as DEFAULT", "converging")
+    assert "the same handling priority 1 in port rule 'All 25-25 TCP'" in wire.said(20)[0]
+
+    wire.tell(2, ParametersChanged(cluster=wire.cluster, host=replace(same, handling=())))
+    wire.run(50)
+    assert (wire.owned(1), wire.owned(2)) == (30, 30)
+
+
+def test_an_inactive_team_takes_nothing() -> None:
+    """A host whose team is not complete gives up its part, and says why."""
+    wire = settled(1, 2)
+    team = TeamWord(participants=2, xor_of_addresses=7, active=True)
+    for number in (1, 2):
+        wire.tell(number, TeamChanged(team=team))
+    wire.run(100)
+    assert (wire.owned(1), wire.owned(2)) == (30, 30)
+
+    wire.tell(2, TeamChanged(team=replace(team, active=False)))
+    wire.run(700)
+    assert wire.tables[2].active is False
+    assert wire.owned(1) == 60
+    assert "team of host 2 is inactive" in wire.hosts[2].view(wire.now_ms).because
+
+
+def test_the_history_tells_what_happened() -> None:
+    """Bounded, with times, states and reasons."""
+    wire = settled(1, 2)
+    wire.remove(2)
+    wire.run(700)
+    view = wire.hosts[1].view(wire.now_ms)
+
+    assert [line.state for line in view.history] == ["converging", "converged", "converging", "converged"]
+    assert view.history[2].because == "host 2 left or cannot be heard"
+    assert view.history[3].hosts == (1,)
+    assert view.convergences == 2
