@@ -39,7 +39,7 @@ from clussvc.model.states import MoveCause
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 8
+PROPOSAL_VERSION_MAX: Final = 9
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -51,6 +51,7 @@ _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
     ("FoundCluster", "quorum"): 5,
     ("SetQuorum", "hold_ms"): 7,
     ("SetResourceProperties", "expected_private"): 8,
+    ("SetGroupProperties", "instances"): 9,
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
 

@@ -587,9 +587,11 @@ class GroupServant(Servant):
     ) -> Update:
         """Change common properties, if these are as expected; else the refusal is ``property-changed``."""
         group = self.group(name)
+        named = {each.casefold() for each in (*(one.name for one in assigned), *reset)}
         return updates.SetGroupProperties(
             group=group.id,
             common=common_changes(group, assigned, reset),
+            instances=not named.isdisjoint(("grouptype", "maxinstances")),
             expected_common=common_changes(group, expected or [], expected_default or []),
         )
 

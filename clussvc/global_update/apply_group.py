@@ -33,6 +33,7 @@ from clussvc.model.properties import GROUP_PROPERTIES, Stored, common_changes, p
 from clussvc.model.reports import (
     Report,
     bad_argument,
+    bad_property,
     group_is_moving,
     group_not_empty,
     limit_reached,
@@ -108,6 +109,10 @@ def set_group_properties(config: Config, update: SetGroupProperties) -> Result:
     common = common_changes("group", owner, update.common)
     if isinstance(common, Report):
         return common
+    later = sorted({"group_type", "max_instances"} & common.keys())
+    if later and not update.instances:
+        why = "a release that does not know parallel groups cannot set it; ask a node of a later release"
+        return bad_property(owner, next(each.name for each in GROUP_PROPERTIES if each.attribute == later[0]), why)
     private = private_changes(owner, group.private, update.private)
     if isinstance(private, Report):
         return private

@@ -51,6 +51,8 @@ class SetGroupProperties:
     private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
     expected_common: Mapping[str, PropertyValue | None] = field(default_factory=dict)
     expected_private: Mapping[str, PropertyValue | None] = field(default_factory=dict)
+    instances: bool = False
+    """GroupType and MaxInstances may be set. Entries of earlier releases lack this, and those releases refused them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

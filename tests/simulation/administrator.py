@@ -111,7 +111,9 @@ def create_parallel_group(world: World, name: str, size: int, max_instances: int
     group = GroupId(f"g-{name}")
     if (yield CreateGroup(group=group, name=name)) is not None:
         return
-    yield SetGroupProperties(group=group, common={"GroupType": "parallel", "MaxInstances": max_instances})
+    yield SetGroupProperties(
+        group=group, common={"GroupType": "parallel", "MaxInstances": max_instances}, instances=True
+    )
     resources: list[ResourceId] = []
     for number in range(size):
         update = new_resource(name, f"r{number}", group)
@@ -129,14 +131,14 @@ def change_instances(rng: Random, world: World, group: GroupId) -> Script:
     resources = list(world.config.resources_of(group))
     what = rng.choice(["limit", "limit", "move", "move", "type", "owners", "one"])
     if what == "limit" or not instances or not resources:
-        yield SetGroupProperties(group=group, common={"MaxInstances": rng.randint(0, 3)})
+        yield SetGroupProperties(group=group, common={"MaxInstances": rng.randint(0, 3)}, instances=True)
     elif what == "move":
         to = rng.choice([None, *world.config.nodes])
         yield MoveGroup(group=rng.choice(instances), to=to, cause=MoveCause.ADMIN, because="an administrator asked")
     elif what == "type":
         yield OfflineGroup(group=group)
         for wanted in ("failover", "parallel", "parallel"):
-            yield SetGroupProperties(group=group, common={"GroupType": wanted})
+            yield SetGroupProperties(group=group, common={"GroupType": wanted}, instances=True)
         yield OnlineGroup(group=group)
     elif what == "owners":
         resource, node = rng.choice(resources), rng.choice(list(world.config.nodes))

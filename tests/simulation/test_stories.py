@@ -680,7 +680,7 @@ def farm(world: World) -> GroupId:
     ):
         assert world.do(update) is None
     world.run_until(lambda: is_offline(world, group))
-    parallel = SetGroupProperties(group=group, common={"GroupType": "parallel", "MaxInstances": 2})
+    parallel = SetGroupProperties(group=group, common={"GroupType": "parallel", "MaxInstances": 2}, instances=True)
     assert world.do(parallel) is None
     assert world.do(OnlineGroup(group=group)) is None
     world.run_until(lambda: set(places(world, group)) == {"n1", "n2"})
@@ -732,17 +732,17 @@ def test_an_isolated_node_lets_its_instance_go(world: World) -> None:
 def test_fewer_and_more_instances(world: World) -> None:
     """One ends when one is wanted, each node has one when there is no limit; then it runs on one node again."""
     group = farm(world)
-    assert world.do(SetGroupProperties(group=group, common={"MaxInstances": 1})) is None
+    assert world.do(SetGroupProperties(group=group, common={"MaxInstances": 1}, instances=True)) is None
     world.run_until(lambda: len(world.config.instances_of(group)) == 1)
     assert len([machine for machine in world.nodes.values() if machine.running]) == 1
-    assert world.do(SetGroupProperties(group=group, common={"MaxInstances": 0})) is None
+    assert world.do(SetGroupProperties(group=group, common={"MaxInstances": 0}, instances=True)) is None
     world.run_until(lambda: set(places(world, group)) == {"n1", "n2", "n3"})
     assert world.do(OfflineGroup(group=group)) is None
     for wanted in ("failover", "parallel", "failover"):
         world.run_until(lambda: is_offline(world, group))
         if wanted == "parallel":
             world.run_until(lambda: not world.config.instances_of(group))
-        assert world.do(SetGroupProperties(group=group, common={"GroupType": wanted})) is None
+        assert world.do(SetGroupProperties(group=group, common={"GroupType": wanted}, instances=True)) is None
     assert world.do(OnlineGroup(group=group)) is None
     world.run_until(lambda: world.online_on(group) is not None)
     assert not world.config.instances_of(group)

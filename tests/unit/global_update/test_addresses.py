@@ -74,7 +74,7 @@ def test_an_ip_address_cannot_take_a_virtual_one(world: World) -> None:
 def test_instances_do_not_quarrel_with_their_pattern(world: World) -> None:
     """The copies in a parallel group have the address of the resource that they are copies of."""
     world.do(
-        SetGroupProperties(group=GroupId("g"), common={"GroupType": "parallel"}),
+        SetGroupProperties(group=GroupId("g"), common={"GroupType": "parallel"}, instances=True),
         SetResourceProperties(resource=FARM, private={"VirtualIPAddresses": ("192.0.2.11/24",)}),
     )
 

@@ -121,7 +121,7 @@ FAILURE = st.builds(ResourceFailure, resource=RESOURCES, detail=WORDS, count=st.
 LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(CreateGroup, group=GROUPS, name=NAMES, on=st.none() | NODES),
     st.builds(DeleteGroup, group=GROUPS),
-    st.builds(SetGroupProperties, group=GROUPS, common=COMMON, private=PRIVATE),
+    st.builds(SetGroupProperties, group=GROUPS, common=COMMON, private=PRIVATE, instances=st.booleans()),
     st.builds(SetGroupProperties, group=GROUPS, common=COMMON, expected_common=COMMON, expected_private=PRIVATE),
     st.builds(SetPreferredOwners, group=GROUPS, nodes=st.lists(NODES, max_size=3).map(tuple)),
     st.builds(OnlineGroup, group=GROUPS, to=st.none() | NODES),

@@ -100,7 +100,7 @@ def move(group: GroupId, to: NodeId | None) -> MoveGroup:
 
 def test_instances_come_only_when_the_owner_has_let_go() -> None:
     """A group that is owned becomes parallel in two steps; its owner could still run it until then (rule R1)."""
-    world = three_nodes().do(SetGroupProperties(group=WEB, common={"GroupType": "Parallel"}))
+    world = three_nodes().do(SetGroupProperties(group=WEB, common={"GroupType": "Parallel"}, instances=True))
 
     assert {} == instances(world)
     assert world.group(WEB).move is not None, "its owner is asked to let it go"
@@ -112,7 +112,9 @@ def test_instances_come_only_when_the_owner_has_let_go() -> None:
 
 def test_a_dead_owner_lets_go_as_well() -> None:
     """What releases any group releases this one."""
-    world = three_nodes().do(SetGroupProperties(group=WEB, common={"GroupType": "parallel", "MaxInstances": 2}))
+    world = three_nodes().do(
+        SetGroupProperties(group=WEB, common={"GroupType": "parallel", "MaxInstances": 2}, instances=True)
+    )
     down(world, N1)
     assert {"WEB#1": None, "WEB#2": None} == instances(world)
 
@@ -122,10 +124,12 @@ def test_nobody_owns_a_parallel_group_itself() -> None:
     world = parallel_nodes()
     assert "stale" == refusal(world, AssignGroup(group=WEB, epoch=world.group(WEB).epoch, to=N3, because="a test"))
 
-    world.do(SetGroupProperties(group=WEB, common={"GroupType": "failover"}))
+    world.do(SetGroupProperties(group=WEB, common={"GroupType": "failover"}, instances=True))
     assert {"WEB#1": N1, "WEB#2": N2} == instances(world), "they have been asked to end"
     assert "stale" == refusal(world, AssignGroup(group=WEB, epoch=world.group(WEB).epoch, to=N3, because="a test"))
-    assert "group-in-use" == refusal(world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}))
+    assert "group-in-use" == refusal(
+        world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}, instances=True)
+    )
 
     release(release(world, WEB_1), WEB_2)
     assert {} == instances(world)
@@ -143,29 +147,44 @@ def test_the_type_changes_only_while_offline(wanted: str) -> None:
         world.do(OnlineGroup(group=WEB))
     else:
         world.do(move(WEB, N2))
-    assert "group-in-use" == refusal(world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}))
+    assert "group-in-use" == refusal(
+        world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}, instances=True)
+    )
 
 
 def test_a_parallel_group_that_runs_stays_parallel() -> None:
     """The states of the instances count."""
     world = run(parallel_nodes(), SITE_2)
-    assert "group-in-use" == refusal(world, SetGroupProperties(group=WEB, common={"GroupType": "failover"}))
+    assert "group-in-use" == refusal(
+        world, SetGroupProperties(group=WEB, common={"GroupType": "failover"}, instances=True)
+    )
 
 
 def test_the_core_group_runs_on_one_node() -> None:
     """The cluster's own group never becomes parallel."""
-    assert "core-group" == refusal(three_nodes(), SetGroupProperties(group=CORE, common={"GroupType": "parallel"}))
+    assert "core-group" == refusal(
+        three_nodes(), SetGroupProperties(group=CORE, common={"GroupType": "parallel"}, instances=True)
+    )
 
 
 @pytest.mark.parametrize("value", ["both", 1, ("parallel", "failover")])
 def test_a_group_type_is_one_of_two_words(value: str) -> None:
-    assert "bad-property" == refusal(three_nodes(), SetGroupProperties(group=WEB, common={"GroupType": value}))
+    assert "bad-property" == refusal(
+        three_nodes(), SetGroupProperties(group=WEB, common={"GroupType": value}, instances=True)
+    )
+
+
+@pytest.mark.parametrize("common", [{"GroupType": "parallel"}, {"maxinstances": 2}])
+def test_entries_of_earlier_releases_are_refused_as_they_were(common: dict[str, str | int]) -> None:
+    """Those releases did not know the properties, so an entry of theirs that names them changed nothing, and does so
+    when it is read by this one."""
+    assert "bad-property" == refusal(three_nodes(), SetGroupProperties(group=WEB, common=common))
 
 
 @pytest.mark.parametrize(("value", "fits"), [(0, True), (1, True), (64, True), (65, False), (-1, False)])
 def test_range_of_max_instances(value: int, *, fits: bool) -> None:
     """0 to 64."""
-    report = three_nodes().send(SetGroupProperties(group=WEB, common={"MaxInstances": value})).refusal
+    report = three_nodes().send(SetGroupProperties(group=WEB, common={"MaxInstances": value}, instances=True)).refusal
     assert fits == (report is None)
 
 
@@ -174,21 +193,23 @@ def test_range_of_max_instances(value: int, *, fits: bool) -> None:
 
 def test_as_many_instances_as_possible_owners() -> None:
     """A node that joins brings one more, a possible owner that is taken away ends one, MaxInstances bounds both."""
-    world = release(three_nodes().do(SetGroupProperties(group=WEB, common={"GroupType": "parallel"})), WEB)
+    world = release(
+        three_nodes().do(SetGroupProperties(group=WEB, common={"GroupType": "parallel"}, instances=True)), WEB
+    )
     world.assign(WEB_1, N1).assign(WEB_2, N2).assign(WEB_3, N3)
     join(world, "NODE4")
     assert ["WEB#1", "WEB#2", "WEB#3", "WEB#4"] == list(instances(world))
 
     world.do(RemovePossibleOwner(resource=SITE, node=N2))
     assert {"WEB#1": N1, "WEB#2": N2, "WEB#3": N3} == instances(world), "nobody had the fourth; it went first"
-    world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 2}))
+    world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 2}, instances=True))
     assert [None, MoveCause.OWNERS_CHANGED, None] == [
         each.move.cause if (each := world.group(group)).move else None for group in (WEB_1, WEB_2, WEB_3)
     ], "the one that may not stay where it is goes"
     release(world, WEB_2)
     assert {"WEB#1": N1, "WEB#3": N3} == instances(world)
 
-    world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 0}))
+    world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 0}, instances=True))
     assert {"WEB#1": N1, "WEB#2": None, "WEB#3": N3} == instances(world), "the free number is used again"
 
 
@@ -198,8 +219,8 @@ def test_epochs_are_never_given_twice() -> None:
     release(world, WEB_2).assign(WEB_2, N3)
     before = world.group(WEB_2).epoch
 
-    release(world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 1})), WEB_2)
-    world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 2})).assign(WEB_2, N2)
+    release(world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 1}, instances=True)), WEB_2)
+    world.do(SetGroupProperties(group=WEB, common={"MaxInstances": 2}, instances=True)).assign(WEB_2, N2)
     assert before + 1 == world.group(WEB_2).epoch
 
 
@@ -246,7 +267,7 @@ def test_a_full_cluster_has_fewer_instances() -> None:
     assert world.config is not None
     for number in range(GROUPS_MAX - len(world.config.groups) - 2):
         world.send(CreateGroup(group=GroupId(f"f{number}"), name=f"F {number}"))
-    release(world.do(SetGroupProperties(group=WEB, common={"GroupType": "parallel"})), WEB)
+    release(world.do(SetGroupProperties(group=WEB, common={"GroupType": "parallel"}, instances=True)), WEB)
     assert 2 == len(instances(world))
     assert GROUPS_MAX == len(world.config.groups)
 
@@ -360,10 +381,14 @@ def test_refused(update: Update, code: str) -> None:
 def test_names_of_instances_must_be_free() -> None:
     """A group whose instances would have the names of others does not become parallel."""
     world = three_nodes().do(CreateGroup(group=GroupId("x"), name="Web#2"))
-    assert "object-exists" == refusal(world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}))
+    assert "object-exists" == refusal(
+        world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}, instances=True)
+    )
 
     world = three_nodes().do(resource(ResourceId("site#64"), SQL))
-    assert "object-exists" == refusal(world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}))
+    assert "object-exists" == refusal(
+        world, SetGroupProperties(group=WEB, common={"GroupType": "parallel"}, instances=True)
+    )
 
 
 def test_numbers_beyond_the_last_instance_are_free() -> None:

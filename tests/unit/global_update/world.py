@@ -155,6 +155,6 @@ def three_nodes() -> World:
 def parallel_nodes() -> World:
     """The same, but WEB is parallel: WEB#1 on NODE1, WEB#2 on NODE2, at most two; NODE3 is spare. All offline."""
     world = three_nodes()
-    world.do(SetGroupProperties(group=WEB, common={"GroupType": "Parallel", "MaxInstances": 2}))
+    world.do(SetGroupProperties(group=WEB, common={"GroupType": "Parallel", "MaxInstances": 2}, instances=True))
     world.do(GroupReleased(group=WEB, epoch=world.group(WEB).epoch, node=N1, because="it is to run in instances"))
     return world.assign(WEB_1, N1).assign(WEB_2, N2)
