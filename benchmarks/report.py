@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.peers.__main__ import CONTENDERS
+from benchmarks.peers.__main__ import CONTENDERS, TWO_NODES
 
 RESULTS: Final = Path(__file__).with_name("results")
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
@@ -32,6 +32,7 @@ FAULT_WORDS: Final = {
     "daemon": "cluster service killed",
     "move": "planned move",
 }
+THREE_NODES: Final = [tag for tag in CONTENDERS if tag not in TWO_NODES]
 BAR_PX, GAP_PX, LABEL_PX, WIDTH_PX = 14, 10, 250, 860
 COLOURS: Final = ("#2f6fb0", "#5aa0e0", "#b0562f", "#e08a5a", "#5f8f3a", "#97c46b")
 
@@ -59,25 +60,26 @@ def lines_of(header: list[str], rows: Table) -> str:
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def merged(kind: str) -> dict[str, Any] | None:
-    """The newest rounds of each contender, which may have been measured one after the other."""
+def merged(kind: str, tags: list[str]) -> dict[str, Any] | None:
+    """The newest rounds of each of these contenders, which may have been measured one after the other."""
     rounds: dict[str, list[dict[str, Any]]] = {}
     about: dict[str, Any] = {}
     commits: dict[str, str] = {}
     for path in sorted(RESULTS.glob(f"{kind}-2*.json"), key=lambda path: path.stat().st_mtime):
         found = json.loads(path.read_text())
-        about = found["machine"]
-        for tag in {one["tag"] for one in found["rounds"]}:
+        measured = {one["tag"] for one in found["rounds"]} & set(tags)
+        about = found["machine"] if measured else about
+        for tag in measured:
             rounds[tag] = [one for one in found["rounds"] if one["tag"] == tag]
             commits[tag] = about.get("commit", "unknown")
-    ordered = [one for tag in CONTENDERS for one in rounds.get(tag, [])]
-    used = list(dict.fromkeys(commits[tag] for tag in CONTENDERS if tag in commits))
+    ordered = [one for tag in tags for one in rounds.get(tag, [])]
+    used = list(dict.fromkeys(commits[tag] for tag in tags if tag in commits))
     return {"machine": {**about, "commits": used}, "rounds": ordered} if ordered else None
 
 
 def machine() -> str:
     """What was measured on, when, and which commit."""
-    found = merged("peers")
+    found = merged("peers", THREE_NODES)
     if found is None:
         return ""
     about = found["machine"]
@@ -90,7 +92,7 @@ def machine() -> str:
 
 def outages() -> str:
     """Outages of all contenders, with a plot."""
-    found = merged("peers")
+    found = merged("peers", THREE_NODES)
     if found is None:
         return ""
     rounds = found["rounds"]
@@ -113,6 +115,27 @@ def outages() -> str:
     versions = "; ".join(dict.fromkeys(str(one["version"]) for one in rounds))
     header = ["fault", "contender", "n", "min s", "median s", "max s", "gap on return, max s"]
     return f"![Outages](performance/outages.svg)\n\n{lines_of(header, rows)}\n\nVersions: {versions}."
+
+
+def two_nodes() -> str:
+    """Outages of two nodes between which a disk or a third machine decides, without a plot."""
+    found = merged("peers", [tag for tag in CONTENDERS if tag in TWO_NODES])
+    if found is None:
+        return ""
+    rows = []
+    for fault, contender in dict.fromkeys((one["fault"], one["contender"]) for one in found["rounds"]):
+        mine = [one for one in found["rounds"] if (one["fault"], one["contender"]) == (fault, contender)]
+        taken = [one["outage_s"] for one in mine]
+        figures = (min(taken), statistics.median(taken), max(taken), max(one["gap_on_return_s"] for one in mine))
+        rows.append([FAULT_WORDS[fault], contender, str(len(mine)), *(f"{one:.3f}" for one in figures)])
+    rows.sort(key=lambda row: list(FAULT_WORDS.values()).index(row[0]))
+    about = found["machine"]
+    versions = "; ".join(dict.fromkeys(str(one["version"]) for one in found["rounds"]))
+    return (
+        f"Measured on {about['date']} at commit {', '.join(about['commits'])}.\n\n"
+        f"{lines_of(['fault', 'contender', 'n', 'min s', 'median s', 'max s', 'gap on return, max s'], rows)}\n\n"
+        f"Versions: {versions}."
+    )
 
 
 def updates(found: dict[str, Any]) -> str:
@@ -269,6 +292,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "bulk": part_of("bulk-3-500", bulk),
     "bulk-8": part_of("bulk-8-1000", bulk),
     "quorum-disk": part_of("quorum-disk", quorum_disk),
+    "two-nodes": two_nodes,
     "load-lan": load("lan"),
     "load-fast": load("fast"),
 }
