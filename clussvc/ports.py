@@ -18,6 +18,8 @@ from clussvc.model.ids import NodeId, RequestId, ResourceId
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.view import LiveView
+from clussvc.nlb.filter_table import Decision, FilterTable, Flow, Reason
+from clussvc.nlb.mac import Address
 
 
 class Clock(Protocol):
@@ -144,6 +146,50 @@ class QuorumDevice(Protocol):
 
     def close(self) -> None:
         """Let go of the device; registration and reservation stay."""
+
+
+class PacketFilter(Protocol):
+    """Decides for the frames that one interface receives whether this host of a load-balanced cluster takes them.
+
+    One thread uses it. Everything that fails raises ClusterError (see ``clussvc.nlb.filter.binding``), and then nothing
+    has changed.
+    """
+
+    def load(self, table: FilterTable) -> None:
+        """Decide by this table from now on; it replaces the former one whole."""
+
+    def attach(self, interface: str, *, native: bool = False) -> None:
+        """Begin to decide what that interface receives. A table must be loaded."""
+
+    def detach(self) -> None:
+        """Let the interface receive everything again. Harmless when not attached."""
+
+    def attached(self) -> bool:
+        """Whether it is on an interface that still exists."""
+
+    def close(self) -> None:
+        """Detach for good; harmless when repeated."""
+
+    def counters(self) -> Mapping[Reason, int]:
+        """Frames decided so far, by reason."""
+
+    def flows(self, limit: int = 1000) -> tuple[Flow, ...]:
+        """Connections and sessions that this host knows, at most ``limit``."""
+
+    def occupied(self) -> Mapping[int, frozenset[int]]:
+        """For each rule the buckets of which this host has connections; others are idle here."""
+
+    def explain(
+        self,
+        *,
+        client: Address,
+        server: Address,
+        protocol: int = 6,
+        client_port: int = 0,
+        server_port: int = 0,
+        opens: bool = True,
+    ) -> Decision:
+        """What would become of such a packet, and why; nothing is noted or counted."""
 
 
 class AgentParameters(Protocol):

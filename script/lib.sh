@@ -59,10 +59,13 @@ missing_tools() {
     fi
 }
 
-missing_for_all_tests() { # An iSCSI target, the library to reach it, a packet analyser; without them tests are skipped.
+# An iSCSI target, the library to reach it, a packet analyser, a compiler for the kernel's packet filter; without them
+# tests are skipped.
+missing_for_all_tests() {
     command -v tgtd >/dev/null || printf '%s\n' tgt
     ldconfig -p 2>/dev/null | grep -q 'libiscsi\.so\.' || printf '%s\n' libiscsi-bin
     command -v tshark >/dev/null || printf '%s\n' tshark
+    command -v clang >/dev/null || printf '%s\n' clang
 }
 
 missing_for_building() {
@@ -98,7 +101,7 @@ made_from() { # A hash of everything that .venv is made from.
     {
         printf '%s\n' "$root"
         "$venv/bin/python" -c 'import sys; print(sys.version)' 2>/dev/null || printf 'no python\n'
-        (cd "$root" && sha256sum pyproject.toml clussvc/native/*.[ch])
+        (cd "$root" && sha256sum pyproject.toml clussvc/native/*.[ch] clussvc/nlb/filter/*.[ch] clussvc/nlb/filter/core/*.[ch])
     } | sha256sum | cut -d ' ' -f 1
 }
 

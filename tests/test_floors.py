@@ -130,6 +130,7 @@ ADAPTERS_THAT_MEET = {
     ("clussvc.comms", "clussvc.resources.types"): "links and addresses are asked of the kernel in one place",
     ("clussvc.global_update.raft", "clussvc.native"): "checksums in C",
     ("clussvc.configdb", "clussvc.native"): "checksums in C",
+    ("clussvc.nlb.filter", "clussvc.native"): "the packet filter in C",
 }
 """Adapter packages that know each other all the same, each with its reason."""
 

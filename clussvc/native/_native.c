@@ -5,6 +5,8 @@
  *             where the processor has it (asked at run time), eight tables otherwise; both give the same values.
  * siphash128  The keyed tag of heartbeats.
  * Heartbeats  Sends and receives heartbeats in a thread of its own (heartbeat_thread.c, heartbeat_core.c).
+ * NlbTable, NlbFlows, NlbProgram
+ *             The packet filter of Network Load Balancing (clussvc/nlb/filter).
  * lock_memory Keeps the pages of this process in memory.
  *
  * Limited API of CPython 3.11, so one binary serves later versions too.
@@ -18,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "filter.h"
 #include "native.h"
 #include "siphash.h"
 
@@ -182,6 +185,8 @@ PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     PyObject *type = module != NULL ? native_heartbeats_type() : NULL;
     if (type == NULL || PyModule_AddObjectRef(module, "Heartbeats", type) < 0)
+        Py_CLEAR(module);
+    if (module != NULL && nlb_add_types(module) < 0)
         Py_CLEAR(module);
     Py_XDECREF(type);
     return module;

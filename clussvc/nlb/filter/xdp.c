@@ -1,0 +1,98 @@
+/*
+ * The filter as a program for the kernel's XDP hook, around the same core as the extension.
+ *
+ * script/build-filter compiles this with clang and writes program.h, which is what the extension contains and loads; no
+ * machine that runs the filter needs clang or any library for BPF. The maps below exist in name only: the loader
+ * (attach.c) makes them, and puts them where the program refers to them.
+ */
+
+#define NLB_BPF
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "nlb_filter.h"
+
+#define SECTION(name) __attribute__((section(name), used))
+
+/* What of <linux/bpf.h> is needed; all of it is the kernel's stable interface. */
+struct xdp_md {
+    uint32_t data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex;
+};
+#define XDP_DROP 1
+#define XDP_PASS 2
+#define BPF_ANY 0
+
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, uint64_t flags) = (void *)2;
+static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static uint64_t (*const bpf_jiffies64)(void) = (void *)118; /* A mere load; every other clock is a call. */
+
+struct map {
+    uint32_t number;
+};
+struct map nlb_map_tables SECTION("maps"), nlb_map_cpu SECTION("maps"), nlb_map_opening SECTION("maps"),
+    nlb_map_open SECTION("maps"), nlb_map_fragments SECTION("maps");
+
+/* The tables are maps of the program, so nothing is handed around; which one is known when this is compiled. */
+#define NLB_MAP(which) \
+    ((which) == NLB_FLOWS_OPEN      ? &nlb_map_open      \
+     : (which) == NLB_FLOWS_OPENING ? &nlb_map_opening   \
+                                    : &nlb_map_fragments)
+
+NLB_CODE struct nlb_flow *
+nlb_flow_find(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
+{
+    (void)flows;
+    (void)key;
+    struct nlb_entry *entry = bpf_map_lookup_elem(NLB_MAP(which), name);
+    return entry == NULL ? NULL : &entry->flow;
+}
+
+NLB_CODE void
+nlb_flow_put(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name,
+             const struct nlb_flow *flow)
+{
+    (void)flows;
+    struct nlb_entry entry = {*flow, *key};
+    bpf_map_update_elem(NLB_MAP(which), name, &entry, BPF_ANY);
+}
+
+NLB_CODE void
+nlb_flow_forget(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
+{
+    (void)flows;
+    (void)key;
+    bpf_map_delete_elem(NLB_MAP(which), name);
+}
+
+NLB_CODE uint64_t
+nlb_now(struct nlb_flows *flows)
+{
+    (void)flows;
+    return bpf_jiffies64();
+}
+
+#include "nlb_filter.c"
+
+SECTION("xdp") int
+clussvc_nlb(struct xdp_md *context)
+{
+    uint8_t *frame = (uint8_t *)(uintptr_t)context->data, *end = (uint8_t *)(uintptr_t)context->data_end;
+    uint32_t zero = 0;
+    struct nlb_cpu *cpu = bpf_map_lookup_elem(&nlb_map_cpu, &zero);
+    void *current = bpf_map_lookup_elem(&nlb_map_tables, &zero);
+    if (cpu == NULL || current == NULL)
+        return XDP_DROP; /* There always are; the verifier cannot know. */
+    const struct nlb_table *table = bpf_map_lookup_elem(current, &zero);
+    if (table == NULL)
+        return XDP_DROP;
+    nlb_decide(table, NULL, frame, end, &cpu->work);
+    NLB_MEET();
+    if (cpu->work.decision.rewrite && frame + 14 <= end) {
+        *(uint32_t *)frame = NLB_LOAD32(table->own_mac);
+        *(uint16_t *)(frame + 4) = NLB_LOAD16(table->own_mac + 4);
+    }
+    cpu->counts[NLB_BOUND(cpu->work.decision.reason, NLB_COUNTS - 1)]++;
+    return cpu->work.decision.verdict == NLB_DROP ? XDP_DROP : XDP_PASS;
+}

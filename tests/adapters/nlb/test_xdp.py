@@ -1,0 +1,225 @@
+"""The filter in the kernel: what it takes, that it comes and goes cleanly, and whom it meets on an interface."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from ipaddress import ip_address
+
+import pytest
+
+from clussvc.model.errors import ClusterError
+from clussvc.model.ids import HostId
+from clussvc.nlb.filter.binding import XdpFilter
+from clussvc.nlb.filter.netlink import xdp_programs
+from clussvc.nlb.filter_table import FlowState, Reason, RuleBuckets, Verdict, all_to
+from tests.adapters.nlb.conftest import Wire
+from tests.packets.frames import ACK, CLUSTER_MAC, OWN_MAC, Packet
+from tests.packets.tables import table
+
+
+def test_accepted_frames_get_the_own_link_address(kernel_filter: XdpFilter) -> None:
+    """Two hosts, a hundred clients: the kernel lets through what host 1 owns, readdressed, and drops the rest."""
+    kernel_filter.load(table())
+    passed = 0
+    for port in range(100):
+        frame = Packet(source_port=1024 + port, source=f"198.51.100.{port + 1}").frame()
+        through, _, after = kernel_filter.test_run(frame)
+        assert after == ((OWN_MAC + frame[6:]) if through else frame)
+        passed += through
+
+    counters = kernel_filter.counters()
+    assert counters[Reason.BUCKET_OWNER] == passed
+    assert counters[Reason.OTHER_BUCKET] == 100 - passed
+    assert 30 < passed < 70
+
+
+def test_a_new_table_is_in_force_when_the_call_returns(kernel_filter: XdpFilter) -> None:
+    """Also the one without rules that a filter has before its first table."""
+    frame = Packet().frame()
+    assert kernel_filter.test_run(frame)[0]
+    assert kernel_filter.counters()[Reason.OTHER_ADDRESS] == 1
+
+    for running in (True, False, True):
+        kernel_filter.load(table(hosts=1, running=running))
+        assert kernel_filter.test_run(frame)[0] is running
+
+
+def test_connections_are_known_and_outlive_a_move(kernel_filter: XdpFilter) -> None:
+    """Opened, used, then the bucket goes to host 2: the connection stays, a new one does not come."""
+    connection = Packet()
+    kernel_filter.load(table(hosts=1))
+    assert kernel_filter.test_run(connection.frame())[0]
+    assert [FlowState.OPENING] == [flow.state for flow in kernel_filter.flows()]
+    assert kernel_filter.test_run(connection.but(flags=ACK).frame())[0]
+    (flow,) = kernel_filter.flows()
+    assert (flow.client, flow.client_port, flow.server_port) == (ip_address("198.51.100.7"), 40_000, 80)
+    assert flow.state is FlowState.OPEN
+    (bucket,) = kernel_filter.occupied()[0]
+
+    moved = table(hosts=1, rule_buckets=(RuleBuckets(owners=(2,) * 60),))
+    kernel_filter.load(moved)
+    asked = {"client": flow.client, "client_port": 40_000, "server": flow.server, "server_port": 80}
+    decision = kernel_filter.explain(**asked, opens=False)  # type: ignore[arg-type]
+    assert (decision.verdict, decision.reason) == (Verdict.ACCEPT, Reason.KNOWN_CONNECTION)
+    assert decision.bucket == bucket and decision.owner == 2
+    assert kernel_filter.test_run(connection.but(flags=ACK).frame())[0]
+    assert not kernel_filter.test_run(connection.but(flags=ACK, source_port=41_000).frame())[0]
+    assert not kernel_filter.test_run(connection.frame())[0]
+
+    # The SYN has ended it here: its client begins anew at host 2.
+    assert not kernel_filter.flows()
+    assert not kernel_filter.test_run(connection.but(flags=ACK).frame())[0]
+
+
+def test_a_stopped_host_forgets_its_connections(kernel_filter: XdpFilter) -> None:
+    """What it knew before must not come back to life when it starts again."""
+    kernel_filter.load(table(hosts=1))
+    for port in range(50):
+        kernel_filter.test_run(Packet(source_port=5000 + port).frame())
+        kernel_filter.test_run(Packet(source_port=5000 + port, flags=ACK).frame())
+    assert len(kernel_filter.flows()) == 50
+
+    kernel_filter.load(table(hosts=1, running=False))
+
+    assert not kernel_filter.flows()
+    assert not kernel_filter.test_run(Packet(source_port=5000, flags=ACK).frame())[0]
+
+
+def test_members_of_a_team_share_what_they_know(kernel_filter: XdpFilter) -> None:
+    """The outer side sees the client open a connection; the inner side then knows the answers that come back, although
+    another host still has connections of the bucket."""
+    inner = XdpFilter(sharing=kernel_filter)
+    try:
+        dirty = RuleBuckets(owners=(1,) * 60, dirty=frozenset(range(60)))
+        kernel_filter.load(table(hosts=1, transit=True, rule_buckets=(dirty,)))
+        inner.load(table(hosts=1, transit=True, reverse=True, rule_buckets=(dirty,)))
+        out = Packet(target="203.0.113.80")
+        back = Packet(source="203.0.113.80", source_port=80, target="198.51.100.7", target_port=40_000, flags=ACK | 2)
+        assert not inner.test_run(back.frame())[0]
+        assert kernel_filter.test_run(out.frame())[0]
+
+        assert inner.test_run(back.frame())[0]
+    finally:
+        inner.close()
+
+
+def test_frames_arrive_or_not(kernel_filter: XdpFilter, wire: Wire) -> None:
+    """Real frames over a wire: only those of this host's buckets are received, with the own link address."""
+    kernel_filter.load(table())
+    kernel_filter.attach(wire.inside)
+    assert kernel_filter.attached()
+    packets = [Packet(source=f"198.51.100.{number}") for number in range(1, 41)]
+    asked = [
+        kernel_filter.explain(client=ip_address(p.source), server=ip_address(p.target), client_port=1, server_port=80)
+        for p in packets
+    ]
+    wanted = [p.frame() for p, answer in zip(packets, asked, strict=True) if answer.verdict is Verdict.ACCEPT]
+
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as receiver:
+        receiver.bind((wire.inside, 0))
+        receiver.settimeout(10)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind((wire.outside, 0))
+            for packet in packets:
+                sender.send(packet.frame())
+        received = [receiver.recv(2048) for _ in wanted]
+
+    assert received == [OWN_MAC + frame[6:] for frame in wanted]
+    kernel_filter.detach()
+    assert not kernel_filter.attached()
+    assert not xdp_programs(socket.if_nametoindex(wire.inside))
+
+
+def test_two_filters_do_not_share_an_interface(kernel_filter: XdpFilter, wire: Wire) -> None:
+    """The second is refused with the name of the first; when the first is gone, the second gets in."""
+    kernel_filter.load(table())
+    kernel_filter.attach(wire.inside)
+    second = XdpFilter()
+    try:
+        second.load(table())
+        with pytest.raises(ClusterError) as refused:
+            second.attach(wire.inside)
+        assert refused.value.code == "interface-taken"
+        number, name = kernel_filter.identity()
+        assert f"{name} (number {number}, generic)" in refused.value.message
+        assert f"ip link set dev {wire.inside} xdp off" in refused.value.message
+
+        kernel_filter.close()
+        second.attach(wire.inside)
+        assert second.attached()
+    finally:
+        second.close()
+
+
+def test_native_mode(kernel_filter: XdpFilter, wire: Wire) -> None:
+    """In the driver: virtual pairs can, as long as link addresses stay."""
+    kernel_filter.load(table(hosts=1, own_mac=None))
+    kernel_filter.attach(wire.inside, native=True)
+
+    assert [mode for _, mode in xdp_programs(socket.if_nametoindex(wire.inside))] == ["native"]
+
+
+def test_a_crashed_process_leaves_nothing(kernel_filter: XdpFilter, wire: Wire) -> None:
+    """The process that attached a filter is killed: the interface is free again."""
+    del kernel_filter  # Only for its skipping.
+    program = (
+        "import sys, time\n"
+        "from clussvc.nlb.filter.binding import XdpFilter\n"
+        "from tests.packets.tables import table\n"
+        "f = XdpFilter(); f.load(table()); f.attach(sys.argv[1])\n"
+        "print('attached', flush=True); time.sleep(600)\n"
+    )
+    index = socket.if_nametoindex(wire.inside)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, wire.inside], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "attached\n"
+            assert len(xdp_programs(index)) == 1
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
+
+    # The kernel frees a link after a grace period, so not quite at once.
+    until = time.monotonic() + 30
+    while xdp_programs(index) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not xdp_programs(index)
+
+
+def test_an_interface_that_vanishes_is_noticed(kernel_filter: XdpFilter, wire: Wire) -> None:
+    """As when somebody unplugs it; there is nothing to be attached to any more."""
+    from tests.adapters.nlb.conftest import ip
+
+    ip("link", "add", "brief", "type", "veth", "peer", "name", "other")
+    kernel_filter.load(table())
+    kernel_filter.attach("brief")
+    ip("link", "del", "brief")
+
+    assert not kernel_filter.attached()
+    kernel_filter.detach()
+    kernel_filter.attach(wire.inside)
+    assert kernel_filter.attached()
+
+
+def test_bad_words_are_refused(kernel_filter: XdpFilter) -> None:
+    """An interface that is not there, a table that cannot be, a filter that is closed; each with a reason."""
+    kernel_filter.load(table())
+    with pytest.raises(ClusterError, match="There is no interface nowhere0"):
+        kernel_filter.attach("nowhere0")
+    with pytest.raises(ClusterError, match=r"An? .*owner that is no host|has an owner that is no host"):
+        kernel_filter.load(table(default=all_to(33, 60)))
+    with pytest.raises(ClusterError, match="1024 to"):
+        XdpFilter(flows_max=1)
+    assert kernel_filter.test_run(Packet(target="192.0.2.99").frame())[0]
+    kernel_filter.close()
+    with pytest.raises(ClusterError) as refused:
+        kernel_filter.load(table(host=HostId(2)))
+    assert refused.value.code == "filter-closed"
+    assert CLUSTER_MAC != OWN_MAC
