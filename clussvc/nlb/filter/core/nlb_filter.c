@@ -138,28 +138,28 @@ nlb_classify(struct nlb_packet *packet, uint8_t protocol)
 
 /* Whether a datagram is the first message of IKE: only the initiator has a number yet. */
 NLB_CODE int
-nlb_opens_ike(const uint8_t *frame, uint32_t at, const uint8_t *end, uint16_t port)
+nlb_opens_ike(const uint8_t *frame, uint32_t at, uint32_t limit, const uint8_t *end, uint16_t port)
 {
     if (port == NLB_PORT_IKE_NAT) {
-        const uint8_t *marker = nlb_at(frame, at, 4, end);
+        const uint8_t *marker = at + 4 > limit ? NULL : nlb_at(frame, at, 4, end);
         if (marker == NULL || NLB_LOAD32(marker) != 0) /* ESP in UDP, or a byte that keeps the address translation. */
             return 0;
         at += 4;
     }
-    const uint8_t *ike = nlb_at(frame, at, 16, end);
+    const uint8_t *ike = at + 16 > limit ? NULL : nlb_at(frame, at, 16, end);
     return ike != NULL && NLB_LOAD64(ike) != 0 && NLB_LOAD64(ike + 8) == 0;
 }
 
 /* An ICMP error goes where the packet came from that it quotes: from us to the client. */
 NLB_CODE int
-nlb_parse_quoted(const struct nlb_table *table, const uint8_t *frame, uint32_t at, const uint8_t *end,
+nlb_parse_quoted(const struct nlb_table *table, const uint8_t *frame, uint32_t at, uint32_t limit, const uint8_t *end,
                  struct nlb_address destination, struct nlb_packet *packet)
 {
     struct nlb_address source, target;
     uint8_t protocol;
     uint32_t ports_at;
     if (packet->flags & NLB_PACKET_IPV6) {
-        const uint8_t *ip = nlb_at(frame, at, NLB_IPV6_BYTES, end);
+        const uint8_t *ip = at + NLB_IPV6_BYTES > limit ? NULL : nlb_at(frame, at, NLB_IPV6_BYTES, end);
         if (ip == NULL || ip[0] >> 4 != 6)
             return 0;
         source = (struct nlb_address){NLB_LOAD64(ip + 8), NLB_LOAD64(ip + 16)};
@@ -167,7 +167,7 @@ nlb_parse_quoted(const struct nlb_table *table, const uint8_t *frame, uint32_t a
         protocol = ip[6];
         ports_at = at + NLB_IPV6_BYTES;
     } else {
-        const uint8_t *ip = nlb_at(frame, at, NLB_IPV4_BYTES, end);
+        const uint8_t *ip = at + NLB_IPV4_BYTES > limit ? NULL : nlb_at(frame, at, NLB_IPV4_BYTES, end);
         if (ip == NULL || ip[0] >> 4 != 4 || (ip[0] & 15) < 5 || (NLB_BE16(NLB_LOAD16(ip + 6)) & 0x1fff))
             return 0;
         source = (struct nlb_address){0, NLB_IPV4_LOW(NLB_LOAD32(ip + 12))};
@@ -179,7 +179,7 @@ nlb_parse_quoted(const struct nlb_table *table, const uint8_t *frame, uint32_t a
         return 0;
     uint16_t source_port = 0, target_port = 0;
     if (protocol == NLB_IP_TCP || protocol == NLB_IP_UDP) {
-        const uint8_t *ports = nlb_at(frame, ports_at, 4, end);
+        const uint8_t *ports = ports_at + 4 > limit ? NULL : nlb_at(frame, ports_at, 4, end);
         if (ports == NULL)
             return 0;
         source_port = NLB_BE16(NLB_LOAD16(ports));
@@ -195,7 +195,7 @@ nlb_parse_quoted(const struct nlb_table *table, const uint8_t *frame, uint32_t a
 }
 
 NLB_CODE void
-nlb_parse_icmp(const struct nlb_table *table, const uint8_t *frame, uint32_t at, const uint8_t *end,
+nlb_parse_icmp(const struct nlb_table *table, const uint8_t *frame, uint32_t at, uint32_t limit, const uint8_t *end,
                struct nlb_address source, struct nlb_address destination, struct nlb_packet *packet)
 {
     const uint8_t *icmp = nlb_at(frame, at, 8, end);
@@ -217,7 +217,7 @@ nlb_parse_icmp(const struct nlb_table *table, const uint8_t *frame, uint32_t at,
         nlb_settle(packet, NLB_ACCEPT, NLB_REASON_ICMP_EVERYWHERE);
         return;
     }
-    if (error && nlb_parse_quoted(table, frame, at + 8, end, destination, packet))
+    if (error && nlb_parse_quoted(table, frame, at + 8, limit, end, destination, packet))
         return;
     packet->kind = NLB_KIND_ICMP;
     packet->key.protocol = packet->flags & NLB_PACKET_IPV6 ? NLB_IP_ICMPV6 : NLB_IP_ICMP;
@@ -249,7 +249,7 @@ nlb_parse_transport(const struct nlb_table *table, const uint8_t *frame, uint32_
         return;
     }
     if (icmp) {
-        nlb_parse_icmp(table, frame, at, end, source, destination, packet);
+        nlb_parse_icmp(table, frame, at, limit, end, source, destination, packet);
         return;
     }
     if (protocol == NLB_IP_TCP) {
@@ -273,7 +273,7 @@ nlb_parse_transport(const struct nlb_table *table, const uint8_t *frame, uint32_
             return;
         }
         nlb_set_ports(table, packet, NLB_BE16(NLB_LOAD16(udp)), NLB_BE16(NLB_LOAD16(udp + 2)));
-        if (nlb_is_ike(packet) && nlb_opens_ike(frame, at + 8, end, packet->key.server_port))
+        if (nlb_is_ike(packet) && nlb_opens_ike(frame, at + 8, limit, end, packet->key.server_port))
             packet->flags |= NLB_PACKET_OPENS;
     } else if (nlb_at(frame, at, bytes, end) == NULL) {
         nlb_settle(packet, NLB_DROP, NLB_REASON_MALFORMED);
@@ -668,6 +668,8 @@ nlb_take_note(const struct nlb_table *table, struct nlb_flows *flows, struct nlb
     uint64_t now_ticks = nlb_now(flows);
     if (note == NLB_NOTE_OPENING) {
         struct nlb_flow flow = {now_ticks, NLB_OPENING};
+        if (found != NULL && !opening) /* Too old to count, but it would hide the new one. */
+            nlb_flow_forget(flows, NLB_FLOWS_OPEN, &work->packet.key, &work->name);
         nlb_flow_put(flows, NLB_FLOWS_OPENING, &work->packet.key, &work->name, &flow);
     } else if (found == NULL || opening) {
         struct nlb_flow flow = {now_ticks, note == NLB_NOTE_CLOSE ? NLB_CLOSING : NLB_OPEN};
