@@ -191,7 +191,7 @@ def _apply_one(config: Config, update: Update, proposal: Proposal) -> Result:
         return result
     after = result.config
     if _may_change_instances(config, after, update):
-        after, told = with_instances(after)
+        after, told = with_instances(after, config)
         result = Done(config=after, records=(*result.records, *told))
     if after.nodes is not config.nodes or after.networks is not config.networks:
         result = replace(result, records=(*result.records, *apply_network.told(config, after)))

@@ -61,12 +61,16 @@ _RESOURCE_FIELDS = (
 _NUMBERED = re.compile(rf"(.+){INSTANCE_SIGN}([1-9][0-9]?)", re.DOTALL)
 
 
-def with_instances(config: Config) -> tuple[Config, tuple[Record, ...]]:
-    """The configuration with the instances that its parallel groups should have, and what was added or removed."""
+def with_instances(config: Config, before: Config | None = None) -> tuple[Config, tuple[Record, ...]]:
+    """The configuration with the instances that its parallel groups should have, and what was added or removed.
+
+    ``before`` is the configuration from which this one was made, whose instances were in step; what has not changed
+    since then is not looked at again.
+    """
     index = index_of(config.groups)
     records: tuple[Record, ...] = ()
     for pattern in dict.fromkeys((*index.parallel, *index.members)):
-        config, told = _settle(config, pattern)
+        config, told = _settle(config, pattern, before)
         records += told
     return config, records
 
@@ -135,8 +139,9 @@ def check_room(config: Config, kind: str, name: str, identifier: str) -> Report 
 # --- one pattern ----------------------------------------------------------------------------------------------------
 
 
-def _settle(config: Config, pattern_id: GroupId) -> tuple[Config, tuple[Record, ...]]:
+def _settle(config: Config, pattern_id: GroupId, before: Config | None) -> tuple[Config, tuple[Record, ...]]:
     pattern = config.groups[pattern_id]
+    same = before is not None and _same(before, config, pattern)
     if pattern.parallel and pattern.released and (pattern.move is not None or pattern.halted):
         # It was owned until now, and what was decided about it then is over; from here on its instances are owned.
         pattern = replace(pattern, move=None, halted=False, released_because="it runs in instances")
@@ -151,7 +156,18 @@ def _settle(config: Config, pattern_id: GroupId) -> tuple[Config, tuple[Record, 
     elif len(present) < wanted:
         config, told = _add(config, pattern, present, wanted - len(present))
         records += told
-    return _copy(config, config.groups[pattern_id], resources), records
+        same = False
+    return config if same else _copy(config, config.groups[pattern_id], resources), records
+
+
+def _same(before: Config, config: Config, pattern: Group) -> bool:
+    """Whether everything that instances have from their pattern is what it was."""
+    if before.nodes is not config.nodes or before.groups.get(pattern.id) is not pattern:
+        return False
+    if before.resources is config.resources:
+        return True
+    held, had = list(config.resources_of(pattern.id)), list(before.resources_of(pattern.id))
+    return len(held) == len(had) and all(one is other for one, other in zip(held, had, strict=True))
 
 
 def _count(config: Config, pattern: Group, resources: list[Resource]) -> int:

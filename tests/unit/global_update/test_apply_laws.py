@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clussvc.global_update.apply import Applied, apply
+from clussvc.global_update.instances import with_instances
 from clussvc.global_update.update import (
     AddDependency,
     AddJoinToken,
@@ -299,6 +300,8 @@ def check_configuration(config: Config) -> None:
 
 def check_instances(config: Config) -> None:
     """What is true of parallel groups, and of nothing else."""
+    again, told = with_instances(config)
+    assert (config.groups, config.resources, ()) == (again.groups, again.resources, told), "all is in step already"
     for group in config.groups.values():
         instances = config.instances_of(group.id)
         owners = [each.owned for each in instances if each.owned is not None]
