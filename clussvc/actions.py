@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clussvc.global_update.update import Proposal
 from clussvc.membership.fencing import FenceOrder
+from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorCommand
 from clussvc.model.quorum import Quorum
@@ -89,6 +90,29 @@ class UseQuorum:
     """The settings of the quorum are these from now on; its kind of log is the same."""
 
     quorum: Quorum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeLog:
+    """Leave the present log for that of another quorum (docs/decisions/0016). Everything that is proposed from now on
+    goes to the new one."""
+
+    quorum: Quorum
+    index: int
+    config: Config
+    """The state from which the new log goes on here: that after the last update of the former log, or a later one."""
+    beginning: bytes
+    """With what this node begins its part of a log that is replicated among the nodes, if another node has sent it;
+    empty: ``index`` and ``config`` are the beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellNews:
+    """Tell a node that takes part in a log which was left what the quorum is, and the state of this node."""
+
+    node: NodeId
+    index: int
+    config: Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +228,8 @@ Action = (
     | GiveQuorumBack
     | UseTiming
     | UseQuorum
+    | ChangeLog
+    | TellNews
     | LeaveWill
     | ForgetLeader
     | Propose

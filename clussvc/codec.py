@@ -39,7 +39,7 @@ from clussvc.model.states import MoveCause
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 9
+PROPOSAL_VERSION_MAX: Final = 10
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -52,6 +52,8 @@ _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
     ("SetQuorum", "hold_ms"): 7,
     ("SetResourceProperties", "expected_private"): 8,
     ("SetGroupProperties", "instances"): 9,
+    ("SetQuorum", "quorum"): 10,
+    ("SetQuorum", "voters_version"): 10,
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
 
@@ -66,6 +68,7 @@ _NEW_UPDATES: Final[Mapping[str, int]] = {
     "SetNetworkProperties": 6,
     "SetNetworkPriorities": 6,
     "ReportInterfaces": 6,
+    "NodeSettled": 10,
 }
 """The version that brought each later update."""
 

@@ -52,6 +52,24 @@ class ConfigInstalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumNews:
+    """Another node says that the quorum has another log by now, and what stands in it; ``index`` is behind everything
+    that the log of this node can have."""
+
+    index: int
+    config: Config
+    beginning: bytes = b""
+    """With what this node begins its part of a log that is replicated among the nodes; see actions.ChangeLog."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerBehind:
+    """A connected node still takes part in a log that this one has left."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeadershipChanged:
     """Who leads the log, as far as this node knows. ``leads``: this node does, and a majority heard it lately."""
 
@@ -76,6 +94,15 @@ class ProposalFailed:
     request: RequestId
     fate: ProposalFate
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfLog:
+    """What one log has told: that of ``generation`` (Quorum.generation). A log that was left may still have something
+    to say, which does not count any more."""
+
+    generation: int
+    event: LeadershipChanged | ProposalFailed | Held | Lost | GiveWay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +152,9 @@ Event = (
     | ConfigInstalled
     | LeadershipChanged
     | ProposalFailed
+    | QuorumNews
+    | PeerBehind
+    | OfLog
     | MonitorSaid
     | CommandArrived
     | FenceEnded

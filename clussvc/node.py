@@ -31,6 +31,7 @@ from typing import assert_never
 from clussvc.actions import (
     Action,
     AddLogMember,
+    ChangeLog,
     CommandMonitor,
     ContestQuorum,
     FenceNode,
@@ -48,6 +49,7 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     StopService,
+    TellNews,
     UseQuorum,
     UseTiming,
     Vouch,
@@ -62,8 +64,11 @@ from clussvc.events import (
     InterfacesSeen,
     LeadershipChanged,
     MonitorSaid,
+    OfLog,
+    PeerBehind,
     ProposalFailed,
     ProposalFate,
+    QuorumNews,
     StopRequested,
     Tick,
 )
@@ -77,6 +82,7 @@ from clussvc.global_update.update import (
     Proposal,
     ReportInterfaces,
     RequestFailover,
+    SetQuorum,
     SetResourceProperties,
     StopNode,
     Update,
@@ -89,7 +95,8 @@ from clussvc.membership.fencing import Fencing
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.membership.interface_watch import InterfaceWatch
 from clussvc.membership.jury import Jury
-from clussvc.membership.regroup import RESTART_GRACE_MS, last_will_heard
+from clussvc.membership.mandate import Mandate
+from clussvc.membership.regroup import RESTART_GRACE_MS, last_will_heard, why_no_cut
 from clussvc.model import reports
 from clussvc.model.config import Config, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
@@ -152,6 +159,9 @@ PROBE_AFTER_MS = 4
 """How long after the limit of a silence the peers are asked for their reports; they heard the node last at moments of
 their own, a network's delay earlier or later."""
 
+NEWS_PAUSE_MS = 500
+"""A node that takes part in a log which was left is told so no more often."""
+
 FAREWELL_TIMEOUT_MS = 3_000
 """How long a stopping node waits for the others to take note; without that they find out by its silence."""
 
@@ -163,6 +173,8 @@ class _Command:
     proposal: Proposal
     deadline_ms: int
     again_ms: int | None = None
+    uncertain: bool = False
+    """It may have been made in a log that was left, and this node cannot see whether it was."""
 
 
 class NodeCore:
@@ -196,8 +208,12 @@ class NodeCore:
         self._voters = config.voters if config else frozenset()
         self._index = index
         self._quorum = quorum or Quorum()
-        self._table = HeartbeatTable(node=node, timing=timing, by_grants=self._quorum.on_disk)
-        self._hold = DiskHold(node, self._suspect_ms, now_ms) if self._quorum.on_disk else None
+        self._table = HeartbeatTable(node=node, timing=timing)
+        self._mandate = Mandate(
+            node, self._quorum, suspect_ms=self._suspect_ms, drift_ppm=timing.drift_ppm, now_ms=now_ms
+        )
+        self._told_news: dict[NodeId, int] = {}
+        """When other nodes were told last that the log has changed."""
         self._contest: tuple[bool, int] = (False, 1)
         self._table.set_peers(self._peers, now_ms)
         self._network_healed = False
@@ -278,6 +294,7 @@ class NodeCore:
         self._check_lease(now_ms)
         self._check_deadmen()
         self._take(event)
+        self._settle_mandate()
         self._mind_monitors()
         self._check_membership()
         self._advance()
@@ -352,13 +369,17 @@ class NodeCore:
             peers={
                 peer: PeerView(
                     silent_ms=self._table.silent_ms(peer, now_ms),
-                    lease_ms=max(0, self._table.lease_until_ms(peer) - now_ms),
+                    lease_ms=max(0, self._lease_from_ms(peer) - now_ms),
                 )
                 for peer in self._peers
             },
             resources=self._ownership.views(now_ms),
             note=self._situation,
         )
+
+    def _lease_from_ms(self, peer: NodeId) -> int:
+        by_majority = self._hold is None or self._mandate.by_majority
+        return self._table.lease_until_ms(peer) if by_majority else self._table.granted_by_ms(peer)
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -370,6 +391,13 @@ class NodeCore:
                 self._committed(event)
             case ConfigInstalled():
                 self._installed(event)
+            case QuorumNews():
+                self._installed(event)
+            case PeerBehind():
+                self._peer_behind(event.node)
+            case OfLog():
+                if event.generation == self._quorum.generation:
+                    self._take(event.event)
             case LeadershipChanged():
                 self._leader, self._leads = event.leader, event.leads
                 self._log_members = event.members
@@ -397,11 +425,18 @@ class NodeCore:
             self._follow(event.config)
         self._settle(event.proposal.request, event.refusal)
 
-    def _installed(self, event: ConfigInstalled) -> None:
+    def _installed(self, event: ConfigInstalled | QuorumNews) -> None:
         if event.index <= self._index:
             return
+        news = isinstance(event, QuorumNews)
+        if news and event.config.quorum.generation <= self._quorum.generation:
+            return
         self._index = event.index
-        self._follow(event.config)
+        generation = self._quorum.generation
+        self._follow(event.config, beginning=event.beginning if isinstance(event, QuorumNews) else b"")
+        if generation != self._quorum.generation:
+            for command in self._commands.values():
+                command.uncertain = True
         known = event.config.recent
         for request in [request for request in self._commands if request in known]:
             self._settle(request, known[request])
@@ -412,21 +447,25 @@ class NodeCore:
             self._properties_settled(request, known[request])
         self._outstanding.clear()
 
-    def _follow(self, config: Config) -> None:
+    def _follow(self, config: Config, *, beginning: bytes = b"") -> None:
         said = self._version_said
         before = self._config
+        if config.quorum.generation > self._quorum.generation:
+            self._change_log(config, beginning)
         self._config, self._voters = config, config.voters
         if config.timing != self._timing:
             if config.timing.quicker_than(self._timing):
                 # Leases that were counted by the slower timing run on, and the deadmen by them. This node does not say
                 # that it acts by the faster one before they have ended.
-                self._version_held = said, max(self._version_held[1], self._now_ms + self._timing.silence_ms())
+                bridge_ms = self._mandate.bridge_until_ms + self._timing.silence_ms() - self._timing.lease_ms
+                until_ms = max(self._now_ms + self._timing.silence_ms(), bridge_ms)
+                self._version_held = said, max(self._version_held[1], until_ms)
             self._timing = config.timing
             self._table.set_timing(config.timing)
             if self._hold is not None:
                 self._hold.suspect_ms = self._suspect_ms
             self._out.append(UseTiming(timing=config.timing))
-        if config.quorum != self._quorum:
+        if config.quorum != self._quorum and config.quorum.generation == self._quorum.generation:
             self._quorum = config.quorum
             self._out.append(UseQuorum(quorum=config.quorum))
         peers = {
@@ -443,6 +482,42 @@ class NodeCore:
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._ownership.follow(config)
             self._report_due = True
+
+    def _change_log(self, config: Config, beginning: bytes) -> None:
+        """The quorum has another log: leave the present one, and act by the new quorum (docs/decisions/0016)."""
+        acts = self._phase in (NodePhase.MEMBER, NodePhase.STOPPING)
+        led, self._quorum = self._leads, config.quorum
+        self._mandate.change(
+            config.quorum,
+            self._table,
+            acts=acts,
+            former=self._timing,
+            suspect_ms=disk_timing(PROFILES[config.timing.profile], config.quorum.hold_ms).suspect_ms,
+            now_ms=self._now_ms,
+            first=led,
+        )
+        if self._phase is NodePhase.ASKING:
+            # What was asked under the former quorum must not be answered under this one.
+            self._attempt = 0
+        self._leader, self._leads, self._leader_forgotten = None, False, None
+        self._log_members = frozenset()
+        self._planned_for = None
+        self._contest = (False, 1)
+        self._out.append(ChangeLog(quorum=config.quorum, index=self._index, config=config, beginning=beginning))
+        self._outstanding.clear()
+        self._report_due = True
+        for command in self._commands.values():
+            # In the log that was left it is not made any more, if it has not been.
+            command.again_ms = self._now_ms
+
+    def _peer_behind(self, node: NodeId) -> None:
+        """A node has been down, or cut off, while the quorum has changed."""
+        config = self._config
+        if config is None or config.quorum.generation != self._quorum.generation or node not in config.nodes:
+            return
+        if self._now_ms >= self._told_news.get(node, self._now_ms):
+            self._told_news[node] = self._now_ms + NEWS_PAUSE_MS
+            self._out.append(TellNews(node=node, index=self._index, config=config))
 
     def _use_networks(self, config: Config) -> None:
         """Send heartbeats on the internal networks alone. This only ever ends sending or begins it: a lease is what was
@@ -489,6 +564,9 @@ class NodeCore:
             return
         if event.fate is ProposalFate.NOT_APPLIED and self._now_ms + RETRY_PAUSE_MS < command.deadline_ms:
             command.again_ms = self._now_ms + RETRY_PAUSE_MS
+        elif event.fate is ProposalFate.NOT_APPLIED and command.uncertain:
+            del self._commands[event.request]
+            self._out.append(Reply(request=event.request, refusal=reports.outcome_unknown(event.detail)))
         elif event.fate is ProposalFate.NOT_APPLIED:
             del self._commands[event.request]
             self._out.append(Reply(request=event.request, refusal=reports.no_quorum(self._name, event.detail)))
@@ -498,7 +576,7 @@ class NodeCore:
 
     def _command_arrived(self, event: CommandArrived) -> None:
         why = self._why_not_acting()
-        heard = self._confirmed_but_heard(event.update)
+        heard = self._confirmed_but_heard(event.update) or self._cut_too_early(event.update)
         if heard is not None:
             self._out.append(Reply(request=event.request, refusal=heard))
         elif why:
@@ -519,6 +597,22 @@ class NodeCore:
         if silent_ms is None or silent_ms > self._timing.lease_ms:
             return None
         return reports.node_is_up(self._config.node_name(update.node), "it cannot be confirmed to be down")
+
+    def _cut_too_early(self, update: Update) -> Report | None:
+        """Whether the log must not be changed at this moment, by what this node hears."""
+        if not isinstance(update, SetQuorum) or update.quorum is None or self._config is None:
+            return None
+        why = why_no_cut(
+            self._config,
+            self._table,
+            node=self._node,
+            said_version=self._version_said,
+            to_majority=update.quorum.replicated,
+            now_ms=self._now_ms,
+        )
+        if not why:
+            return None
+        return reports.quorum_cannot_become(self._config.quorum.kind.value, update.quorum.kind.value, why)
 
     def _why_not_acting(self) -> str:
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
@@ -702,9 +796,13 @@ class NodeCore:
     # --- lease and phases (rules R2 and R4) -------------------------------------------------------------------------
 
     def _quorum_until_ms(self, now_ms: int | None = None) -> int:
-        if self._hold is not None:
-            return self._hold.until_ms(self._table)
-        return self._table.quorum_until_ms(self._voters, self._now_ms if now_ms is None else now_ms)
+        return self._mandate.until_ms(self._table, self._voters, self._now_ms if now_ms is None else now_ms)
+
+    def _settle_mandate(self) -> None:
+        acts = self._phase in (NodePhase.MEMBER, NodePhase.STOPPING)
+        if self._mandate.settles(self._table, self._timing, self._now_ms, acts=acts):
+            # Without what a majority gave it may have nothing left.
+            self._check_lease(self._now_ms)
 
     def _hear(self, event: HeartbeatsHeard) -> None:
         for heard in event.heard:
@@ -737,7 +835,7 @@ class NodeCore:
 
     def _votes_held(self, now_ms: int) -> int:
         if self._hold is not None:
-            return int(self._hold.until_ms(self._table) > now_ms)
+            return int(self._quorum_until_ms(now_ms) > now_ms)
         return self._table.votes_held(self._voters, now_ms)
 
     @property
@@ -745,14 +843,19 @@ class NodeCore:
         return 1 if self._hold is not None else needed(len(self._voters))
 
     def _jury(self) -> Jury:
-        return self._hold.jury() if self._hold is not None else Jury(voters=self._voters)
+        return self._mandate.jury(self._voters)
+
+    @property
+    def _hold(self) -> DiskHold | None:
+        return self._mandate.hold
 
     @property
     def _suspect_ms(self) -> int:
         return disk_timing(PROFILES[self._timing.profile], self._quorum.hold_ms).suspect_ms
 
     def _disk_says(self, event: Held | Lost | GiveWay) -> None:
-        assert self._hold is not None
+        if self._hold is None:
+            return
         owned = self._hold.owns
         self._hold.take(event, self._table, self._now_ms)
         if isinstance(event, Held) and not owned:
@@ -1121,7 +1224,11 @@ class NodeCore:
         version, until_ms = self._version_held
         if self._now_ms < until_ms:
             return version
-        return self._config.voters_version if self._config else 0
+        if self._config is None:
+            return 0
+        if not self._mandate.settled(self._now_ms):
+            return self._config.settling_version - 1
+        return self._config.voters_version
 
     @property
     def _lease_is_short_ms(self) -> int:
@@ -1181,6 +1288,7 @@ class NodeCore:
             own_request=own,
             log_members=self._log_members if self._hold is None else frozenset(config.nodes),
             jury=self._jury(),
+            said_version=self._version_said if self._phase is NodePhase.MEMBER else 0,
             now_ms=self._now_ms,
             wall_ms=self._wall_ms,
             plan_due=again or config is not self._planned_for,

@@ -37,7 +37,7 @@ from clussvc.model.quorum import QuorumKind
 from clussvc.model.reports import Severity
 from clussvc.model.states import MoveCause, ResourceState
 
-SCHEMA_REVISION: Final = "0006"
+SCHEMA_REVISION: Final = "0007"
 """The newest migration; a database that says this needs none."""
 
 APPLICATION_ID: Final = 0x636C7573
@@ -193,6 +193,9 @@ cluster = Table(
     _number("quorum_max_log_kb"),
     _number("quorum_hold_ms"),
     _number("quorum_generation"),
+    _number("quorum_former_hold_ms"),
+    _number("quorum_former_silence_ms"),
+    _number("settling_version"),
 )
 """One row. ``evicted`` holds numbers of nodes that are no objects any more, and so is a plain list."""
 
@@ -221,6 +224,7 @@ nodes = Table(
     _number("quarantined_until_ms"),
     _text("fence_failure"),
     Column("interfaces", Interfaces, nullable=False),
+    _flag("unsettled"),
 )
 
 groups = Table(

@@ -29,7 +29,7 @@ from clussvc.global_update import (
 )
 from clussvc.global_update.instances import with_instances
 from clussvc.global_update.outcome import Done, Result
-from clussvc.global_update.refusals import batch_too_long, no_cluster, request_in_batch
+from clussvc.global_update.refusals import batch_too_long, no_cluster, quorum_in_batch, request_in_batch
 from clussvc.global_update.update import (
     AddDependency,
     AddJoinToken,
@@ -55,6 +55,7 @@ from clussvc.global_update.update import (
     MoveResource,
     NodeDown,
     NodeFenced,
+    NodeSettled,
     NodeUp,
     OfflineGroup,
     OfflineResource,
@@ -141,7 +142,11 @@ def _apply_all(config: Config, proposal: Proposal) -> tuple[Config, Report | Non
     refusal: Report | None = None
     records: list[Record] = []
     for each in updates:
-        result = _apply_one(config, each, proposal)
+        if len(updates) > 1 and isinstance(each, SetQuorum) and each.quorum is not None:
+            # What came behind it would have been decided by the quorum that is left.
+            result: Result = quorum_in_batch()
+        else:
+            result = _apply_one(config, each, proposal)
         if isinstance(result, Done):
             config = result.config
             records += result.records
@@ -261,6 +266,8 @@ def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
             return apply_node.node_down(config, update, at_ms)
         case NodeFenced():
             return apply_node.node_fenced(config, update, at_ms)
+        case NodeSettled():
+            return apply_node.node_settled(config, update)
         case FencingFailed():
             return apply_node.fencing_failed(config, update)
         case ConfirmNodeDown():

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from clussvc.global_update.apply_cluster import check_endpoints
 from clussvc.global_update.apply_network import check_reached
+from clussvc.global_update.apply_quorum import unsettled_nodes
 from clussvc.global_update.names import check_new_name
 from clussvc.global_update.outcome import Done, Result, find_node, note, with_node
-from clussvc.global_update.refusals import still_voter
+from clussvc.global_update.refusals import not_settled, still_voter
 from clussvc.global_update.update import AdmitNode, EvictNode, RemoveNode, SetVoter
 from clussvc.model.config import Config, Group, JoinToken, Node, Resource
 from clussvc.model.ids import NODES_MAX, NodeId
@@ -85,6 +86,8 @@ def set_voter(config: Config, update: SetVoter) -> Result:
         return voters_changed()
     if node.voter == update.voter:
         return Done(config=config)
+    if unsettled := unsettled_nodes(config):
+        return not_settled(unsettled)
     if not update.voter and len(config.voters) == 1:
         return last_node(node.name)
     if not update.voter and lost_without(config, node):

@@ -18,6 +18,7 @@ from clussvc.global_update.update import (
     FencingFailed,
     NodeDown,
     NodeFenced,
+    NodeSettled,
     NodeUp,
     PauseNode,
     ResumeNode,
@@ -76,6 +77,8 @@ def node_up(config: Config, update: NodeUp, at_ms: int) -> Result:
         down_because="",
         # What the former incarnation told of its interfaces is over.
         interfaces=(),
+        # A new incarnation has never acted by another quorum than this one.
+        unsettled=False,
     )
     released = _release_all(
         with_node(config, admitted), admitted, MoveCause.NODE_DOWN, f"{node.name} was admitted anew and holds nothing"
@@ -185,6 +188,18 @@ def node_fenced(config: Config, update: NodeFenced, at_ms: int) -> Result:
     return _goes_down(config, node, at_ms, because=update.because, stopped=False)
 
 
+def node_settled(config: Config, update: NodeSettled) -> Result:
+    """From now on the owner of the quorum disk judges this node alone, as it does all others."""
+    node = find_node(config, update.node)
+    if isinstance(node, Report):
+        return node
+    if not node.up or update.incarnation != node.incarnation or update.settling_version != config.settling_version:
+        return stale(f"{node.name} has changed since it said that it acts by the quorum disk alone")
+    if not node.unsettled:
+        return Done(config=config)
+    return Done(config=with_node(config, replace(node, unsettled=False)))
+
+
 def fencing_failed(config: Config, update: FencingFailed) -> Result:
     """Remember why a node could not be switched off, and tell it once."""
     node = find_node(config, update.node)
@@ -226,7 +241,7 @@ def confirm_node_down(config: Config, update: ConfirmNodeDown, at_ms: int) -> Re
 
 def _goes_down(config: Config, node: Node, at_ms: int, *, because: str, stopped: bool) -> Done:
     lost, told = (node, ()) if stopped else _lose(config, node, at_ms)
-    down = replace(lost, up=False, stopping=False, down_because=because, fence_failure="")
+    down = replace(lost, up=False, stopping=False, down_because=because, fence_failure="", unsettled=False)
     cause = MoveCause.NODE_STOPPING if stopped else MoveCause.NODE_DOWN
     word = "was stopped" if stopped else "went down"
     released = _release_all(with_node(config, down), down, cause, f"{node.name} {word}: {because}")

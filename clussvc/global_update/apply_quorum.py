@@ -1,7 +1,7 @@
 """The choice of the quorum, and its settings.
 
 A local quorum and a majority node set have the same log, so one becomes the other by a word. A quorum disk has another
-log, on the disk; a cluster keeps the kind of log that it was created with.
+log, on the disk. A change to a quorum with another log is a *cut*: the last update of the log that is left.
 """
 
 from __future__ import annotations
@@ -10,11 +10,20 @@ import re
 from dataclasses import replace
 
 from clussvc.global_update.outcome import Done, Result, note
+from clussvc.global_update.refusals import not_settled, quorum_changed
 from clussvc.global_update.update import SetQuorum
 from clussvc.model.config import Config
-from clussvc.model.quorum import DEVICE_LENGTH_MAX, HOLD_MS_RANGE, LOG_KB_RANGE, Quorum, QuorumKind
-from clussvc.model.reports import Report, bad_argument, bad_property, quorum_cannot_become
+from clussvc.model.quorum import (
+    DEVICE_LENGTH_MAX,
+    HOLD_MS_RANGE,
+    LOG_KB_RANGE,
+    NODE_NUMBER_MAX,
+    Quorum,
+    QuorumKind,
+)
+from clussvc.model.reports import Report, bad_argument, bad_property, limit_reached, quorum_cannot_become
 from clussvc.model.settings import PROFILES, Timing, disk_timing
+from clussvc.quorum.majority import is_majority
 
 _DISK = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
@@ -35,22 +44,24 @@ def check_quorum(quorum: Quorum) -> Report | None:
     return None
 
 
+def unsettled_nodes(config: Config) -> list[str]:
+    """The names of the nodes that may act by the majority that was before the quorum disk."""
+    return [node.name for node in config.nodes.values() if node.unsettled]
+
+
 def set_quorum(config: Config, update: SetQuorum) -> Result:
     """All of it, or nothing."""
+    if update.quorum is not None:
+        return _cut(config, update.quorum, update.voters_version)
     before = config.quorum
     kind = update.kind or before.kind
     if kind is not before.kind:
         if before.on_disk or kind is QuorumKind.DISK:
             return quorum_cannot_become(
-                before.kind.value, kind.value, "the log of a quorum disk is another one; create the cluster with it"
+                before.kind.value, kind.value, "it has another log, which this release of clussvc prepares first"
             )
-        if kind is QuorumKind.LOCAL and len(config.nodes) > 1:
-            others = [node.name for node in config.nodes.values()][1:]
-            return quorum_cannot_become(
-                before.kind.value,
-                kind.value,
-                f"a local quorum is one node's own; evict {', '.join(others)} first (cluster node NAME /evict)",
-            )
+        if bad := _not_alone(config, kind):
+            return bad
     if update.max_log_kb and not before.on_disk:
         return bad_property("the quorum", "MaxLogSize", f"a {before.kind.value} has no log on a disk")
     if update.hold_ms and not before.on_disk:
@@ -93,4 +104,69 @@ def with_timing(config: Config, timing: Timing) -> Config:
         timing=timing,
         voters_version=version,
         timing_version=version if quicker else config.timing_version,
+    )
+
+
+def _not_alone(config: Config, wanted: QuorumKind) -> Report | None:
+    if wanted is not QuorumKind.LOCAL or len(config.nodes) == 1:
+        return None
+    others = [node.name for node in config.nodes.values()][1:]
+    return quorum_cannot_become(
+        config.quorum.kind.value,
+        wanted.value,
+        f"a local quorum is one node's own; evict {', '.join(others)} first (cluster node NAME /evict)",
+    )
+
+
+def _cut(config: Config, wanted: Quorum, voters_version: int) -> Result:
+    """The last update of the present log. What follows it there is ignored by everybody; the log of the next generation
+    begins with the state after it (docs/decisions/0016)."""
+    before = config.quorum
+    if wanted.generation != before.generation + 1 or voters_version != config.voters_version:
+        return quorum_changed()
+    if unsettled := unsettled_nodes(config):
+        return not_settled(unsettled)
+    if wanted.same_log(before):
+        return quorum_cannot_become(before.kind.value, wanted.kind.value, "its log is the same one")
+    if bad := _not_alone(config, wanted.kind) or check_quorum(wanted) or _short_of_votes(config, wanted):
+        return bad
+    if wanted.on_disk and config.next_node_id - 1 > NODE_NUMBER_MAX:
+        return limit_reached("node numbers on a quorum disk", NODE_NUMBER_MAX)
+    timing = wanted.timing_of(config.timing.profile)
+    version = config.voters_version + 1
+    quicker = timing.quicker_than(config.timing)
+    settling = before.replicated and wanted.on_disk
+    # Somebody may hold the disk, or a lease, by a slower profile that was in force before.
+    hold_ms = before.longest_hold_ms(config.timing.profile, any_profile=bool(config.timing_version))
+    changed = replace(
+        config,
+        quorum=replace(wanted, former_hold_ms=hold_ms, former_silence_ms=before.longest_silence_ms()),
+        timing=timing,
+        voters_version=version,
+        timing_version=version if quicker else config.timing_version,
+        settling_version=version if settling else config.settling_version,
+    )
+    if settling:
+        nodes = {node.id: replace(node, unsettled=node.up) for node in config.nodes.values()}
+        changed = replace(changed, nodes=nodes)
+    where = f" ({wanted.device})" if wanted.on_disk else ""
+    message = f"The quorum of cluster {config.name} is a {wanted.kind.value}{where} now."
+    because = f"an administrator has changed it; it was a {before.kind.value} before"
+    return Done(
+        config=changed, records=note("cluster.quorum", message, kind="cluster", thing=config.name, because=because)
+    )
+
+
+def _short_of_votes(config: Config, wanted: Quorum) -> Report | None:
+    """Whether a majority of the voters is up; without one the change itself would take the quorum from everybody."""
+    if not wanted.replicated:
+        return None
+    up = [voter for voter in config.voters if config.nodes[voter].up]
+    if is_majority(set(up), set(config.voters)):
+        return None
+    down = ", ".join(config.node_name(voter) for voter in sorted(config.voters) if not config.nodes[voter].up)
+    return quorum_cannot_become(
+        config.quorum.kind.value,
+        wanted.kind.value,
+        f"{len(up)} of {len(config.voters)} voters are up, which is no majority; start {down} first",
     )

@@ -229,3 +229,32 @@ def instance_elsewhere(group: str, owner: str, node: str) -> Report:
         status=5016,
         message=f"Group {group!r} is on {owner}, not on {node}, and it runs on one node; leave the node out.",
     )
+
+
+def quorum_in_batch() -> Report:
+    """Another log must begin with a clear cut."""
+    return Report(
+        code="quorum-in-batch",
+        status=87,
+        message="Another quorum cannot be chosen in one step with other changes; give it a step of its own.",
+    )
+
+
+def not_settled(nodes: list[str]) -> Report:
+    """Some nodes may still act by the majority that has given way to a quorum disk."""
+    return Report(
+        code="quorum-changing",
+        status=5068,
+        message="The last change of the quorum is not finished: the quorum disk has not granted a lease yet to"
+        f" {', '.join(nodes)}. Try again in a few seconds; if a node is gone, start it, or cut its power and confirm"
+        " that ('cluster node NAME /confirmdown').",
+    )
+
+
+def quorum_changed() -> Report:
+    """The change was prepared for another generation of the quorum, or another set of voters."""
+    return Report(
+        code="stale",
+        status=5068,
+        message="The quorum or the voters were changed meanwhile; look at them with 'cluster /quorum' and try again.",
+    )

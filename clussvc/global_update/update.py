@@ -305,6 +305,11 @@ class SetQuorum:
     max_log_kb: int = 0
     hold_ms: int = 0
     """How long writing its slot keeps the owner of a quorum disk in office; -1: as the timing profile says."""
+    quorum: Quorum | None = None
+    """A quorum with another log, whole and of the next generation; this update is then the last one of the present log
+    (docs/decisions/0016). It must not be part of a batch."""
+    voters_version: int = 0
+    """With ``quorum``: every node that is up has said that it acts by this version of the voters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,6 +407,16 @@ class NodeDown:
     voters_version: int
     because: str
     stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettled:
+    """The node has said that it acts by the quorum disk alone, and that no lease of a majority runs any more."""
+
+    node: NodeId
+    incarnation: int
+    settling_version: int
+    """Of which change this is about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -559,6 +574,7 @@ Update = (
     | NodeUp
     | NodeDown
     | NodeFenced
+    | NodeSettled
     | FencingFailed
     | AssignGroup
     | GroupReleased

@@ -48,16 +48,19 @@ def coordinate(
     wall_ms: int,
     plan_due: bool,
     jury: Jury,
+    said_version: int = 0,
     fenced: Sequence[Update] = (),
 ) -> Coordination:
     """Decide. ``own_request`` is this node's boot and attempt while it asks to be admitted itself; ``fenced`` is what
-    came of fencing; ``jury`` judges silences.
+    came of fencing; ``jury`` judges silences; ``said_version`` is the version of voters and timing that this node says
+    it acts by.
 
     ``plan_due`` False skips the groups, which need no look as long as nothing in the configuration has changed.
     """
     members: list[Update] = [
         *fenced,
         *regroup.declare_down(config, table, node=node, jury=jury, now_ms=now_ms),
+        *regroup.settled(config, table, node=node, said_version=said_version),
         *regroup.admit(config, table, node=node, own=own_request, now_ms=now_ms, wall_ms=wall_ms),
     ]
     change = regroup.next_change(config, table, node=node, now_ms=now_ms) if not members else None

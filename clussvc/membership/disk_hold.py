@@ -15,13 +15,14 @@ from clussvc.quorum.disk_messages import GiveWay, Held, Lost
 class DiskHold:
     """The part of one node; times are its own clock."""
 
-    def __init__(self, node: NodeId, suspect_ms: int, now_ms: int) -> None:
+    def __init__(self, node: NodeId, suspect_ms: int, now_ms: int, *, first: bool = False) -> None:
+        """``first``: the disk has no owner yet, and this node need not wait for one."""
         self._node = node
         self.suspect_ms = suspect_ms
         """After so long without a grant the node looks after the disk."""
         self._held: Held | None = None
         self._gives_way_to: NodeId | None = None
-        self._quiet_from_ms = now_ms
+        self._quiet_from_ms = now_ms - suspect_ms if first else now_ms
         """When the node began to listen, or was owner last."""
         self.lost_because = ""
 
@@ -33,7 +34,7 @@ class DiskHold:
             case Held():
                 if self._held is None or self._held.epoch != event.epoch:
                     # An owner acts by its hold alone: who follows it in office counts on that.
-                    table.forget_leases()
+                    table.forget_grants()
                     self._gives_way_to = None
                 self._held, self.lost_because = event, ""
             case Lost():
@@ -59,6 +60,11 @@ class DiskHold:
         return self._held is not None
 
     @property
+    def held_until_ms(self) -> int:
+        """Until when this node acts by its own hold; -1: it has none."""
+        return self._held.until_ms if self._held is not None else -1
+
+    @property
     def gives_way_to(self) -> NodeId | None:
         """Who is to have the disk, as soon as nothing runs here any more."""
         return self._gives_way_to
@@ -74,11 +80,16 @@ class DiskHold:
             return -1
         return self._held.until_ms if self._held is not None else table.granted_until_ms()
 
-    def jury(self) -> Jury:
-        """Who judges a silence: the owner alone."""
+    def jury(self, left_over_ms: int | None = None) -> Jury:
+        """Who judges a silence: the owner alone. ``left_over_ms``: see Jury."""
         if self._held is None:
             return Jury(voters=frozenset(), over_ms=0)
-        return Jury(voters=frozenset({self._node}), former=self._held.before, over_ms=self._held.before_over_ms)
+        return Jury(
+            voters=frozenset({self._node}),
+            former=self._held.before,
+            over_ms=self._held.before_over_ms,
+            left_over_ms=left_over_ms,
+        )
 
     def suspects_at_ms(self, table: HeartbeatTable) -> int:
         """When this node begins to want the disk, if it hears no grant until then."""

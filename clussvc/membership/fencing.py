@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from clussvc.global_update.update import FencingFailed, NodeFenced
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.membership.jury import Jury
-from clussvc.membership.regroup import FORMATION_GRACE_MS, RESTART_GRACE_MS, waiting_ms
+from clussvc.membership.regroup import RESTART_GRACE_MS, proven_silence_ms, waiting_ms
 from clussvc.model.config import Config, FenceDevice, Node
 from clussvc.model.ids import FenceDeviceId, NodeId
 from clussvc.model.states import NodePhase
@@ -163,7 +163,7 @@ class Fencing:
         """Why the node should be switched off; empty if it should not. ``silence``: whether it may be for that."""
         timing = config.timing
         limit_ms = timing.lease_ms + 1 + timing.lease_ms * timing.drift_ppm // 1_000_000
-        silence_ms = table.common_silence_ms(member.id, self._jury.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+        silence_ms = proven_silence_ms(config, table, member, self._jury, now_ms)
         if silence and silence_ms >= limit_ms:
             who = "the owner of the quorum disk" if config.quorum.on_disk else "a majority of the voters"
             return f"{who} had heard nothing from it for {silence_ms} ms"

@@ -25,7 +25,8 @@ that was forgotten and is met again may still hold one. So a silence never begin
 before the reporter began to keep account of that node.
 
 Where the quorum is a disk, only its owner gives leases, with heartbeats that say so; and it alone judges silences. See
-:mod:`clussvc.membership.jury`.
+:mod:`clussvc.membership.jury`. Both accounts are kept at all times, so that none begins empty when the quorum changes;
+which of them counts is said by :mod:`clussvc.membership.mandate`.
 
 Nor does it begin before the judging node has read in the log that the present incarnation was admitted. An older one
 says nothing of the leases that the new incarnation was given after it: a node that was silent, came back and was
@@ -94,6 +95,8 @@ class _Peer:
     """When the first heartbeat of this boot arrived."""
     seq: int = 0
     lease_until_ms: int = -1
+    granted_until_ms: int = -1
+    """Until when the lease runs that it granted as owner of a quorum disk."""
     last: Heartbeat | None = None
     silences: dict[NodeId, tuple[int, int]] | None = None
     """For each third node: from when to when this peer certainly heard nothing of it, on our clock."""
@@ -102,10 +105,8 @@ class _Peer:
 class HeartbeatTable:
     """All that one node knows from heartbeats. Times are this node's boot-time clock in milliseconds."""
 
-    def __init__(self, *, node: NodeId, timing: Timing, by_grants: bool = False) -> None:
-        """``by_grants``: leases come from the owner of a quorum disk alone."""
+    def __init__(self, *, node: NodeId, timing: Timing) -> None:
         self._node = node
-        self._by_grants = by_grants
         self._last_grant_ms = -1
         self._timing = timing
         self._peers: dict[NodeId, _Peer] = {}
@@ -159,14 +160,16 @@ class HeartbeatTable:
         return True
 
     def _take_lease(self, peer: _Peer, heard: Heard) -> None:
-        """Extends the lease from that peer."""
-        if self._by_grants:
-            if not heard.heartbeat.grants:
-                return
+        """Extends the lease from that peer, and what it grants."""
+        if heard.heartbeat.grants:
             self._last_grant_ms = max(self._last_grant_ms, heard.received_ms)
-        if heard.acknowledged_ms is not None:
-            peer.lease_until_ms = max(peer.lease_until_ms, heard.acknowledged_ms + self._timing.lease_ms)
-            self._leases += 1
+        if heard.acknowledged_ms is None:
+            return
+        until_ms = heard.acknowledged_ms + self._timing.lease_ms
+        peer.lease_until_ms = max(peer.lease_until_ms, until_ms)
+        self._leases += 1
+        if heard.heartbeat.grants:
+            peer.granted_until_ms = max(peer.granted_until_ms, until_ms)
 
     def _take_silences(self, peer: _Peer, heard: Heard) -> None:
         if heard.acknowledged_ms is None:
@@ -225,33 +228,47 @@ class HeartbeatTable:
             )
         return self._majority_until_ms
 
+    def granted_by_ms(self, node: NodeId) -> int:
+        """When the lease ends (or ended) that a peer granted as owner of a quorum disk; -1 if there never was one."""
+        peer = self._peers.get(node)
+        return peer.granted_until_ms if peer else -1
+
     def granted_until_ms(self) -> int:
-        """Until when any lease runs; -1 if there is none."""
-        return max((peer.lease_until_ms for peer in self._peers.values()), default=-1)
+        """Until when any lease runs that the owner of a quorum disk granted; -1 if there is none."""
+        return max((peer.granted_until_ms for peer in self._peers.values()), default=-1)
 
     @property
     def last_grant_ms(self) -> int:
         """When an owner of the quorum disk was heard last; -1: never."""
         return self._last_grant_ms
 
-    def forget_leases(self) -> None:
-        """No lease that was given counts any more."""
+    def forget_grants(self) -> None:
+        """No lease that was granted counts any more."""
         for peer in self._peers.values():
-            peer.lease_until_ms = -1
-        self._leases += 1
+            peer.granted_until_ms = -1
 
     def votes_held(self, voters: frozenset[NodeId], now_ms: int) -> int:
         """How many voters' leases run now, this node's own vote included."""
         return sum(1 for voter in voters if voter == self._node or self.lease_until_ms(voter) > now_ms)
 
-    def common_silence_ms(self, node: NodeId, voters: frozenset[NodeId], now_ms: int, *, newborn_grace_ms: int) -> int:
+    def common_silence_ms(
+        self,
+        node: NodeId,
+        voters: frozenset[NodeId],
+        now_ms: int,
+        *,
+        newborn_grace_ms: int,
+        blocking: bool = False,
+    ) -> int:
         """For how long some majority of the voters has heard nothing of ``node`` at the same time; 0 if none has.
+        ``blocking``: so many of them that the rest is no majority, which is enough to end its leases.
 
         Only silence since its present incarnation was read of counts.
         ``newborn_grace_ms`` is added for a node that was never heard here in this life: right after a start of the
         whole cluster the others deserve the time to appear.
         """
         needed = len(voters) // 2 + 1
+        needed = len(voters) - needed + 1 if blocking else needed
         since_ms = self._admitted.get(node, (0, 0))[1]
         intervals = [
             (max(start, since_ms), end)

@@ -6,6 +6,10 @@ granted by the present owner, or by one before it. The present one's ends a leas
 sent last was heard before. One of an earlier owner's ends a lease after that owner's hold was over (`over_ms`; those
 before it were over earlier still). The former owner itself acted by its hold, and dropped the leases that it had been
 granted before that. So by the later of both, with the release budget added, n has let go.
+
+A quorum disk that was left for another quorum gave its last lease at the latest a hold after the judging node has read
+of the change (`left_over_ms`): whoever owned it then stopped granting when it read of it, or could not renew its hold
+any more, since the log on that disk is at its end (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -25,9 +29,12 @@ class Jury:
     """Who owned the quorum disk before."""
     over_ms: int | None = None
     """From when on the former owner held it no more, on this node's clock; None: the quorum is no disk."""
+    left_over_ms: int | None = None
+    """From when on nobody held the disk any more that was left for the present quorum; None: none was left."""
 
     def not_before_ms(self, node: NodeId, *, silence_ms: int, lease_ms: int) -> int:
         """When a node that is silent can have let go at the earliest. ``silence_ms``: lease and release budget."""
+        let_go_ms = 0 if self.left_over_ms is None else self.left_over_ms + silence_ms
         if self.over_ms is None:
-            return 0
-        return self.over_ms + (silence_ms - lease_ms if node == self.former else silence_ms)
+            return let_go_ms
+        return max(let_go_ms, self.over_ms + (silence_ms - lease_ms if node == self.former else silence_ms))

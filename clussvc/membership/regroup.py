@@ -7,13 +7,14 @@ with preconditions, so an answer that has become wrong meanwhile is refused ther
 from __future__ import annotations
 
 from clussvc.global_update.apply_member import lost_without
-from clussvc.global_update.update import NodeDown, NodeUp, RemoveNode, SetVoter
+from clussvc.global_update.update import NodeDown, NodeSettled, NodeUp, RemoveNode, SetVoter
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.membership.jury import Jury
 from clussvc.model.config import Config, Node
 from clussvc.model.ids import NodeId
 from clussvc.model.quorum import slowest_silence_ms
 from clussvc.model.states import NodePhase
+from clussvc.quorum.majority import is_majority
 
 FORMATION_GRACE_MS = 3_000
 """How long a coordinator waits for nodes that it has not heard in its own life before it counts their silence. At a
@@ -49,7 +50,7 @@ def _why_down(config: Config, table: HeartbeatTable, member: Node, jury: Jury, n
     if last_will_heard(table, member):
         return f"the service of {member.name} ended, and its resource monitors have terminated everything"
     needed_ms = silence_needed_ms(config, table, member)
-    silence_ms = table.common_silence_ms(member.id, jury.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+    silence_ms = proven_silence_ms(config, table, member, jury, now_ms)
     let_go_ms = jury.not_before_ms(member.id, silence_ms=needed_ms, lease_ms=config.timing.lease_ms)
     proven = silence_ms >= needed_ms and now_ms >= let_go_ms
     if proven and not (config.fencing_required and config.fence_devices_of(member.id)):
@@ -60,6 +61,75 @@ def _why_down(config: Config, table: HeartbeatTable, member: Node, jury: Jury, n
             f"its service was started anew {stuck_ms} ms ago and has not asked to be admitted since;"
             f" see the service log of {member.name}"
         )
+    return ""
+
+
+def proven_silence_ms(config: Config, table: HeartbeatTable, member: Node, jury: Jury, now_ms: int) -> int:
+    """For how long those who judge the node have heard nothing of it.
+
+    One that may act by the majority that gave way to a quorum disk, or by a grant of the disk's owner, has let go only
+    when both are over: the owner has heard nothing, and so many of the former voters that the rest is no majority.
+    """
+    silence_ms = table.common_silence_ms(member.id, jury.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+    if member.unsettled and silence_ms:
+        by_voters_ms = table.common_silence_ms(
+            member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS, blocking=True
+        )
+        return min(silence_ms, by_voters_ms)
+    return silence_ms
+
+
+def settled(config: Config, table: HeartbeatTable, *, node: NodeId, said_version: int) -> tuple[NodeSettled, ...]:
+    """The nodes that have said that they act by the quorum disk alone, in the life and the incarnation that the log
+    knows; ``said_version`` is what this node itself says."""
+    found = []
+    for member in config.nodes.values():
+        if not member.unsettled:
+            continue
+        if member.id == node:
+            said = said_version
+        else:
+            heartbeat = table.last(member.id)
+            if heartbeat is None or heartbeat.phase not in (NodePhase.MEMBER, NodePhase.STOPPING):
+                continue
+            if (heartbeat.boot, heartbeat.incarnation) != (member.boot, member.incarnation):
+                continue
+            said = heartbeat.voters_version
+        if said >= config.settling_version:
+            found.append(
+                NodeSettled(node=member.id, incarnation=member.incarnation, settling_version=config.settling_version)
+            )
+    return tuple(found)
+
+
+def why_no_cut(
+    config: Config, table: HeartbeatTable, *, node: NodeId, said_version: int, to_majority: bool, now_ms: int
+) -> str:
+    """Why the log cannot be changed now, in a sentence; empty if it can.
+
+    Every node that is up must be heard, and act by the present voters and timing, so that nobody is more than one step
+    behind. Before a majority takes over from a disk all of them must hear each other, and be a majority; else the
+    change itself would take somebody's quorum.
+    """
+    up = [member for member in config.nodes.values() if member.up]
+    for member in up:
+        said = said_version
+        if member.id != node:
+            heartbeat, silent_ms = table.last(member.id), table.silent_ms(member.id, now_ms)
+            if heartbeat is None or silent_ms is None or silent_ms > config.timing.lease_ms:
+                return f"nothing is heard of {member.name} at this moment; wait until it is heard, or known to be down"
+            said = heartbeat.voters_version
+        if said != config.voters_version:
+            return f"{member.name} does not act by the newest voters and timings yet; try again in a few seconds"
+    if not to_majority:
+        return ""
+    for listener in up:
+        for speaker in up:
+            if listener is not speaker and not _hears(config, table, listener.id, speaker.id, node=node, now_ms=now_ms):
+                return f"{listener.name} does not hear {speaker.name}; all nodes that are up must hear each other"
+    if not is_majority({member.id for member in up}, config.voters):
+        missing = ", ".join(config.node_name(each) for each in sorted(config.voters) if not config.nodes[each].up)
+        return f"no majority of the voters is up; start {missing} first"
     return ""
 
 
@@ -141,6 +211,8 @@ def next_change(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: 
     sets differ by one node at most.
     """
     up = [member.id for member in config.nodes.values() if member.up]
+    if any(member.unsettled for member in config.nodes.values()):
+        return None
     for member in up:
         if member == node:
             continue

@@ -139,6 +139,9 @@ class Node:
     """Why the last attempt to fence this incarnation failed; empty once it is over."""
     interfaces: tuple[Interface, ...] = ()
     """What this incarnation told last of its addresses, in their order; empty: nothing yet, all of them work."""
+    unsettled: bool = False
+    """This incarnation was up when a majority gave way to a quorum disk, and may act by the majority's leases still
+    (docs/decisions/0016)."""
 
     @property
     def state(self) -> NodeState:
@@ -319,6 +322,8 @@ class Config:
     """A node that is heard with this version of the voters, or a later one, acts by ``timing``, or by a faster one that
     came before it; one that was heard last with an earlier version may still act by any slower timing."""
     """Raised by every change of the voters or of the timings; proposals that count votes and silences carry it."""
+    settling_version: int = 0
+    """A node that has said this version of the voters, or a later one, acts by the quorum disk alone."""
     nodes: Mapping[NodeId, Node] = field(default_factory=dict)
     groups: Mapping[GroupId, Group] = field(default_factory=dict)
     resources: Mapping[ResourceId, Resource] = field(default_factory=dict)

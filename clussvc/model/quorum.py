@@ -52,7 +52,11 @@ class Quorum:
     hold_ms: int = 0
     """How long writing its slot keeps the owner in office; 0: as the timing profile says."""
     generation: int = 0
-    """Raised by every change of the quorum; each has a log of its own."""
+    """Raised by every change that brings another log; each generation has a log of its own (docs/decisions/0016)."""
+    former_hold_ms: int = 0
+    """The longest hold of an owner of the disk that was left for this quorum; 0: it was no disk."""
+    former_silence_ms: int = 0
+    """After so long a silence a node has let go that acts by the quorum before, by whatever profile."""
 
     @property
     def most_log_kb(self) -> int:
@@ -71,8 +75,30 @@ class Quorum:
             return replace(timing, lease_ms=disk_timing(timing, self.hold_ms).lease_ms)
         return timing
 
+    @property
+    def replicated(self) -> bool:
+        """Whether the log is replicated among the nodes: a local quorum and a majority node set have the same one."""
+        return self.kind is not QuorumKind.DISK
+
+    def same_log(self, other: Quorum) -> bool:
+        """Whether one becomes the other by a word, since the log is the same."""
+        return (self.replicated and other.replicated) or (self.on_disk and other.on_disk and self.disk == other.disk)
+
+    def longest_hold_ms(self, profile: str, *, any_profile: bool) -> int:
+        """For how long an owner of the disk may act after it has written its slot last; 0: the quorum is no disk.
+        ``any_profile``: a slower one may have been in force before."""
+        if not self.on_disk:
+            return 0
+        profiles = PROFILES if any_profile else (profile,)
+        return max(disk_timing(PROFILES[each], self.hold_ms).hold_ms for each in profiles)
+
+    def longest_silence_ms(self) -> int:
+        """After so long a silence a node that acts by this quorum has let go, by whatever profile and hold it acts."""
+        longest = replace(self, hold_ms=HOLD_MS_RANGE[1])
+        return max(longest.timing_of(profile).silence_ms() for profile in PROFILES)
+
 
 def slowest_silence_ms(quorum: Quorum) -> int:
-    """After so long a silence a node has let go by whatever profile it acts, and whatever hold."""
-    longest = replace(quorum, hold_ms=HOLD_MS_RANGE[1])
-    return max(longest.timing_of(profile).silence_ms() for profile in PROFILES)
+    """After so long a silence a node has let go by whatever profile it acts, and whatever hold, also if it has not
+    read yet that the quorum is this one."""
+    return max(quorum.former_silence_ms, quorum.longest_silence_ms())

@@ -1,7 +1,7 @@
 """The quorum disk as bytes: superblock, node slots, areas of image and log.
 
 ```
-  sector 0          superblock: whose disk this is, and its geometry; written once
+  sector 0          superblock: whose disk this is, and its geometry; written once, and again when the disk is left
   sectors 1..508    a slot for each of 127 nodes, in four copies, written by that node alone
   sectors 512..     eight areas, each with an image of the configuration and the log that follows it
 ```
@@ -59,6 +59,8 @@ _SECTOR = struct.Struct("<4sIQQIIIIH")
 _ENTRY = struct.Struct("<I")
 _FIRST = struct.Struct("<Q")
 _SUPERBLOCK_MAGIC, _SLOT_MAGIC, _SECTOR_MAGIC = b"CLQDISK\x01", b"CLQSLOT\x01", b"CLQL"
+_LEFT_MAGIC = b"CLQLEFT\x01"
+"""In place of the superblock's: a release that does not know it takes the disk for a strange one."""
 _PAYLOAD = SECTOR_BYTES - _SECTOR.size
 
 BATCH_SECTORS_MAX = -(-(BATCH_BYTES_MAX + _FIRST.size) // _PAYLOAD)
@@ -85,6 +87,9 @@ class Superblock:
     """Who begins the log on the empty disk must have applied so much of the log before it."""
     generation: int = 0
     """For which of the cluster's quorums it was prepared."""
+    left: bool = False
+    """The cluster has another quorum now. Its log can still be read, by nodes that do not know yet; whoever wants the
+    disk for something else may have it."""
 
     @property
     def area_sectors(self) -> int:
@@ -178,7 +183,7 @@ def used_sectors(device_sectors: int) -> int:
 def encode_superblock(block: Superblock) -> bytes:
     """One sector."""
     body = _SUPERBLOCK.pack(
-        _SUPERBLOCK_MAGIC,
+        _LEFT_MAGIC if block.left else _SUPERBLOCK_MAGIC,
         0,
         SECTOR_BYTES,
         block.cluster.encode()[:36],
@@ -198,7 +203,7 @@ def decode_superblock(sector: bytes) -> Superblock | None:
     Raises ClusterError(``quorum-damaged``) when it is one, but damaged.
     """
     magic, _, _, cluster, name, disk, sectors, prepared_ms, base_index, generation = _SUPERBLOCK.unpack_from(sector)
-    if magic != _SUPERBLOCK_MAGIC:
+    if magic not in (_SUPERBLOCK_MAGIC, _LEFT_MAGIC):
         return None
     if not _intact(sector, 8):
         raise ClusterError("quorum-damaged", "the superblock of the quorum disk is damaged (its checksum differs)")
@@ -210,6 +215,7 @@ def decode_superblock(sector: bytes) -> Superblock | None:
         prepared_ms=prepared_ms,
         base_index=base_index,
         generation=generation,
+        left=magic == _LEFT_MAGIC,
     )
 
 

@@ -19,6 +19,8 @@ Invariants:
 * a hold is counted from the moment at which the request to write the slot was given away, and it counts only when a
   reading begun after that writing has shown no contest for a later epoch;
 * the log goes on only where it was read to its end: a damaged one is never taken over;
+* the log has a last entry when the cluster changes to another quorum: whoever has applied it *retires* (owns, grants,
+  appends, applies and contests no more); if it held the disk it gives it free (docs/decisions/0016);
 * every node applies every entry, in order, without gaps; an owner whose log is shorter than what another node has
   applied has lost acknowledged entries, and whoever notices stops.
 """
@@ -102,6 +104,7 @@ RESET_LEAP = 1_000_000
 """By how much the index grows when a damaged log is given up: more than any node can have applied besides."""
 RETRY_MS = 50
 """Pause after the device has failed."""
+LEFT = "the cluster has another quorum now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,9 @@ class QuorumDiskLog:
         """``key``: of persistent reservations; 0 when the device has none. ``index``: what ``state`` holds already.
         ``reset_log``: if the log turns out to be damaged, go on with ``state``."""
         self._reset_wanted = reset_log
+        self._retired = False
+        self._claimed_ms = -1
+        """When this node has claimed the disk last."""
         assert 1 <= node <= NODE_NUMBER_MAX
         self._node = node
         self._boot = boot
@@ -309,7 +315,9 @@ class QuorumDiskLog:
         """Have a command appended; ``done`` is told what became of it."""
         self._turn(now_ms)
         waiting = _Waiting(command=command, done=done, deadline_ms=now_ms + timeout_ms)
-        if disk_layout.batch_room([command]) > BATCH_BYTES_MAX:
+        if self._retired:
+            done(Fate.NOT_APPLIED, LEFT)
+        elif disk_layout.batch_room([command]) > BATCH_BYTES_MAX:
             done(Fate.NOT_APPLIED, f"a command of {len(command)} bytes is too long for the log")
         elif self._role is Role.OWNER:
             self._enqueue(waiting)
@@ -327,6 +335,8 @@ class QuorumDiskLog:
     def peer_connected(self, node: NodeId, *, now_ms: int) -> None:
         """Another node can be reached."""
         self._turn(now_ms)
+        if self._retired:
+            return
         self._connected[node] = _Follower()
         if self._role is Role.OWNER:
             self._send(node, Leading(epoch=self._epoch, index=self._index))
@@ -343,6 +353,8 @@ class QuorumDiskLog:
     def received(self, sender: NodeId, message: LogMessage, *, now_ms: int) -> None:
         """Another node says something; ``sender`` is authenticated."""
         self._turn(now_ms)
+        if self._retired and not isinstance(message, Forward):
+            return
         match message:
             case Leading():
                 self._led(sender, message.epoch)
@@ -373,7 +385,7 @@ class QuorumDiskLog:
         times = [self._now_ms + 1_000]
         if self._role is not Role.FOLLOWING:
             times += [self._hold_until_ms, self._next_renew_ms, self._next_speech_ms]
-        elif self._contest_wanted:
+        elif self._contest_wanted and not self._retired:
             times.append(self._next_look_ms)
         times += [running.not_before_ms for running in self._running if running.not_before_ms > self._now_ms]
         times += [waiting.deadline_ms for waiting in self._forwarded.values()]
@@ -394,6 +406,11 @@ class QuorumDiskLog:
     def index(self) -> int:
         """The last entry that this node has applied."""
         return self._index
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last entry is applied, and nothing is left to be done."""
+        return self._retired and not self._running
 
     @property
     def leader(self) -> NodeId | None:
@@ -439,6 +456,8 @@ class QuorumDiskLog:
             self._out.append(Perform(request=request))
 
     def _begin_due(self) -> None:
+        if self._retired:
+            return
         under_way = {running.priority for running in self._running}
         if self._role is Role.FOLLOWING:
             if self._contest_wanted and not under_way and self._now_ms >= self._next_look_ms:
@@ -481,6 +500,9 @@ class QuorumDiskLog:
             self._end(running)
             self._say_trouble(error.code, error.message)
             self._next_look_ms = self._now_ms + HOPELESS_MS
+            if error.code == "device-unsuitable" and self._role is not Role.FOLLOWING:
+                # It is another one's disk by now; not even this node's slot may be written there.
+                self._lose(error.message)
             self._yielding = self._role is not Role.FOLLOWING
 
     def _end(self, running: _Running) -> None:
@@ -497,9 +519,17 @@ class QuorumDiskLog:
     def _read_slots(self, nodes: int = NODE_NUMBER_MAX) -> Generator[_Request, bytes, arbitration.Slots]:
         """The slots of that many nodes. Whoever contests reads all there can be."""
         data = b""
-        while len(data) < nodes * SLOT_COPIES * SECTOR_BYTES:
+        wanted = FIRST_SLOT_SECTOR + nodes * SLOT_COPIES
+        while len(data) < wanted * SECTOR_BYTES:
             done = len(data) // SECTOR_BYTES
-            data += yield Read(sector=FIRST_SLOT_SECTOR + done, count=min(CHUNK_SECTORS, nodes * SLOT_COPIES - done))
+            data += yield Read(sector=done, count=min(CHUNK_SECTORS, wanted - done))
+        block = disk_layout.decode_superblock(data[:SECTOR_BYTES])
+        if block is None or block.disk != self._block.disk:
+            # A disk that was left, or given up, may be prepared for something else while this node does not know.
+            raise ClusterError(
+                "device-unsuitable", "the quorum disk was prepared anew, for another cluster or another quorum"
+            )
+        data = data[FIRST_SLOT_SECTOR * SECTOR_BYTES :]
         if self._mine is None:
             self._begin_slot(disk_layout.decode_copies(data, self._node, self._block.disk))
         return disk_layout.decode_slots(data, self._block.disk)
@@ -538,12 +568,19 @@ class QuorumDiskLog:
         if self._role is Role.FOLLOWING and self._now_ms >= self._bound_until_ms and changed.epoch == self._mine.epoch:
             # Others need not wait for the end of a hold that is over; they would, as long as this slot moves.
             changed = replace(changed, held=False)
+        # What monitors were told by a lease that was granted before the claim may run on beyond a hold.
+        lasting_ms = self._timing.lease_ms - (self._now_ms - self._claimed_ms) if self._claimed_ms >= 0 else 0
         self._mine = replace(
             changed,
             counter=changed.counter + 1,
             key=self._key,
             # A hold that runs keeps its end when the timings become shorter, and others wait for what they read here.
-            hold_ms=max(self._timing.hold_ms, self._hold_until_ms - self._now_ms, self._bound_until_ms - self._now_ms),
+            hold_ms=max(
+                self._timing.hold_ms,
+                lasting_ms,
+                self._hold_until_ms - self._now_ms,
+                self._bound_until_ms - self._now_ms,
+            ),
             client_networks=self._client_networks,
         )
         data = disk_layout.encode_slot(self._mine, self._block.disk)
@@ -608,6 +645,7 @@ class QuorumDiskLog:
         if self._key:
             yield from self._reserve(former, slots)
         began_ms, hold_ms, pair = self._now_ms, self._timing.hold_ms, arbitration.pair_for(slots)
+        self._claimed_ms = began_ms
         yield from self._say(lambda mine: replace(mine, wants=False, epoch=epoch, held=True, pair=pair))
         said_ms = self._said_hold_ms
         slots = yield from self._read_slots()
@@ -673,6 +711,10 @@ class QuorumDiskLog:
                     raise
                 self._begin_anew(place)
         self._reset_wanted = False
+        if self._retired:
+            # The cluster has another quorum, of which this node has just read.
+            self._retire()
+            return
         assert self._mine is not None
         yield from self._write_image(generation=0, area=2 * self._mine.pair)
         if self._role is not Role.TAKING_OVER:
@@ -760,7 +802,7 @@ class QuorumDiskLog:
             piece = doubtful[at : at + CHUNK_SECTORS * SECTOR_BYTES]
             yield Write(sector=start + first + at // SECTOR_BYTES, data=piece)
         for number, command in enumerate(commands, place.image_index + 1):
-            if number > self._index:
+            if number > self._index and not self._retired:
                 self._apply(number, command)
 
     def _damaged(self, what: str) -> None:
@@ -924,13 +966,19 @@ class QuorumDiskLog:
         self._position += len(data) // SECTOR_BYTES
         written, self._writing = self._writing, []
         for number, waiting in enumerate(written):
+            if self._retired:
+                waiting.done(Fate.NOT_APPLIED, LEFT)
+                continue
             self._apply(first + number, waiting.command)
             waiting.index = first + number
             waiting.done(Fate.COMMITTED, "")
+        if self._retired:
+            self._retire()
 
     def _apply(self, index: int, command: bytes) -> None:
         assert index == self._index + 1, (index, self._index)
         self._state.apply(index, command)
+        self._retired = self._state.retired
         self._index = index
         self._kept.append(command)
         self._kept_bytes += len(command)
@@ -938,6 +986,31 @@ class QuorumDiskLog:
             self._kept_bytes -= len(self._kept.popleft())
         for request in [request for request, each in self._forwarded.items() if 0 < each.index <= index]:
             self._forwarded.pop(request).done(Fate.COMMITTED, "")
+
+    # --- the end of the log -----------------------------------------------------------------------------------------
+
+    def _retire(self) -> None:
+        """The last entry is applied. The others have it from here, from nodes that act by the new quorum already, or
+        from the disk itself, which stays as it is."""
+        held = self._role is not Role.FOLLOWING
+        if self._role is Role.OWNER:
+            for node, follower in self._connected.items():
+                if follower.confirmed >= 0:
+                    self._send_entries(node, follower)
+        if held:
+            self._lose(LEFT)
+            self._begin(0, self._leave())
+        self._follow(None, self._leader_epoch)
+
+    def _leave(self) -> Task:
+        """Say that the disk is free; if that fails, whoever wants it has to use force."""
+        yield from self._say(lambda mine: replace(mine, held=False, wants=False))
+        data = yield Read(sector=0, count=1)
+        block = disk_layout.decode_superblock(data)
+        if block is not None and block.disk == self._block.disk:
+            yield Write(sector=0, data=disk_layout.encode_superblock(replace(block, left=True)))
+        if self._key:
+            yield Clear(key=self._key)
 
     # --- the owner and the others -----------------------------------------------------------------------------------
 
@@ -1040,9 +1113,11 @@ class QuorumDiskLog:
     def _take_entries(self, sender: NodeId, entries: Entries) -> None:
         if self._leads_us(sender, entries.epoch) and entries.first_index <= self._index + 1:
             for number, command in enumerate(entries.commands):
-                if entries.first_index + number == self._index + 1:
+                if entries.first_index + number == self._index + 1 and not self._retired:
                     self._apply(self._index + 1, command)
             self._send(sender, Have(epoch=entries.epoch, index=self._index))
+            if self._retired:
+                self._retire()
 
     def _leads_us(self, sender: NodeId, epoch: int) -> bool:
         return (sender, epoch) == (self._leader, self._leader_epoch) or self._led(sender, epoch)

@@ -219,6 +219,10 @@ class StateMachine(Protocol):
     def highest_node(self) -> int:
         """The highest number that any node has or had; 0: nothing is known yet. The owner reads so many slots."""
 
+    @property
+    def retired(self) -> bool:
+        """Whether it has applied the last command of this log: the cluster has another quorum since."""
+
     def apply(self, index: int, command: bytes) -> bytes:
         """Apply command number ``index``."""
 

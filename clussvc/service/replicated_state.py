@@ -20,10 +20,14 @@ _INDEX = struct.Struct("<Q")
 class ReplicatedState:
     """Implements the replicator's StateMachine port."""
 
-    def __init__(self, tell: Callable[[Committed | ConfigInstalled], None], config: Config | None = None) -> None:
-        """``config``: what a log that keeps no state of its own begins with."""
+    def __init__(
+        self, tell: Callable[[Committed | ConfigInstalled], None], config: Config | None = None, *, generation: int = 0
+    ) -> None:
+        """``config``: what a log that keeps no state of its own begins with; ``generation``: of the quorum whose log
+        this is."""
         self._tell = tell
         self._config = config
+        self._generation = generation
         self.malformed = 0
         """Entries that could not be decoded; they change nothing, equally on all nodes."""
 
@@ -32,12 +36,19 @@ class ReplicatedState:
         """The highest number that any node has or had."""
         return self._config.next_node_id - 1 if self._config is not None else 0
 
+    @property
+    def retired(self) -> bool:
+        """See StateMachine: the configuration names a quorum of a later generation."""
+        return self._config is not None and self._config.quorum.generation > self._generation
+
     def apply(self, index: int, command: bytes) -> bytes:
         """Apply one entry. A malformed one, which no proposer of this version writes, changes nothing.
 
         Raises ClusterError(``unknown-form``) for the form of a newer release: whoever skipped it would go on with
         another state than the others, so the log of this node ends instead.
         """
+        if self.retired:
+            return _INDEX.pack(index)
         try:
             proposal = codec.decode_proposal(command)
         except ClusterError as error:

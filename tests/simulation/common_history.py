@@ -39,11 +39,21 @@ class _Entry:
 class SimState:
     """The state machine of one node. It differs from ReplicatedState only in sharing the work with the other nodes."""
 
-    def __init__(self, log: CommonHistory, machine: Machine, *, index: int = 0, config: Config | None = None) -> None:
-        """``index`` and ``config``: what a log that keeps no state of its own begins with."""
-        self._log = log
+    def __init__(
+        self,
+        history: CommonHistory,
+        machine: Machine,
+        *,
+        of_log: int = 0,
+        index: int = 0,
+        config: Config | None = None,
+    ) -> None:
+        """``of_log``: the generation of the quorum whose log this is; ``index`` and ``config``: what a log that keeps
+        no state of its own begins with."""
+        self._log = history
         self._machine = machine
         self._generation = machine.generation
+        self._of_log = of_log
         self._config = config
         self._index = index
 
@@ -52,8 +62,15 @@ class SimState:
         """See StateMachine."""
         return self._config.next_node_id - 1 if self._config is not None else 0
 
+    @property
+    def retired(self) -> bool:
+        """See StateMachine."""
+        return self._config is not None and self._config.quorum.generation > self._of_log
+
     def apply(self, index: int, command: bytes) -> bytes:
         """See StateMachine."""
+        if self.retired:
+            return _INDEX.pack(index)
         if index != self._index + 1:
             raise Violation("one log", f"n{self._machine.id} applies entry {index} after {self._index}")
         self._index = index
@@ -92,7 +109,7 @@ class SimState:
 
 
 class CommonHistory:
-    """See the module; the part of a log that is the same for every kind of quorum."""
+    """See the module; the part of a log that is the same for every kind of quorum, and goes on when it changes."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,8 +125,16 @@ class Disk:
         self._journals.clear()
         self._durable.clear()
         self._snapshot_names.clear()
-        for path in self.folder.iterdir() if self.folder.name and self.folder.exists() else ():
-            path.unlink()
+        if self.folder.name and self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def erase_folder(self, folder: Path) -> None:
+        """Forget what is in one folder."""
+        for known in (self._journals, self._durable, self._snapshot_names):
+            for path in [path for path in known if path.parent == folder]:
+                del known[path]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
 
 
 class _JournalFile:

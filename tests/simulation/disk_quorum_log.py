@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from clussvc import codec
 from clussvc.actions import AddLogMember, ContestQuorum, Propose, RemoveLogMember
-from clussvc.events import LeadershipChanged, ProposalFailed, ProposalFate
+from clussvc.events import LeadershipChanged, OfLog, ProposalFailed, ProposalFate
 from clussvc.global_update.disk import wire
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
@@ -36,6 +36,8 @@ LINGERS_MS = 2_000
 """A service that gives the disk back ends so much later at most."""
 
 Call = Callable[[int], None]
+SendFrame = Callable[[NodeId, NodeId, bytes], None]
+"""From a node, to a node, a frame."""
 
 
 def simulated_quorum(log: str) -> Quorum:
@@ -48,6 +50,18 @@ def simulated_quorum(log: str) -> Quorum:
         disk="0" * 15 + "7",
         sectors=2 * DISK_BYTES_MIN // SECTOR_BYTES,
         reservations=log == "disk-reservations",
+    )
+
+
+def superblock(quorum: Quorum) -> Superblock:
+    """What the first sector of its disk says."""
+    return Superblock(
+        cluster=CLUSTER,
+        cluster_name="SIM",
+        disk=int(quorum.disk, 16),
+        sectors=quorum.sectors,
+        prepared_ms=0,
+        base_index=quorum.base_index,
     )
 
 
@@ -66,25 +80,27 @@ class _Member:
     troubles: list[str] = field(default_factory=list)
 
 
-class DiskQuorumLog(CommonHistory):
+class DiskQuorumLog:
     """See the module."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
+    def __init__(self, world: World, quorum: Quorum, disk: SharedDisk, history: CommonHistory, send: SendFrame) -> None:
+        """``send`` brings a frame to the same log of another node."""
+        self.world = world
+        self._history = history
+        self._send_frame = send
+        self._quorum = quorum
+        self._generation = quorum.generation
         self._members: dict[NodeId, _Member] = {}
         self._lingering: dict[NodeId, _Member] = {}
-        self.disk = SharedDisk(world, reservations=world.quorum.reservations)
-        quorum = world.quorum
-        self._block = Superblock(
-            cluster=CLUSTER, cluster_name="SIM", disk=int(quorum.disk, 16), sectors=quorum.sectors, prepared_ms=0
-        )
+        self.disk = disk
+        self._block = superblock(quorum)
 
     # --- the port ---------------------------------------------------------------------------------------------------
 
     def boot(self, machine: Machine, *, members: frozenset[NodeId], joining: bool) -> None:
         """See LogModel."""
         del members, joining
-        quorum, profile = self.world.quorum, self.world.timing.profile
+        quorum, profile = self._quorum, self.world.timing.profile
         index, config = machine.stored[-1] if machine.stored else (0, None)
         if config is not None:
             profile = config.timing.profile
@@ -95,7 +111,7 @@ class DiskQuorumLog(CommonHistory):
             key=(0xC1 << 40 | int(machine.id) << 32 | machine.boots) if quorum.reservations else 0,
             superblock=self._block,
             timing=disk_timing(PROFILES[profile], quorum.hold_ms),
-            state=SimState(self, machine, index=index, config=config),
+            state=SimState(self._history, machine, of_log=self._generation, index=index, config=config),
             index=index,
             log_bytes_max=1,
             rng=random.Random(self.world.random.getrandbits(32)),
@@ -106,7 +122,7 @@ class DiskQuorumLog(CommonHistory):
     def stop(self, machine: Machine) -> None:
         """See LogModel."""
         member = self._members.pop(machine.id, None)
-        self.world.referee.hold_ended(machine)
+        self.world.referee.hold_ended(machine, self._generation)
         if member is not None and member.gives_back and member.power == machine.power:
             # The process ends when the disk has taken note that it is free.
             self._lingering[machine.id] = member
@@ -132,7 +148,12 @@ class DiskQuorumLog(CommonHistory):
         """See LogModel."""
         for node, member in self._members.items():
             machine = self.world.nodes[node]
-            if machine.awake and member.held is not None and member.held.until_ms > machine.clock.now_ms:
+            if (
+                member.generation == machine.generation
+                and machine.awake
+                and member.held is not None
+                and member.held.until_ms > machine.clock.now_ms
+            ):
                 return node
         return None
 
@@ -144,7 +165,7 @@ class DiskQuorumLog(CommonHistory):
             if fate is Fate.COMMITTED or machine.generation != generation:
                 return
             failed = ProposalFate.NOT_APPLIED if fate is Fate.NOT_APPLIED else ProposalFate.UNKNOWN
-            self.world.post(machine, ProposalFailed(request=request, fate=failed, detail=detail))
+            self._tell_core(machine, ProposalFailed(request=request, fate=failed, detail=detail))
 
         try:
             command = codec.encode_proposal(action.proposal)
@@ -178,7 +199,7 @@ class DiskQuorumLog(CommonHistory):
         """See LogModel."""
         member = self._members.get(machine.id)
         if member is not None:
-            log, wanted = member.log, disk_timing(PROFILES[timing.profile], self.world.quorum.hold_ms)
+            log, wanted = member.log, disk_timing(PROFILES[timing.profile], self._quorum.hold_ms)
             self._soon(machine, lambda now_ms: log.set_timing(wanted, now_ms=now_ms))
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:
@@ -239,20 +260,20 @@ class DiskQuorumLog(CommonHistory):
         self._perform(machine, member)
 
     def _perform(self, machine: Machine, member: _Member) -> None:
-        world = self.world
         for action in member.log.take():
             match action:
                 case Perform():
                     self.disk.ask(machine, action.request, self._answer_to(machine, member))
                 case Send():
                     if self._members.get(machine.id) is member:
-                        world.network.send(machine.id, action.node, wire.encode(action.message))
+                        self._send_frame(machine.id, action.node, wire.encode(action.message))
                 case Held() | Lost() | GiveWay():
                     self._tell(machine, member, action)
                 case OwnerKnown():
                     if self._members.get(machine.id) is member:
                         leads = action.node == machine.id
-                        world.post(machine, LeadershipChanged(leader=action.node, leads=leads, members=frozenset()))
+                        event = LeadershipChanged(leader=action.node, leads=leads, members=frozenset())
+                        self._tell_core(machine, event)
                 case Trouble():
                     member.troubles.append(action.detail)
                     if action.code == "quorum-damaged":
@@ -267,13 +288,16 @@ class DiskQuorumLog(CommonHistory):
         if isinstance(action, Held):
             member.held = action
             until_us = world.scheduler.now_us + int(machine.clock.until_ms(action.until_ms) * 1000)
-            world.referee.held(machine, until_us)
+            world.referee.held(machine, until_us, self._generation)
         elif isinstance(action, Lost):
             member.held = None
             if member.gives_back:
-                world.referee.hold_ended(machine)
+                world.referee.hold_ended(machine, self._generation)
         if self._members.get(machine.id) is member:
-            world.post(machine, action)
+            self._tell_core(machine, action)
+
+    def _tell_core(self, machine: Machine, event: LeadershipChanged | ProposalFailed | Held | Lost | GiveWay) -> None:
+        self.world.post(machine, OfLog(generation=self._generation, event=event))
 
     def _answer_to(self, machine: Machine, member: _Member) -> Callable[[bytes | DiskFailed], None]:
         log = member.log

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from clussvc.model.ids import GroupId, NodeId
 from tests.simulation import administrator as admin
-from tests.simulation.disk_quorum_log import DiskQuorumLog
 from tests.simulation.machine import Machine
 from tests.simulation.shared_disk import SharedDisk
+from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.world import World
 
 MONITOR_HUNG_MS = 1_500
@@ -303,8 +303,10 @@ class Trouble:
             self.later(step, lambda: self._start(machine))
 
     def _quorum_disk(self) -> SharedDisk:
-        assert isinstance(self.world.log, DiskQuorumLog)
-        return self.world.log.disk
+        """That of this moment; any that was in use where there is none now."""
+        log = self.world.log
+        assert isinstance(log, SwitchingLog)
+        return log.disk or next(reversed(log.disks.values()))
 
     # --- monitors and resources -------------------------------------------------------------------------------------
 
@@ -434,8 +436,8 @@ class Trouble:
         behaviour = world.behaviour
         for faulty in (behaviour.fails, behaviour.dead, behaviour.stuck, behaviour.unkillable):
             faulty.clear()
-        if isinstance(world.log, DiskQuorumLog):
-            world.log.disk.make_good()
+        for disk in world.log.disks.values() if isinstance(world.log, SwitchingLog) else ():
+            disk.make_good()
         for machine in world.nodes.values():
             machine.disk.full = False
             machine.disk.writes_left = None

@@ -21,8 +21,9 @@ from tests.simulation.machine import Machine
 class LogModel(Protocol):
     """The log of a whole cluster."""
 
-    entries: list[tuple[Proposal, Config | None, Report | None]]
-    """Every entry that some machine has applied, with the configuration after it, in order; index 1 comes first."""
+    @property
+    def entries(self) -> list[tuple[Proposal, Config | None, Report | None]]:
+        """Every entry that some machine has applied, with the configuration after it, in order; index 1 comes first."""
 
     def boot(self, machine: Machine, *, members: frozenset[NodeId], joining: bool) -> None:
         """The service on this machine opens its log."""

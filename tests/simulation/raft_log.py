@@ -7,13 +7,23 @@ arrived or is due, the outcome of proposals as events, changes of leadership as 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clussvc import codec
 from clussvc.actions import AddLogMember, ContestQuorum, Propose, RemoveLogMember
-from clussvc.events import LeadershipChanged, ProposalFailed, ProposalFate
-from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftNode, RaftSettings
+from clussvc.events import LeadershipChanged, OfLog, ProposalFailed, ProposalFate
+from clussvc.global_update.raft.replicator import (
+    SNAPSHOT_NAME,
+    Outcome,
+    OutcomeKind,
+    RaftNode,
+    RaftSettings,
+    Snapshot,
+    begin,
+)
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.settings import Timing
@@ -25,6 +35,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CLUSTER = "simulated-cluster"
+Send = Callable[[NodeId, NodeId, bytes], None]
+"""From a node, to a node, a frame."""
 
 
 @dataclass(slots=True)
@@ -40,15 +52,22 @@ class _Member:
     """The disk does not answer until then: what the step before has written is not durable, and nothing goes on."""
 
 
-class RaftLog(CommonHistory):
+class RaftLog:
     """See the module."""
 
-    def __init__(self, world: World, settings: RaftSettings) -> None:
-        super().__init__(world)
+    def __init__(
+        self, world: World, settings: RaftSettings, history: CommonHistory, generation: int, send: Send
+    ) -> None:
+        """``generation``: of the quorum whose log this is; ``send`` brings a frame to the same log of another node."""
+        self.world = world
+        self._history = history
+        self._generation = generation
+        self._send_frame = send
         self._settings = settings
         self._members: dict[NodeId, _Member] = {}
         self._leaders: dict[int, NodeId] = {}
         self._booted: set[NodeId] = set()
+        self._begun: dict[NodeId, tuple[frozenset[int], bool]] = {}
 
     # --- the port ---------------------------------------------------------------------------------------------------
 
@@ -70,13 +89,17 @@ class RaftLog(CommonHistory):
             settings = replace(
                 settings, heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms
             )
+        begins, begun = self._begun.get(machine.id, (frozenset(int(member) for member in members), False))
+        if machine.id in self._begun:
+            joining = not begun
         node = RaftNode(
             node_id=machine.id,
             cluster_id=CLUSTER,
-            members=frozenset(int(member) for member in members),
-            folder=machine.disk.folder,
+            members=begins,
+            folder=self.folder_of(machine),
             first_boot=machine.id not in self._booted,
-            state_machine=SimState(self, machine),
+            begun=begun,
+            state_machine=SimState(self._history, machine, of_log=self._generation),
             settings=settings,
             send=lambda receiver, frame: self._send(machine, receiver, frame),
             now_s=lambda: machine.clock.now_us / 1_000_000,
@@ -90,6 +113,20 @@ class RaftLog(CommonHistory):
         member_of.append(member)
         self._wake(machine, member, 0)
 
+    def folder_of(self, machine: Machine) -> Path:
+        """Where the machine keeps this log."""
+        return machine.disk.folder / f"log-{self._generation}"
+
+    def begin(self, machine: Machine, snapshot: Snapshot) -> None:
+        """The machine begins to take part with a snapshot, made durable here. Raises OSError."""
+        folder = self.folder_of(machine)
+        machine.disk.erase_folder(folder)
+        self._begun[machine.id] = begin(folder, machine.disk, snapshot, node_id=machine.id)
+
+    def snapshot_of(self, machine: Machine) -> bytes | None:
+        """The snapshot that the machine has."""
+        return machine.disk.read(self.folder_of(machine) / SNAPSHOT_NAME)
+
     def stop(self, machine: Machine) -> None:
         """See LogModel."""
         member = self._members.pop(machine.id, None)
@@ -99,6 +136,7 @@ class RaftLog(CommonHistory):
     def erase(self, machine: Machine) -> None:
         """The machine is set up anew."""
         self._booted.discard(machine.id)
+        self._begun.pop(machine.id, None)
         machine.disk.erase()
 
     def thawed(self, machine: Machine) -> None:
@@ -127,7 +165,7 @@ class RaftLog(CommonHistory):
             if outcome.kind is OutcomeKind.COMMITTED or machine.generation != generation:
                 return
             fate = ProposalFate.NOT_APPLIED if outcome.kind is OutcomeKind.REFUSED else ProposalFate.UNKNOWN
-            self.world.post(machine, ProposalFailed(request=request, fate=fate, detail=outcome.detail))
+            self._tell_core(machine, ProposalFailed(request=request, fate=fate, detail=outcome.detail))
 
         if member is None:
             return
@@ -179,14 +217,14 @@ class RaftLog(CommonHistory):
         member = self._members.get(machine.id)
         stalled_us = machine.disk.stalled_until_us - self.world.scheduler.now_us
         if member is None or stalled_us <= 0:
-            self.world.network.send(machine.id, NodeId(receiver), frame)
+            self._send_frame(machine.id, NodeId(receiver), frame)
             return
         # The sync that this frame waits for takes so long.
         generation = machine.generation
 
         def leave() -> None:
             if machine.generation == generation:
-                self.world.network.send(machine.id, NodeId(receiver), frame)
+                self._send_frame(machine.id, NodeId(receiver), frame)
 
         self.world.scheduler.later(stalled_us / 1000, leave)
 
@@ -255,4 +293,7 @@ class RaftLog(CommonHistory):
             self._check_leader(machine, member)
         leader = NodeId(now[0]) if now[0] is not None else None
         members = frozenset(NodeId(other) for other in node.members)
-        self.world.post(machine, LeadershipChanged(leader=leader, leads=leads, members=members))
+        self._tell_core(machine, LeadershipChanged(leader=leader, leads=leads, members=members))
+
+    def _tell_core(self, machine: Machine, event: LeadershipChanged | ProposalFailed) -> None:
+        self.world.post(machine, OfLog(generation=self._generation, event=event))

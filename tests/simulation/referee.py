@@ -10,6 +10,8 @@ anew from that, without the code that is under test:
 * **R2, R4** -- nothing runs longer than the release budget after the moment when the node can last have known a
   majority that heard it;
 * **R3** -- who proposes that a node is down is right: a majority has truly heard nothing of it for long enough;
+* **changes of the quorum** -- a node may act by what any quorum that it can know of gave it; it may be declared down
+  only when all of that is over;
 * **the log** -- one entry at one index everywhere, the same state after it, acknowledged changes in it once, and none
   of which somebody was told that nothing was changed;
 * **dependencies** -- a resource starts only above providers that are online.
@@ -91,12 +93,26 @@ class _Truth:
     slower: Timing | None = None
     slower_until_us: int = -1
     """After a change to a faster one, leases of the slower kind run out until then."""
-    holds_until_us: int = -1
-    """Where the quorum is a disk: until when its process holds it, and grants leases."""
-    fed_until_us: int = -1
+    holds_us: dict[int, int] = field(default_factory=dict)
+    """Where the quorum is a disk: until when its process holds it, and grants leases, for each generation."""
+    fed_us: dict[int, int] = field(default_factory=dict)
     """Until when its monitors may go on by that hold, whatever becomes of the process."""
+    generation: int = 0
+    """Of the quorum by which it acted when it was looked at last."""
+    changed_us: int = -(10**15)
+    """When it was seen first to act by that."""
     granted_us: dict[int, int] = field(default_factory=dict)
     """When the newest heartbeat of each of its boots was sent that an owner has heard while it was one."""
+
+    @property
+    def fed_until_us(self) -> int:
+        """Until when its monitors may go on by its hold of any quorum disk."""
+        return max(self.fed_us.values(), default=-1)
+
+    @property
+    def holds_until_us(self) -> int:
+        """Until when its process holds any quorum disk."""
+        return max(self.holds_us.values(), default=-1)
 
 
 class Referee:
@@ -159,28 +175,29 @@ class Referee:
         truth.first_us.setdefault((receiver, boot), self._now_us())
         truth.hears_us.setdefault((receiver, boot), deque(maxlen=HEARD_KEPT)).append(self._now_us())
 
-    def held(self, machine: Watched, until_us: int) -> None:
-        """The log of a machine says that it owns the quorum disk until then."""
+    def held(self, machine: Watched, until_us: int, generation: int = 0) -> None:
+        """The log of a machine says that it owns the quorum disk of that generation until then."""
         now_us = self._now_us()
         for other in self._machines():
             truth = self._truth.get(other.id)
             if truth is None or other.id == machine.id or not self.strict:
                 continue
-            if truth.holds_until_us > now_us and until_us > now_us:
+            if truth.holds_us.get(generation, -1) > now_us and until_us > now_us:
                 raise Violation("one owner of the disk", f"n{machine.id} and n{other.id} own the quorum disk at once")
         owner = self._truth.setdefault(machine.id, _Truth())
-        owner.holds_until_us, owner.fed_until_us = until_us, max(until_us, owner.fed_until_us)
+        owner.holds_us[generation] = until_us
+        owner.fed_us[generation] = max(until_us, owner.fed_us.get(generation, -1))
         for truth in self._truth.values():
             # What it had heard before it became owner it grants with its first word.
             if machine.id in truth.heard_by:
                 boot = truth.boot_heard[machine.id]
                 truth.granted_us[boot] = max(truth.granted_us.get(boot, -1), truth.heard_by[machine.id])
 
-    def hold_ended(self, machine: Watched) -> None:
+    def hold_ended(self, machine: Watched, generation: int = 0) -> None:
         """It has given the disk back, or its process is gone."""
         truth = self._truth.get(machine.id)
-        if truth is not None:
-            truth.holds_until_us = min(truth.holds_until_us, self._now_us())
+        if truth is not None and generation in truth.holds_us:
+            truth.holds_us[generation] = min(truth.holds_us[generation], self._now_us())
 
     def starts(self, machine: Watched, resource: ResourceId, epoch: int) -> None:
         """Something begins to run."""
@@ -364,11 +381,26 @@ class Referee:
         now_us = self._now_us()
         if config is not None and config.voters != truth.voters:
             truth.voters, truth.voters_since_us = config.voters, now_us
-        if not truth.voters:
+        if not truth.voters or config is None:
             return
-        if config is not None and config.quorum.on_disk:
-            self._check_grants(machine, truth, running)
-            return
+        if config.quorum.generation != truth.generation:
+            truth.generation, truth.changed_us = config.quorum.generation, now_us
+        by_majority, by_grants = self._lost_majority(machine, truth), ""
+        if config.quorum.on_disk or config.quorum.former_hold_ms:
+            by_grants = self._lost_grants(machine, truth, config)
+            me = config.nodes.get(machine.id)
+            if config.quorum.on_disk and (me is None or not me.unsettled):
+                # A majority's leases let it go on only after the change from that majority.
+                by_majority = by_grants
+        else:
+            by_grants = by_majority
+        if by_majority and by_grants:
+            why = by_grants if config.quorum.on_disk else by_majority
+            raise Violation("R2", f"n{machine.id} still runs {', '.join(sorted(running))} {why}")
+
+    def _lost_majority(self, machine: Watched, truth: _Truth) -> str:
+        """Since when no majority lets it act, in words; empty if one does."""
+        now_us = self._now_us()
         # The most that this node can know: what the others have really received, as if every answer had arrived.
         needed = len(truth.voters) // 2 + 1
         sent = sorted((truth.heard_by.get(voter, -1) for voter in truth.voters if voter != machine.id), reverse=True)
@@ -380,24 +412,24 @@ class Referee:
             for timing in self._timings_of(machine, truth)
         )
         if now_us - last_us > allowed_ms * 1000:
-            raise Violation(
-                "R2",
-                f"n{machine.id} still runs {', '.join(sorted(running))} {(now_us - last_us) // 1000} ms after"
-                " a majority last heard it",
-            )
+            return f"{(now_us - last_us) // 1000} ms after a majority last heard it"
+        return ""
 
-    def _check_grants(self, machine: Watched, truth: _Truth, running: dict[ResourceId, int]) -> None:
+    def _lost_grants(self, machine: Watched, truth: _Truth, config: Config) -> str:
+        """Since when no owner of a quorum disk lets it act, in words; empty if one does."""
         now_us, granted_us = self._now_us(), max(truth.granted_us.values(), default=-1)
+        present = config.quorum.generation
         for timing in self._timings_of(machine, truth):
-            factor = 1 + timing.drift_ppm / 1e6
-            lease_over_us = granted_us + (timing.lease_ms + timing.release_budget_ms) * factor * 1000
-            hold_over_us = truth.fed_until_us + timing.release_budget_ms * factor * 1000
-            if now_us <= max(lease_over_us, hold_over_us) + SLACK_MS * 1000:
-                return
-        raise Violation(
-            "R2",
-            f"n{machine.id} still runs {', '.join(sorted(running))} {(now_us - granted_us) // 1000} ms after an owner"
-            f" of the quorum disk last heard it, and {(now_us - truth.fed_until_us) // 1000} ms after its own hold",
+            budget_us = timing.release_budget_ms * 1000 * (1 + timing.drift_ppm / 1e6)
+            lease_us = timing.lease_ms * 1000 * (1 + timing.drift_ppm / 1e6)
+            over_us = max(granted_us + lease_us, truth.fed_us.get(present, -1))
+            # The last owner of a disk that was left goes on for a lease.
+            over_us = max([over_us, *(until + lease_us for each, until in truth.fed_us.items() if each < present)])
+            if now_us <= over_us + budget_us + SLACK_MS * 1000:
+                return ""
+        return (
+            f"{(now_us - granted_us) // 1000} ms after an owner of the quorum disk last heard it, and"
+            f" {(now_us - truth.fed_until_us) // 1000} ms after its own hold"
         )
 
     def _timings_of(self, machine: Watched, truth: _Truth) -> list[Timing]:
@@ -405,7 +437,9 @@ class Referee:
         now = machine.config.timing if machine.config is not None else self._timing()
         before = truth.timing or now
         if now.quicker_than(before):
-            truth.slower, truth.slower_until_us = before, self._now_us() + (before.silence_ms() + SLACK_MS) * 1000
+            former_ms = machine.config.quorum.former_hold_ms if machine.config is not None else 0
+            lasting_ms = before.silence_ms() + former_ms + SLACK_MS
+            truth.slower, truth.slower_until_us = before, self._now_us() + lasting_ms * 1000
         truth.timing = now
         ending = truth.slower is not None and self._now_us() < truth.slower_until_us
         return [now, truth.slower] if ending and truth.slower is not None else [now]
@@ -420,8 +454,9 @@ class Referee:
         timing = config.timing
         least_us = int((timing.lease_ms + timing.release_budget_ms) * 1000 * (1 - timing.drift_ppm / 1e6)) - 2_000
         truth = self._truth.setdefault(update.node, _Truth())
-        if config.quorum.on_disk:
-            self._check_let_go(machine, update.node, truth, victim.boot, timing)
+        if config.quorum.on_disk or config.quorum.former_hold_ms:
+            self._check_let_go(machine, update.node, truth, victim.boot, timing, config.quorum.generation)
+        if config.quorum.on_disk and not victim.unsettled:
             return
         others = [voter for voter in config.voters if voter != update.node]
         times = {voter: truth.hears_us.get((voter, victim.boot), ()) for voter in others}
@@ -436,7 +471,8 @@ class Referee:
         for start_us in sorted({0, *(time_us for known in times.values() for time_us in known)}):
             end_us = max(start_us + least_us, asked_us)
             quiet = {voter for voter, known in times.items() if _heard_nothing(known, start_us, end_us)}
-            if end_us <= self._now_us() and is_majority(quiet, set(config.voters)):
+            blocked = victim.unsettled and not is_majority(config.voters - quiet, config.voters)
+            if end_us <= self._now_us() and (blocked or is_majority(quiet, set(config.voters))):
                 return
         raise Violation(
             "R3",
@@ -444,12 +480,20 @@ class Referee:
             f" nothing of it for {least_us // 1000} ms at the same time",
         )
 
-    def _check_let_go(self, machine: Watched, node: NodeId, truth: _Truth, boot: int, timing: Timing) -> None:
-        """Only an owner of the disk declares a node down, and when the node must have let go."""
+    def _check_let_go(
+        self, machine: Watched, node: NodeId, truth: _Truth, boot: int, timing: Timing, present: int
+    ) -> None:
+        """Nobody declares a node down that may act by a grant, or by its own hold of a disk."""
         factor = 1 - timing.drift_ppm / 1e6
-        lease_over_us = truth.granted_us.get(boot, -1) + (timing.lease_ms + timing.release_budget_ms) * factor * 1000
-        hold_over_us = truth.fed_until_us + timing.release_budget_ms * factor * 1000
-        if self._now_us() < max(lease_over_us, hold_over_us) - 2_000:
+        lease_us, budget_us = timing.lease_ms * factor * 1000, timing.release_budget_ms * factor * 1000
+        granted_us = truth.granted_us.get(boot, -1)
+        for other in self._machines():
+            if other.id == node and other.config is not None and other.config.quorum.generation < present:
+                # It counts by the timing that it has read of.
+                lease_us = max(lease_us, other.config.timing.lease_ms * factor * 1000)
+        over_us = max(granted_us + lease_us, truth.fed_us.get(present, -1))
+        over_us = max([over_us, *(until + lease_us for each, until in truth.fed_us.items() if each < present)])
+        if self._now_us() < over_us + budget_us - 2_000:
             raise Violation("R3", f"n{machine.id} declares n{node} down, which may still act")
 
     def _check_hand_over(self, group_id: GroupId, before: Config, after: Config) -> None:

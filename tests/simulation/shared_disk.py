@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clussvc.model.ids import NodeId
-from clussvc.quorum.disk_layout import SECTOR_BYTES
+from clussvc.quorum.disk_layout import SECTOR_BYTES, Superblock, decode_superblock, encode_superblock
 from clussvc.quorum.disk_messages import (
     Clear,
     DiskFailed,
@@ -40,10 +40,10 @@ Answer = Callable[[bytes | DiskFailed], None]
 class SharedDisk:
     """Sectors, registrants, the reservation, and faults."""
 
-    def __init__(self, world: World, *, reservations: bool) -> None:
+    def __init__(self, world: World, block: Superblock, *, reservations: bool) -> None:
         self._world = world
         self._reservations = reservations
-        self._sectors: dict[int, bytes] = {}
+        self._sectors: dict[int, bytes] = {0: encode_superblock(block)}
         self._registered: dict[NodeId, int] = {}
         self._holder: NodeId | None = None
         self.cut_off: set[NodeId] = set()
@@ -52,6 +52,12 @@ class SharedDisk:
         """Until when it answers nobody on that machine."""
         self.failing = 0.0
         """The share of requests that fail for no reason."""
+
+    @property
+    def left(self) -> bool:
+        """Whether it says that the cluster has left it."""
+        block = decode_superblock(self._sectors[0])
+        return block is not None and block.left
 
     def make_good(self) -> None:
         """End every fault."""

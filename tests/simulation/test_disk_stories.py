@@ -9,8 +9,8 @@ import pytest
 from clussvc.global_update.update import CreateGroup
 from clussvc.model.ids import GroupId
 from clussvc.model.settings import LAN
-from tests.simulation.disk_quorum_log import DiskQuorumLog
 from tests.simulation.shared_disk import SharedDisk
+from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.world import World
 
 KINDS = ("disk-reservations", "disk-leases")
@@ -29,7 +29,7 @@ def two(kind: str) -> Iterator[World]:
 
 
 def disk_of(world: World) -> SharedDisk:
-    assert isinstance(world.log, DiskQuorumLog)
+    assert isinstance(world.log, SwitchingLog) and world.log.disk is not None
     return world.log.disk
 
 
@@ -103,7 +103,7 @@ def test_two_against_two_leaves_the_side_with_the_disk(kind: str) -> None:
         create(world, "later", on=rest[0])
         world.heal()
         world.settle()
-        assert all(machine.config == world.config for machine in world.nodes.values())
+        world.run_until(lambda: all(machine.config == world.config for machine in world.nodes.values()))
 
 
 def test_an_owner_without_the_disk_is_followed_by_another(two: World) -> None:

@@ -24,6 +24,7 @@ from typing import Self
 from clussvc.actions import (
     Action,
     AddLogMember,
+    ChangeLog,
     CommandMonitor,
     ContestQuorum,
     FenceNode,
@@ -41,6 +42,7 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     StopService,
+    TellNews,
     UseQuorum,
     UseTiming,
     Vouch,
@@ -54,6 +56,7 @@ from clussvc.events import (
     HeartbeatsHeard,
     InterfacesSeen,
     MonitorSaid,
+    QuorumNews,
     StopRequested,
     Tick,
 )
@@ -75,21 +78,22 @@ from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import LeaseExtended, MonitorDied, MonitorReport, MonitorStarted
+from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import NodePhase, ResourceState
 from clussvc.node import NodeCore
 from tests.simulation.beacon import Beacon
 from tests.simulation.disk import Disk
-from tests.simulation.disk_quorum_log import DiskQuorumLog, simulated_quorum
+from tests.simulation.disk_quorum_log import simulated_quorum
 from tests.simulation.log import LogModel
 from tests.simulation.machine import Machine
 from tests.simulation.monitors import Behaviour, MonitorEnvironment, SimMonitor
 from tests.simulation.network import Network
 from tests.simulation.ordered_log import OrderedLog
-from tests.simulation.raft_log import RaftLog
 from tests.simulation.referee import Referee
 from tests.simulation.scheduler import WALL_START_MS, MachineClock, Scheduler
+from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.words import in_words
 
 SECRET_SHA256 = "0" * 64
@@ -176,24 +180,24 @@ class World:
         self._hash = hashlib.blake2b(digest_size=16)
         self._told: deque[tuple[int, NodeId | None, object]] = deque(maxlen=WORDS_KEPT)
         self.events = 0
-        # Only the real log has files (its snapshots); they are removed by :meth:`close`.
+        # Only the real logs have files (snapshots); they are removed by :meth:`close`.
         self._folder = (
-            tempfile.TemporaryDirectory(prefix="clussvc-simulation-", dir=_memory_folder()) if log == "raft" else None
+            tempfile.TemporaryDirectory(prefix="clussvc-simulation-", dir=_memory_folder())
+            if log != "ordered"
+            else None
         )
         self.nodes: dict[NodeId, Machine] = {}
         for n in range(1, nodes + 1):
             self._add_machine(NodeId(n))
         self.referee = Referee(self.nodes.values, lambda: self.scheduler.now_us, lambda: self.timing)
         self.log: LogModel
-        if log == "raft":
+        if log != "ordered":
             settings = RaftSettings(
                 heartbeat_ms=timing.raft_heartbeat_ms,
                 election_timeout_ms=timing.raft_election_ms,
                 compaction_entries=compaction_entries,
             )
-            self.log = RaftLog(self, settings)
-        elif self.quorum.on_disk:
-            self.log = DiskQuorumLog(self)
+            self.log = SwitchingLog(self, self.quorum, settings)
         else:
             self.log = OrderedLog(self)
             self._found_directly(self.log)
@@ -407,16 +411,17 @@ class World:
         machine.stalled_until_us = -1
         machine.seen = machine.internal = None
         self.tell(machine.id, f"the service starts, boot {machine.boots}")
+        quorum = self._quorum_at_start(machine)
         index, config = machine.stored[-1] if machine.stored else (0, None)
         machine.core = NodeCore(
             node=machine.id,
             boot=machine.boots,
-            timing=config.timing if config else self.timing,
+            timing=config.timing if config else quorum.timing_of(self.timing.profile),
             peers=self._peers_of(machine, config),
             index=index,
             config=config,
             now_ms=machine.clock.now_ms,
-            quorum=config.quorum if config else self.quorum,
+            quorum=config.quorum if config else quorum,
             leftovers=tuple(machine.monitors),
             found=(RequestId("found"), self._found_cluster())
             if not isinstance(self.log, OrderedLog) and machine.id == 1 and config is None
@@ -435,6 +440,16 @@ class World:
             if other is not machine and other.alive:
                 self.network.connect_soon(machine.id, other.id)
         self._give(machine, Tick())
+
+    def _quorum_at_start(self, machine: Machine) -> Quorum:
+        """In whose log the machine takes part; what its database has of another generation does not count."""
+        if not isinstance(self.log, SwitchingLog):
+            return self.quorum
+        quorum = self.log.quorum_of(machine)
+        if machine.stored and machine.stored[-1][1].quorum.generation != quorum.generation:
+            begins = self.log.begins_with(machine)
+            machine.stored = [begins] if begins is not None else []
+        return quorum
 
     def _peers_of(self, machine: Machine, config: Config | None) -> dict[NodeId, PeerAddress]:
         known = [node for node in self.nodes if config is None or node in config.nodes]
@@ -642,7 +657,7 @@ class World:
         self.tell(machine.id, event)
         before = core.index
         actions = core.handle(event, now_ms=machine.clock.now_ms, wall_ms=machine.clock.wall_ms)
-        if isinstance(event, Committed | ConfigInstalled) and event.index > before:
+        if isinstance(event, Committed | ConfigInstalled | QuorumNews) and core.index > before:
             machine.stored = [*machine.stored[-5:], (event.index, event.config)]
             if event.config.timing is not self.timing:
                 self.timing = event.config.timing
@@ -695,6 +710,11 @@ class World:
                 self.log.set_timing(machine, action.timing)
             case UseQuorum():
                 pass
+            case ChangeLog():
+                self._change_log(machine, action)
+            case TellNews():
+                if isinstance(self.log, SwitchingLog):
+                    self.log.tell_news(machine, action)
             case ContestQuorum():
                 self.log.contest(machine, action)
             case GiveQuorumBack():
@@ -735,6 +755,13 @@ class World:
                 pass
             case Note():
                 pass
+
+    def _change_log(self, machine: Machine, action: ChangeLog) -> None:
+        assert isinstance(self.log, SwitchingLog)
+        try:
+            self.log.change(machine, action)
+        except (ClusterError, OSError) as error:
+            self.service_died(machine, machine.generation, f"the new log cannot be begun: {error}")
 
     def _fence(self, machine: Machine, why: str) -> None:
         self.fenced.append((machine.id, why))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from clussvc.global_update.raft import wire
-from clussvc.global_update.raft.entries import Entry, command_text
+from clussvc.global_update.raft.entries import NO_OPERATION, Entry, command_text
 from clussvc.global_update.raft.guard import BATCH_BYTES, LEASE_SHARE, Guard, RaftFatal
 from clussvc.global_update.raft.journal import Journal, JournalIdentity, reconcile
 from clussvc.global_update.raft.library import (
@@ -42,6 +42,8 @@ from clussvc.global_update.raft.storage import DiskStorage, Storage
 from clussvc.global_update.raft.values import Done, Outcome, OutcomeKind, RaftSettings, StateMachine
 from clussvc.model.errors import ClusterError
 
+FIRST_ENTRIES = ((NO_OPERATION, 1, 1), (NO_OPERATION, 2, 1))
+"""Before everything that a log of a later generation holds; equal on all nodes."""
 JOURNAL_NAME = "raft.journal"
 SNAPSHOT_NAME = "raft.snapshot"
 FRAMES_PER_STEP_MAX = 512
@@ -72,6 +74,30 @@ class RaftStatistics:
     snapshots_written: int
     snapshots_installed: int
     drops: tuple[tuple[str, int], ...]
+
+
+def beginning(*, cluster_id: str, members: frozenset[int], index: int, image: bytes) -> Snapshot:
+    """With what every voter begins the log of a later generation: the state after the last command of the one before.
+    ``members``: the voters of that moment."""
+    previous, last = FIRST_ENTRIES
+    return Snapshot(
+        cluster_id=cluster_id,
+        previous=previous,
+        last=last,
+        members=tuple(sorted(members)),
+        applied=index,
+        image=image,
+    )
+
+
+def begin(folder: Path, storage: Storage, snapshot: Snapshot, *, node_id: int) -> tuple[frozenset[int], bool]:
+    """Make it durable that this node begins the log in the empty ``folder`` with a snapshot, and say which members the
+    log has for it and whether it begins so. One that is no member of it begins with nothing, as a node that joins."""
+    members = frozenset(snapshot.members)
+    if node_id not in members:
+        return members | {node_id}, False
+    storage.replace(folder / SNAPSHOT_NAME, encode_snapshot(snapshot))
+    return members, True
 
 
 class _Library(SyncObj):  # type: ignore[misc]  # The library has no types.
@@ -121,9 +147,12 @@ class RaftNode:
         rng: random.Random,
         on_fatal: Callable[[Exception], None],
         joining: bool = False,
+        begun: bool = False,
         storage: Storage | None = None,
     ) -> None:
         """Open or create the journal in ``folder`` and restore the state of the snapshot beside it.
+
+        ``begun``: this node has never taken part in this log, and begins with the snapshot (:func:`beginning`).
 
         ``members`` and ``joining`` count at the first boot only, and are remembered: the founding members (the same on
         each of them), or for a node that joins a running cluster all its members and itself, with ``joining`` set.
@@ -171,7 +200,7 @@ class RaftNode:
             cluster_id=cluster_id, node_id=node_id, members=tuple(sorted(members)), joining=joining
         )
         snapshot = self._stored_snapshot()
-        if snapshot is not None and first_boot and self._storage.read(folder / JOURNAL_NAME) is None:
+        if snapshot is not None and first_boot and not begun and self._storage.read(folder / JOURNAL_NAME) is None:
             raise ClusterError(
                 "folder-not-empty",
                 f"{self._snapshot_path} exists without a journal; a new node needs an empty folder {folder}.",
@@ -688,13 +717,15 @@ class RaftNode:
     def _apply(self, text: str) -> bytes:
         """The body of the one replicated method, called by the library in log order."""
         self._raise_if_dead()
+        retired = self._state_machine.retired
         try:
             result = self._state_machine.apply(self._applied + 1, text.encode("latin-1"))
         except BaseException as error:
             # The library would try the same command again and again. The exception leaves its loop, and the node ends.
             self._remember(error if isinstance(error, Exception) else RuntimeError(repr(error)))
             raise RaftFatal(f"command {self._applied + 1} could not be applied: {error!r}") from error
-        self._applied += 1
+        # What follows the last command has no number; the log of the next quorum goes on with the next one.
+        self._applied += 0 if retired else 1
         return result
 
     def _compact_if_due(self) -> None:

@@ -44,6 +44,7 @@ class RaftThread:
         on_fatal: Callable[[Exception], None],
         on_leader_changed: LeaderChanged | None = None,
         joining: bool = False,
+        begun: bool = False,
         storage: Storage | None = None,
     ) -> None:
         """As :class:`RaftNode`. The state is restored here, on the caller's thread, so that errors surface at once."""
@@ -60,6 +61,7 @@ class RaftThread:
             rng=random.Random(),  # noqa: S311 (election timing and request names, no secret)
             on_fatal=on_fatal,
             joining=joining,
+            begun=begun,
             storage=storage,
         )
         self._settings = settings

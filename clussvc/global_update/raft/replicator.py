@@ -8,12 +8,14 @@ Acknowledged means: on stable storage of a majority, in one order everywhere.
 
 from __future__ import annotations
 
-from clussvc.global_update.raft.raft_node import RaftNode, RaftStatistics
+from clussvc.global_update.raft.raft_node import SNAPSHOT_NAME, RaftNode, RaftStatistics, begin, beginning
 from clussvc.global_update.raft.raft_thread import RaftThread
+from clussvc.global_update.raft.snapshot_file import Snapshot, decode_snapshot, encode_snapshot
 from clussvc.global_update.raft.storage import DiskStorage, Storage
 from clussvc.global_update.raft.values import Done, Outcome, OutcomeKind, RaftSettings, StateMachine
 
 __all__ = [
+    "SNAPSHOT_NAME",
     "DiskStorage",
     "Done",
     "Outcome",
@@ -22,6 +24,11 @@ __all__ = [
     "RaftSettings",
     "RaftStatistics",
     "RaftThread",
+    "Snapshot",
     "StateMachine",
     "Storage",
+    "begin",
+    "beginning",
+    "decode_snapshot",
+    "encode_snapshot",
 ]

@@ -18,6 +18,11 @@ class StateMachine(Protocol):
     remembers.
     """
 
+    @property
+    def retired(self) -> bool:
+        """Whether it has applied the last command of this log: the cluster has another quorum since. What follows is
+        given to it, changes nothing, and has no number."""
+
     def apply(self, index: int, command: bytes) -> bytes:
         """Apply command number ``index`` (1, 2, 3 … without gaps, equal on all nodes) and return its result."""
 

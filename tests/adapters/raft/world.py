@@ -115,6 +115,8 @@ class _VirtualAppendFile:
 class Recorder:
     """A state machine that is its own history; a command seen before changes nothing and gets the first answer."""
 
+    retired = False
+
     def __init__(self, world: World, node_id: int) -> None:
         self._world = world
         self._node_id = node_id

@@ -39,6 +39,7 @@ from clussvc.global_update.update import (
     MoveResource,
     NodeDown,
     NodeFenced,
+    NodeSettled,
     NodeUp,
     OfflineGroup,
     OfflineResource,
@@ -72,7 +73,7 @@ from clussvc.global_update.update import (
 from clussvc.model.config import PING_TARGETS, Config, Interface
 from clussvc.model.ids import FenceDeviceId, GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import PropertyValue
-from clussvc.model.quorum import QuorumKind
+from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.records import Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import FAILOVER_HISTORY_MAX, JOIN_TOKENS_MAX, RECENT_REQUESTS_MAX
@@ -91,6 +92,14 @@ RESOURCES = st.sampled_from([ResourceId(name) for name in ("disk", "app", "site"
 DEVICES = st.sampled_from([FenceDeviceId("ipmi"), FenceDeviceId("pdu"), FenceDeviceId("")])
 NETWORKS = st.sampled_from([NetworkId("network-1"), NetworkId("network-2")])
 SMALL = st.integers(0, 4)
+QUORUMS = st.builds(
+    Quorum,
+    kind=st.sampled_from(QuorumKind),
+    device=st.sampled_from(["/dev/sdb", ""]),
+    disk=st.sampled_from(["0" * 15 + "1", "0" * 15 + "2"]),
+    sectors=st.just(25_600),
+    generation=st.integers(0, 3),
+)
 CAUSES = st.sampled_from(MoveCause)
 WORDS = st.sampled_from(["why", "", "NODE4", "x" * 300, "\x00", "/x", "Group 4"])
 NAMES = st.sampled_from(["SQL", "new", "New", "App 2", "NODE4", "NODE5", "", " x", "7", "\ud800", "WEB#2", "SITE#1"])
@@ -159,6 +168,7 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
     st.builds(ConfirmNodeDown, node=NODES),
     st.builds(ClearQuarantine, node=NODES),
     st.builds(SetQuorum, kind=st.none() | st.sampled_from(QuorumKind), max_log_kb=SMALL),
+    st.builds(NodeSettled, node=NODES, incarnation=SMALL, settling_version=st.integers(3, 7)),
     st.builds(CreateFenceDevice, device=DEVICES, name=NAMES, node=NODES, agent=WORDS, common=COMMON, private=PRIVATE),
     st.builds(DeleteFenceDevice, device=DEVICES),
     st.builds(SetFenceDeviceProperties, device=DEVICES, common=COMMON, private=PRIVATE),
@@ -368,7 +378,9 @@ def proposal(request: int, update: Update) -> Proposal:
 
 
 Step = tuple[int, bool, Update]
-STEPS = st.tuples(REQUESTS, st.sampled_from([True, True, True, False]), LEAVES)
+CUTS: st.SearchStrategy[Update] = st.builds(SetQuorum, quorum=QUORUMS, voters_version=st.integers(3, 7))
+"""They are the end of a log, and so must not be part of a batch."""
+STEPS = st.tuples(REQUESTS, st.sampled_from([True, True, True, False]), LEAVES | CUTS)
 
 
 def run(

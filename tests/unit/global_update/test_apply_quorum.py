@@ -6,9 +6,23 @@ from dataclasses import replace
 
 import pytest
 
+from clussvc.global_update.apply import apply
+from clussvc.global_update.apply_member import set_voter
 from clussvc.global_update.apply_quorum import check_quorum, set_quorum
 from clussvc.global_update.outcome import Done
-from clussvc.global_update.update import SetQuorum
+from clussvc.global_update.update import (
+    Batch,
+    NodeDown,
+    NodeSettled,
+    NodeUp,
+    PauseNode,
+    Proposal,
+    SetQuorum,
+    SetVoter,
+    Update,
+)
+from clussvc.model.config import Config
+from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.quorum import Quorum, QuorumKind, slowest_silence_ms
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, disk_timing
@@ -32,8 +46,30 @@ def test_a_local_quorum_and_a_majority_become_each_other() -> None:
     ("config", "update", "code", "words"),
     [
         (cluster(node(1), node(2)), SetQuorum(kind=QuorumKind.LOCAL), "quorum-change-refused", "evict NODE2"),
-        (ALONE, SetQuorum(kind=QuorumKind.DISK), "quorum-change-refused", "create the cluster with it"),
-        (replace(ALONE, quorum=DISK), SetQuorum(kind=QuorumKind.LOCAL), "quorum-change-refused", "another one"),
+        (ALONE, SetQuorum(kind=QuorumKind.DISK), "quorum-change-refused", "another log"),
+        (replace(ALONE, quorum=DISK), SetQuorum(kind=QuorumKind.LOCAL), "quorum-change-refused", "another log"),
+        (ALONE, SetQuorum(quorum=replace(DISK, generation=2), voters_version=0), "stale", "changed meanwhile"),
+        (ALONE, SetQuorum(quorum=replace(DISK, generation=1), voters_version=9), "stale", "changed meanwhile"),
+        (ALONE, SetQuorum(quorum=Quorum(generation=1), voters_version=0), "quorum-change-refused", "the same one"),
+        (ALONE, SetQuorum(quorum=replace(DISK, generation=1, disk="")), "bad-argument", "the identifier"),
+        (
+            replace(cluster(node(1), node(2), node(3, up=False)), quorum=DISK),
+            SetQuorum(quorum=Quorum(kind=QuorumKind.LOCAL, generation=1)),
+            "quorum-change-refused",
+            "evict NODE2, NODE3",
+        ),
+        (
+            replace(cluster(node(1), node(2, up=False), node(3, up=False)), quorum=DISK),
+            SetQuorum(quorum=Quorum(generation=1)),
+            "quorum-change-refused",
+            "1 of 3 voters are up, which is no majority; start NODE2, NODE3",
+        ),
+        (
+            cluster(replace(node(1), unsettled=True), node(2)),
+            SetQuorum(quorum=replace(DISK, generation=1)),
+            "quorum-changing",
+            "NODE1",
+        ),
         (ALONE, SetQuorum(max_log_kb=4_096), "bad-property", "no log on a disk"),
         (replace(ALONE, quorum=DISK), SetQuorum(max_log_kb=100), "bad-property", "outside 512"),
         (ALONE, SetQuorum(hold_ms=1_000), "bad-property", "nobody holds a majority node set"),
@@ -88,3 +124,67 @@ def test_leases_on_a_disk_outlast_a_change_of_its_owner() -> None:
     assert replace(timing, lease_ms=LAN.lease_ms) == LAN
     assert Quorum().timing_of("lan") == LAN
     assert slowest_silence_ms(DISK) > slowest_silence_ms(Quorum())
+
+
+def applied(config: Config, *updates: Update) -> Config:
+    """The configuration after updates, none of which is refused."""
+    for number, update in enumerate(updates):
+        proposal = Proposal(request=RequestId(f"r{number}"), proposer=NodeId(1), at_ms=0, update=update)
+        done = apply(replace(config, recent={}), proposal)
+        assert done.refusal is None, done.refusal
+        config = done.config
+    return config
+
+
+THREE = cluster(node(1), node(2), node(3, up=False))
+TO_DISK = SetQuorum(quorum=replace(DISK, generation=1))
+
+
+def test_those_who_are_up_when_a_majority_gives_way_are_unsettled() -> None:
+    config = applied(THREE, TO_DISK)
+    assert {each.id: each.unsettled for each in config.nodes.values()} == {1: True, 2: True, 3: False}
+    assert config.quorum == replace(DISK, generation=1, former_silence_ms=slowest_silence_ms(Quorum()))
+    assert config.timing == DISK.timing_of("lan")
+    assert (config.voters_version, config.settling_version, config.timing_version) == (1, 1, 0)
+    assert isinstance(set_voter(config, SetVoter(node=NodeId(3), voter=False, voters_version=1)), Report)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        NodeSettled(node=NodeId(2), incarnation=1, settling_version=1),
+        NodeDown(node=NodeId(2), incarnation=1, voters_version=1, because="x"),
+        NodeUp(node=NodeId(2), incarnation=1, boot=2, attempt=1),
+    ],
+)
+def test_a_node_settles_by_its_word_its_end_or_its_return(update: Update) -> None:
+    config = applied(THREE, TO_DISK, update)
+    assert [each.unsettled for each in config.nodes.values()] == [True, False, False]
+
+
+def test_a_word_about_another_change_settles_nobody() -> None:
+    config = applied(THREE, TO_DISK)
+    wrong = NodeSettled(node=NodeId(2), incarnation=1, settling_version=0)
+    done = apply(config, Proposal(request=RequestId("x"), proposer=NodeId(1), at_ms=0, update=wrong))
+    assert done.refusal is not None and done.refusal.code == "stale"
+
+
+def test_away_from_a_disk_the_faster_leases_count_when_it_is_known() -> None:
+    """Nobody is unsettled; but the slowest silence there can have been counts until a node says that it knows."""
+    slow = replace(DISK, hold_ms=20_000)
+    config = applied(
+        replace(cluster(node(1), node(2)), quorum=slow, timing=slow.timing_of("lan")),
+        SetQuorum(quorum=Quorum(generation=1)),
+    )
+    assert not any(each.unsettled for each in config.nodes.values())
+    assert config.timing == LAN
+    assert (config.timing_version, config.voters_version) == (1, 1)
+    assert config.quorum.former_hold_ms == 20_000
+    assert slowest_silence_ms(config.quorum) == slowest_silence_ms(slow) > 20_000
+
+
+def test_a_cut_is_an_entry_of_its_own() -> None:
+    batch = Batch(updates=(TO_DISK, PauseNode(node=NodeId(1))))
+    done = apply(THREE, Proposal(request=RequestId("x"), proposer=NodeId(1), at_ms=0, update=batch))
+    assert done.refusal is not None and done.refusal.code == "quorum-in-batch"
+    assert done.config.quorum == Quorum()

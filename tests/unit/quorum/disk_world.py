@@ -18,6 +18,7 @@ from clussvc.quorum.disk_layout import (
     DISK_BYTES_MIN,
     SECTOR_BYTES,
     Superblock,
+    encode_superblock,
     used_sectors,
 )
 from clussvc.quorum.disk_log import RESET_LEAP, QuorumDiskLog
@@ -104,6 +105,10 @@ class State:
         self.leapt = 0
         """By how much the index is ahead, after a damaged log was given up."""
         self.commands: list[bytes] = []
+
+    @property
+    def retired(self) -> bool:
+        return b"the last one" in self.commands[-1:]
 
     def apply(self, index: int, command: bytes) -> bytes:
         assert index == self.leapt + len(self.commands) + 1, (index, len(self.commands))
@@ -242,6 +247,7 @@ class DiskWorld:
         self.block = Superblock(
             cluster="c", cluster_name="C", disk=7, sectors=used_sectors(DISK_BYTES_MIN // SECTOR_BYTES), prepared_ms=0
         )
+        self.disk.sectors[0] = encode_superblock(self.block)
         self.log_bytes_max = log_bytes_max
         self.size = nodes
         self.nodes: dict[int, Node] = {}

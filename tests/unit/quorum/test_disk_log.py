@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from clussvc.model.settings import LAN, disk_timing
@@ -357,3 +359,55 @@ def test_a_hold_that_runs_keeps_its_end_when_holds_become_shorter(after_ms: int)
         world.run(1)
         assert world.now_ms < start_ms + slow.hold_ms + 500
     world.check()
+
+
+# --- the end of a log ------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_nothing_comes_behind_the_last_entry(reservations: bool) -> None:
+    """The owner gives the disk free and says so on it; nobody owns it again, and all have the same entries, also a node
+    that was down meanwhile and finds the end alone."""
+    world = DiskWorld(11, 3, reservations=reservations)
+    owner = settled(world)
+    away = owner % 3 + 1
+    world.nodes[away].crash()
+    for command in (b"a", b"the last one", b"b", b"c"):
+        world.propose(owner, command)
+    world.run(500)
+    assert world.owner() is None
+    assert world.acknowledged == [b"a", b"the last one"]
+    assert world.refused == {b"b", b"c"}
+    block = disk_layout.decode_superblock(world.disk.sectors[0])
+    assert block is not None and block.left
+    assert not world.disk.registered
+    owners = list(world.owners)
+    for node in world.nodes.values():
+        if node.log is not None:
+            assert node.log.finished
+            world.propose(node.id, b"d")
+            node.crash()
+    world.nodes[away].start()
+    world.run(LAST_WORDS_MS + 3_000)
+    assert world.nodes[away].state.commands == [b"a", b"the last one"]
+    assert world.nodes[away].log.finished  # type: ignore[union-attr]
+    assert world.owners == owners
+    assert world.refused == {b"b", b"c", b"d"}
+
+
+@BOTH
+def test_a_disk_that_was_prepared_anew_is_touched_by_nobody_who_knows_the_old_one(reservations: bool) -> None:
+    """It may hold the log of another cluster by now. An owner lets go at once."""
+    world = DiskWorld(12, 2, reservations=reservations)
+    settled(world)
+    fresh = dataclasses.replace(world.block, disk=8)
+    before = {0: disk_layout.encode_superblock(fresh)}
+    world.run(100)
+    world.disk.sectors.clear()
+    world.disk.sectors.update(before)
+    world.run(10_000)
+    # One write of an owner may have been on its way; whoever looked since has written nothing.
+    written = set(world.disk.sectors) - set(before)
+    assert len(written) <= 1
+    assert world.owner() is None
+    assert all("prepared anew" in node.troubles[-1][1] for node in world.nodes.values())
