@@ -40,6 +40,8 @@ CLIENTS: Final = 16
 class _State:
     """Nothing is kept; the log alone is measured."""
 
+    retired = False
+
     highest_node = 2
 
     def apply(self, index: int, command: bytes) -> bytes:

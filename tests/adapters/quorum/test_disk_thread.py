@@ -37,6 +37,8 @@ class Gate(SharedFile):
 class Entries:
     """Counts, and sees that nobody else is at it."""
 
+    retired = False
+
     highest_node = 1
 
     def __init__(self) -> None:
