@@ -94,7 +94,7 @@ class UseQuorum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeLog:
-    """Leave the present log for that of another quorum (docs/decisions/0016). Everything that is proposed from now on
+    """Leave the present log for that of another quorum (docs/decisions/0020). Everything that is proposed from now on
     goes to the new one."""
 
     quorum: Quorum

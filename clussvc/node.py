@@ -484,7 +484,7 @@ class NodeCore:
             self._report_due = True
 
     def _change_log(self, config: Config, beginning: bytes) -> None:
-        """The quorum has another log: leave the present one, and act by the new quorum (docs/decisions/0016)."""
+        """The quorum has another log: leave the present one, and act by the new quorum (docs/decisions/0020)."""
         acts = self._phase in (NodePhase.MEMBER, NodePhase.STOPPING)
         led, self._quorum = self._leads, config.quorum
         self._mandate.change(

@@ -15,6 +15,7 @@ from clussvc.global_update.update import Update
 from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model.config import Config, FenceDevice
 from clussvc.model.ids import NodeId, RequestId, ResourceId
+from clussvc.model.quorum import Quorum
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.view import LiveView
@@ -235,6 +236,13 @@ class ClusterAccess(Protocol):
 
     def measure_timing(self) -> TimingMeasured:
         """How late heartbeats and the core were at most since the last call."""
+
+    def choose_quorum(self, *, place: str, max_log_kb: int, hold_ms: int, force: bool) -> Quorum:
+        """The quorum that is asked for, for a running cluster: of the next generation, its disk prepared by this node;
+        or the present one, if it is that already. ``place`` is ``majority``, ``local``, ``auto`` or where the disk is.
+
+        Raises ClusterError when the disk cannot be used; a change that would be refused for another reason is said to
+        be (``quorum-change-refused``) before anything is written."""
 
     def shortcomings(self) -> tuple[str, ...]:
         """What this node's machine does not permit its service, and what follows, in sentences."""

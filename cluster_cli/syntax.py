@@ -268,7 +268,14 @@ _CLUSTER = ObjectSpec(
             aliases=("quorum",),
             argument=Argument.OPTIONAL,
             shown="[:QUORUM]",
-            help="Show the quorum, or choose it: majority or local; with /create also the place of a quorum disk.",
+            help="Show the quorum, or choose it: majority, local, disk, or the place of a quorum disk.",
+        ),
+        OptionSpec(
+            name="path",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":PLACE",
+            help="With /quorum: where the quorum disk is: a device, a file on a share, iscsi://HOST/TARGET/LUN.",
         ),
         OptionSpec(
             name="maxlogsize",
@@ -284,9 +291,7 @@ _CLUSTER = ObjectSpec(
             shown=":MS",
             help="With /quorum: how long writing its slot keeps the owner of a quorum disk in office, or 'auto'.",
         ),
-        OptionSpec(
-            name="force", modifier=True, help="With /create: overwrite what lies on the disk that /quorum names."
-        ),
+        OptionSpec(name="force", modifier=True, help="With /quorum: overwrite what lies on the disk."),
         OptionSpec(
             name="listnetpriority",
             aliases=("listnetpri",),

@@ -265,14 +265,31 @@ class ClusterServant(Servant):
         return updates.SetClusterProperties(common=common_changes(self.config, assigned, reset), quicker=True)
 
     @change(Role.ADMINISTRATOR)
-    def set_quorum(self, kind: str, max_log_kb: int, hold_ms: int = 0) -> Update:
-        """Choose another quorum (``majority node set`` or ``local quorum``), how long the log on a quorum disk may
-        grow, and how long writing its slot keeps the owner of the disk in office (-1: as the timing profile says); an
-        empty text and 0 leave things as they are."""
+    def set_quorum(self, kind: str, max_log_kb: int, hold_ms: int = 0, place: str = "", force: bool = False) -> Update:
+        """Choose another quorum (``majority node set``, ``local quorum`` or ``quorum disk``), how long the log on a
+        quorum disk may grow, and how long writing its slot keeps the owner of the disk in office (-1: as the timing
+        profile says); an empty text and 0 leave things as they are.
+
+        ``place``: where a quorum disk is found (empty with ``quorum disk``: the smallest suitable one). It is prepared
+        by this node; ``force``: whatever lies on it."""
         known = {each.value: each for each in QuorumKind}
         if kind and kind not in known:
             raise Refused(reports.bad_argument(f"{kind!r} is no quorum; choose one of {', '.join(known)}."))
-        return updates.SetQuorum(kind=known[kind] if kind else None, max_log_kb=max_log_kb, hold_ms=hold_ms)
+        present = self.config.quorum
+        wanted = known[kind] if kind else QuorumKind.DISK if place else present.kind
+        if place and wanted is not QuorumKind.DISK:
+            raise Refused(reports.bad_argument(f"A {wanted.value} has no place; leave /path out."))
+        same = wanted is present.kind if not place else False
+        if same or (wanted is not QuorumKind.DISK and present.replicated):
+            return updates.SetQuorum(kind=known[kind] if kind else None, max_log_kb=max_log_kb, hold_ms=hold_ms)
+        where = {QuorumKind.MAJORITY: "majority", QuorumKind.LOCAL: "local"}.get(wanted, place or "auto")
+        try:
+            quorum = self.access.choose_quorum(place=where, max_log_kb=max_log_kb, hold_ms=hold_ms, force=force)
+        except ClusterError as error:
+            raise Refused(reports.quorum_cannot_become(present.kind.value, wanted.value, error.message)) from error
+        if quorum.disk == present.disk and quorum.on_disk:
+            return updates.SetQuorum(max_log_kb=max_log_kb, hold_ms=hold_ms)
+        return updates.SetQuorum(quorum=quorum, voters_version=self.config.voters_version)
 
     @change(Role.ADMINISTRATOR)
     def set_private(self, assigned: list[Assigned], reset: list[str]) -> Update:

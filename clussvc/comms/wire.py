@@ -23,13 +23,18 @@ class Kind(IntEnum):
     """What a frame is."""
 
     RAFT = 1
+    """Of the log that is replicated among the nodes, if it is the cluster's first log."""
     AUTHORITY_REQUEST = 2
     """A stranger asks for the authority's certificate, to compare it with the fingerprint in its token."""
     AUTHORITY_REPLY = 3
     JOIN_REQUEST = 4
     JOIN_REPLY = 5
     DISK_LOG = 6
-    """Of the log on a quorum disk."""
+    """Of the log on a quorum disk, if it is the cluster's first log."""
+    LATER_LOG = 7
+    """Of a log that the cluster has changed to; the generation of the quorum comes first."""
+    QUORUM = 8
+    """About the generation of the quorum; see clussvc.quorum.news."""
 
 
 STRANGERS_MAY_SEND = frozenset((Kind.AUTHORITY_REQUEST, Kind.JOIN_REQUEST))

@@ -120,7 +120,7 @@ def _not_alone(config: Config, wanted: QuorumKind) -> Report | None:
 
 def _cut(config: Config, wanted: Quorum, voters_version: int) -> Result:
     """The last update of the present log. What follows it there is ignored by everybody; the log of the next generation
-    begins with the state after it (docs/decisions/0016)."""
+    begins with the state after it (docs/decisions/0020)."""
     before = config.quorum
     if wanted.generation != before.generation + 1 or voters_version != config.voters_version:
         return quorum_changed()

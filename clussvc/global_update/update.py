@@ -307,7 +307,7 @@ class SetQuorum:
     """How long writing its slot keeps the owner of a quorum disk in office; -1: as the timing profile says."""
     quorum: Quorum | None = None
     """A quorum with another log, whole and of the next generation; this update is then the last one of the present log
-    (docs/decisions/0016). It must not be part of a batch."""
+    (docs/decisions/0020). It must not be part of a batch."""
     voters_version: int = 0
     """With ``quorum``: every node that is up has said that it acts by this version of the voters."""
 

@@ -9,7 +9,7 @@ granted before that. So by the later of both, with the release budget added, n h
 
 A quorum disk that was left for another quorum gave its last lease at the latest a hold after the judging node has read
 of the change (`left_over_ms`): whoever owned it then stopped granting when it read of it, or could not renew its hold
-any more, since the log on that disk is at its end (docs/decisions/0016).
+any more, since the log on that disk is at its end (docs/decisions/0020).
 """
 
 from __future__ import annotations

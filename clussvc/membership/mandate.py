@@ -1,4 +1,4 @@
-"""By what a node may act, and how that changes with the quorum (docs/decisions/0016).
+"""By what a node may act, and how that changes with the quorum (docs/decisions/0020).
 
 Pure. A *majority* lets a node act by the leases of the voters; a *quorum disk* by the grants of its owner, or by the
 node's own hold on the disk. When the quorum changes, the node has what it needs of the new one only a moment later, and

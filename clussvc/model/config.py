@@ -141,7 +141,7 @@ class Node:
     """What this incarnation told last of its addresses, in their order; empty: nothing yet, all of them work."""
     unsettled: bool = False
     """This incarnation was up when a majority gave way to a quorum disk, and may act by the majority's leases still
-    (docs/decisions/0016)."""
+    (docs/decisions/0020)."""
 
     @property
     def state(self) -> NodeState:

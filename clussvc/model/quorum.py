@@ -52,7 +52,7 @@ class Quorum:
     hold_ms: int = 0
     """How long writing its slot keeps the owner in office; 0: as the timing profile says."""
     generation: int = 0
-    """Raised by every change that brings another log; each generation has a log of its own (docs/decisions/0016)."""
+    """Raised by every change that brings another log; each generation has a log of its own (docs/decisions/0020)."""
     former_hold_ms: int = 0
     """The longest hold of an owner of the disk that was left for this quorum; 0: it was no disk."""
     former_silence_ms: int = 0

@@ -20,7 +20,7 @@ Invariants:
   reading begun after that writing has shown no contest for a later epoch;
 * the log goes on only where it was read to its end: a damaged one is never taken over;
 * the log has a last entry when the cluster changes to another quorum: whoever has applied it *retires* (owns, grants,
-  appends, applies and contests no more); if it held the disk it gives it free (docs/decisions/0016);
+  appends, applies and contests no more); if it held the disk it gives it free (docs/decisions/0020);
 * every node applies every entry, in order, without gaps; an owner whose log is shorter than what another node has
   applied has lost acknowledged entries, and whoever notices stops.
 """
@@ -523,8 +523,7 @@ class QuorumDiskLog:
         while len(data) < wanted * SECTOR_BYTES:
             done = len(data) // SECTOR_BYTES
             data += yield Read(sector=done, count=min(CHUNK_SECTORS, wanted - done))
-        block = disk_layout.decode_superblock(data[:SECTOR_BYTES])
-        if block is None or block.disk != self._block.disk:
+        if not self._is_ours(data[:SECTOR_BYTES]):
             # A disk that was left, or given up, may be prepared for something else while this node does not know.
             raise ClusterError(
                 "device-unsuitable", "the quorum disk was prepared anew, for another cluster or another quorum"
@@ -533,6 +532,16 @@ class QuorumDiskLog:
         if self._mine is None:
             self._begin_slot(disk_layout.decode_copies(data, self._node, self._block.disk))
         return disk_layout.decode_slots(data, self._block.disk)
+
+    def _is_ours(self, first: bytes) -> bool:
+        try:
+            block = disk_layout.decode_superblock(first)
+        except ClusterError:
+            if self._reset_wanted:
+                # It is written anew with the first writing; see DeviceWorker.
+                return True
+            raise
+        return block is not None and block.disk == self._block.disk
 
     def _begin_slot(self, copies: Sequence[Slot | None]) -> None:
         """What an earlier life of this node has said still binds it."""

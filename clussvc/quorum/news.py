@@ -1,4 +1,4 @@
-"""What nodes say to each other that take part in logs of different generations (docs/decisions/0016).
+"""What nodes say to each other that take part in logs of different generations (docs/decisions/0020).
 
 Frames of a log carry its generation, and reach that log only. When a node connects it says in which one it takes part
 (:class:`Notice`); so does whoever hears from a later one. A node that hears of an earlier one sends :class:`NewsPiece`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import ssl
 import sys
@@ -18,6 +19,7 @@ import structlog
 from clussvc import codec
 from clussvc.actions import (
     AddLogMember,
+    ChangeLog,
     CommandMonitor,
     ContestQuorum,
     FenceNode,
@@ -33,6 +35,7 @@ from clussvc.actions import (
     SetPeers,
     StartMonitor,
     StopMonitor,
+    TellNews,
     UseQuorum,
     UseTiming,
     Vouch,
@@ -46,10 +49,19 @@ from clussvc.comms.token import JoinToken, make_token, new_secret, secret_sha256
 from clussvc.comms.wire import Kind
 from clussvc.configdb.store import SqliteConfigStore
 from clussvc.eventlog.log import record_to_log
-from clussvc.events import InterfacesSeen, LeadershipChanged, MonitorSaid, ProposalFailed, ProposalFate
+from clussvc.events import InterfacesSeen, LeadershipChanged, MonitorSaid, OfLog, ProposalFailed, ProposalFate
 from clussvc.fencing.agents import AgentMetadata, read_metadata
 from clussvc.global_update.disk.disk_thread import DiskLogThread
-from clussvc.global_update.raft.replicator import RaftSettings, RaftThread
+from clussvc.global_update.raft.replicator import (
+    SNAPSHOT_NAME,
+    DiskStorage,
+    RaftSettings,
+    RaftThread,
+    begin,
+    beginning,
+    decode_snapshot,
+    encode_snapshot,
+)
 from clussvc.global_update.update import AddJoinToken
 from clussvc.membership.timing_advice import TimingMeasured
 from clussvc.model.config import Config, FenceDevice
@@ -72,11 +84,12 @@ from clussvc.service.fences import Fences
 from clussvc.service.joining import Doorkeeper
 from clussvc.service.last_will import write_will
 from clussvc.service.leftovers import monitor_folder, monitors_with_leftovers, note_empty, note_occupied
-from clussvc.service.lifecycle import Birth, next_boot, write_birth
+from clussvc.service.lifecycle import BEGINNING_NAME, Birth, next_boot, read_beginning, write_birth
 from clussvc.service.log_diagnosis import diagnose_disk, diagnose_journal
+from clussvc.service.logs import LogMakers, Logs
 from clussvc.service.monitor_hosts import MonitorHosts
 from clussvc.service.priority import REALTIME_BELOW_MS, change_priority, take_priority
-from clussvc.service.quorum_choice import opener
+from clussvc.service.quorum_choice import Wanted, choose_on_running, opener
 from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
@@ -98,12 +111,16 @@ class Node(Runtime):
         self._switches = switches or Switches()
         self._clock_ = SystemClock()
         self._birth = birth
+        self._birth_lock = threading.Lock()
         inbox = Inbox()
         store = SqliteConfigStore(file.database)
         stored = store.load()
+        own = stored[1].nodes.get(NodeId(file.node_id)) if stored else None
+        boot = self._boot = next_boot(file, own.boot if own else 0)
+        if stored is None or stored[1].quorum.generation != birth.quorum.generation:
+            # The database is a copy: of the log before, or of one that this node has not begun to take part in.
+            stored = read_beginning(file, birth.quorum)
         config: Config | None = stored[1] if stored else None
-        own = config.nodes.get(NodeId(file.node_id)) if config else None
-        boot = next_boot(file, own.boot if own else 0)
         quorum = config.quorum if config else birth.quorum
         timing = config.timing if config else quorum.timing_of(birth.profile)
         core = NodeCore(
@@ -140,7 +157,15 @@ class Node(Runtime):
         self._timing = timing
         self._fences = Fences(file.self_fence, self._clock_, inbox.put)
         self._open_network(boot)
-        self._engine = self._open_log(boot, quorum, stored)
+        self._logs = Logs(
+            self._open_first_log(stored, quorum),
+            quorum,
+            cluster_id=file.cluster_id,
+            makers=LogMakers(begin=self._begin_log, discard=self._discard_log, snapshot=self._snapshot_of_log),
+            send=lambda node, kind, payload: _ignore(self._streams.send(node, kind, payload)),
+            tell=inbox.put,
+            die=self.die,
+        )
         self._open_administration()
         self.performs(
             {
@@ -148,11 +173,13 @@ class Node(Runtime):
                 PingNetworks: lambda action: self._interfaces.ping(action.targets),
                 Vouch: self._vouch,
                 UseTiming: self._use_timing,
-                UseQuorum: lambda action: self._engine.use_quorum(action.quorum),
+                UseQuorum: lambda action: self._logs.use_quorum(action.quorum),
+                ChangeLog: self._logs.change,
+                TellNews: self._logs.tell_news,
                 LeaveWill: self._leave_will,
-                ForgetLeader: lambda action: self._engine.forget_leader(int(action.node)),
-                ContestQuorum: self._contest_quorum,
-                GiveQuorumBack: lambda action: self._engine.give_back(),
+                ForgetLeader: lambda action: self._logs.forget_leader(int(action.node)),
+                ContestQuorum: self._logs.contest,
+                GiveQuorumBack: lambda action: self._logs.give_back(),
                 Propose: self._propose,
                 AddLogMember: self._change_log_members,
                 RemoveLogMember: self._change_log_members,
@@ -201,21 +228,25 @@ class Node(Runtime):
             client_tls=client_tls,
             authority=self._authority.pair.certificate,
             callbacks=StreamCallbacks(
-                on_message=self._on_message,
-                on_connected=lambda node: self._engine.peer_connected(node),
-                on_disconnected=lambda node: self._engine.peer_disconnected(node),
+                on_message=lambda sender, kind, payload: self._logs.receive(sender, kind, payload),
+                on_connected=lambda node: self._logs.peer_connected(node),
+                on_disconnected=lambda node: self._logs.peer_disconnected(node),
                 on_join=on_join,
             ),
         )
 
-    def _open_log(self, boot: int, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
+    def _open_first_log(self, stored: tuple[int, Config] | None, quorum: Quorum) -> Engine:
+        """The log in which this node took part when it ended last."""
         birth = self._birth
         if self._switches.watches_only:
             return self._no_engine(quorum, stored)
-        engine = self._open_disk_log(boot, quorum, stored) if quorum.on_disk else self._open_raft()
+        if quorum.on_disk:
+            engine = self._open_disk_log(quorum, stored, reset_log=self._switches.resetquorumlog)
+        else:
+            members = frozenset(birth.members)
+            engine = self._open_raft(quorum, members, first_boot=not birth.log_made, joining=birth.joining)
         if not birth.log_made:
-            self._birth = replace(birth, log_made=True)
-            write_birth(self._file, self._birth)
+            self._change_birth(replace(birth, log_made=True))
         return engine
 
     def _no_engine(self, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
@@ -225,48 +256,93 @@ class Node(Runtime):
         if self._switches.noquorumlogging and quorum.on_disk:
             diagnosis = diagnose_disk(opener(file, quorum), quorum, file.cluster_id, config)
         elif self._switches.noquorumlogging:
-            diagnosis = diagnose_journal(file.raft, file.cluster_id, file.node_id)
+            diagnosis = diagnose_journal(file.log_folder(quorum.generation), file.cluster_id, file.node_id)
         return NoEngine(index, self._switches.watches_only, diagnosis)
 
-    def _open_raft(self) -> Engine:
-        file, birth, timing = self._file, self._birth, self._timing
+    def _begin_log(self, action: ChangeLog) -> Engine:
+        """Runs on a thread of its own: make the beginning of another log durable, then that this node takes part in it;
+        then open it. After a crash before that the node finds the change again in the log that it has left."""
+        file, quorum = self._file, action.quorum
+        folder = file.log_folder(quorum.generation)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        snapshot = (
+            decode_snapshot(action.beginning, cluster_id=file.cluster_id, source="from another node")
+            if action.beginning
+            else beginning(
+                cluster_id=file.cluster_id,
+                members=frozenset(map(int, action.config.voters)),
+                index=action.index,
+                image=codec.encode_config(action.config),
+            )
+        )
+        if quorum.on_disk:
+            DiskStorage().replace(folder / BEGINNING_NAME, encode_snapshot(snapshot))
+            engine = self._open_disk_log(quorum, (action.index, action.config))
+        else:
+            members, begun = begin(folder, DiskStorage(), snapshot, node_id=file.node_id)
+            engine = self._open_raft(quorum, members, first_boot=True, joining=not begun, begun=begun)
+        with self._birth_lock:
+            self._change_birth(replace(self._birth, quorum=quorum, log_made=True))
+        return engine
+
+    def _discard_log(self, generation: int) -> None:
+        shutil.rmtree(self._file.log_folder(generation), ignore_errors=True)
+
+    def _snapshot_of_log(self, generation: int) -> bytes | None:
+        return DiskStorage().read(self._file.log_folder(generation) / SNAPSHOT_NAME)
+
+    def _open_raft(
+        self, quorum: Quorum, members: frozenset[int], *, first_boot: bool, joining: bool, begun: bool = False
+    ) -> Engine:
+        file, timing, generation = self._file, self._timing, quorum.generation
         settings = RaftSettings(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
-        file.raft.mkdir(mode=0o700, exist_ok=True)
+        folder = file.log_folder(generation)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+        def leader_changed(leader: int | None, leads: bool, members: frozenset[int]) -> None:
+            self._leader_changed(generation, leader, leads, members)
+
         raft = RaftThread(
             node_id=file.node_id,
             cluster_id=file.cluster_id,
-            members=frozenset(birth.members),
-            folder=file.raft,
-            first_boot=not birth.log_made,
-            joining=birth.joining,
-            state_machine=ReplicatedState(self._inbox.put),
+            members=members,
+            folder=folder,
+            first_boot=first_boot,
+            joining=joining,
+            begun=begun,
+            state_machine=ReplicatedState(self._inbox.put, generation=generation),
             settings=settings,
-            send=lambda node, frame: _ignore(self._streams.send(node, Kind.RAFT, frame)),
+            send=lambda node, frame: self._logs.send_frame(generation, Kind.RAFT, node, frame),
             on_fatal=self._log_failed,
-            on_leader_changed=lambda leader, leads: self._leader_changed(leader, leads, raft.members),
+            on_leader_changed=lambda leader, leads: leader_changed(leader, leads, raft.members),
         )
-        return RaftEngine(raft, self._leader_changed)
+        return RaftEngine(raft, leader_changed)
 
-    def _open_disk_log(self, boot: int, quorum: Quorum, stored: tuple[int, Config] | None) -> Engine:
-        file = self._file
+    def _open_disk_log(self, quorum: Quorum, stored: tuple[int, Config] | None, *, reset_log: bool = False) -> Engine:
+        file, generation = self._file, quorum.generation
         index, config = stored or (0, None)
         timing = disk_timing(PROFILES[self._timing.profile], quorum.hold_ms)
         disk = DiskLogThread(
             node_id=file.node_id,
             cluster_id=file.cluster_id,
-            boot=boot,
+            boot=self._boot,
             quorum=quorum,
             timing=timing,
             open_device=opener(file, quorum),
-            state_machine=ReplicatedState(self._inbox.put, config),
+            state_machine=ReplicatedState(self._inbox.put, config, generation=generation),
             index=index,
-            send=lambda node, frame: _ignore(self._streams.send(node, Kind.DISK_LOG, frame)),
-            tell=self._inbox.put,
-            on_leader_changed=lambda leader, leads: self._leader_changed(leader, leads, frozenset()),
+            send=lambda node, frame: self._logs.send_frame(generation, Kind.DISK_LOG, node, frame),
+            tell=lambda event: self._inbox.put(OfLog(generation=generation, event=event)),
+            on_leader_changed=lambda leader, leads: self._leader_changed(generation, leader, leads, frozenset()),
             on_fatal=self._log_failed,
-            reset_log=self._switches.resetquorumlog,
+            reset_log=reset_log,
         )
         return DiskEngine(disk, quorum, self._timing)
+
+    def _change_birth(self, birth: Birth) -> None:
+        self._birth = birth
+        write_birth(self._file, birth)
 
     def _log_failed(self, error: Exception) -> None:
         self.die(f"the replicated log cannot go on: {error}")
@@ -295,13 +371,13 @@ class Node(Runtime):
         self._shortcomings = take_priority(max(self._timing.lease_ms, REALTIME_BELOW_MS))
         if self._switches.watches_only:
             # Who is heard would be admitted by the others, and given groups.
-            self._shortcomings += (self._engine.trouble,)
+            self._shortcomings += (self._logs.trouble,)
         else:
             self._start_network()
         self._shortcomings += self._fences.open(self._timing)
         for shortcoming in self._shortcomings:
             log.warning("service.shortcoming", because=shortcoming)
-        self._engine.start()
+        self._logs.start()
         self._admin.start()
         self._balancers.start()
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
@@ -329,7 +405,7 @@ class Node(Runtime):
         self._balancers.stop()
         self._monitors.close()
         self._fences.stop(disarm=self._core.holds_nothing)
-        self._engine.stop()
+        self._logs.stop()
         self._interfaces.stop()
         self._streams.stop()
         self._heartbeats.stop()
@@ -388,7 +464,7 @@ class Node(Runtime):
     def _use_timing(self, action: UseTiming) -> None:
         timing = self._timing = action.timing
         self._interfaces.use_timing(timing.lease_ms)
-        self._engine.use_timing(timing)
+        self._logs.use_timing(timing)
         if self._has_lease_to_lose:
             self._keep_on_time()
 
@@ -397,9 +473,6 @@ class Node(Runtime):
             if shortcoming not in self._shortcomings:
                 self._shortcomings += (shortcoming,)
                 log.warning("service.shortcoming", because=shortcoming)
-
-    def _contest_quorum(self, action: ContestQuorum) -> None:
-        self._engine.contest(wanted=action.wanted, client_networks=action.client_networks)
 
     def _leave_will(self, action: LeaveWill) -> None:
         self._will = self._native.compose_will(action.incarnation)
@@ -420,36 +493,36 @@ class Node(Runtime):
         members = {file.node_id: (file.node, file.addresses, file.port)} | {
             int(node): (peer.name, peer.addresses, peer.port) for node, peer in action.peers.items()
         }
-        if action.peers and members != self._birth.members:
-            self._birth = replace(self._birth, members=members)
-            write_birth(file, self._birth)
-
-    def _on_message(self, sender: int, kind: Kind, payload: bytes) -> None:
-        if kind is self._engine.kind:
-            self._engine.receive(sender, payload)
+        with self._birth_lock:
+            if action.peers and members != self._birth.members:
+                self._change_birth(replace(self._birth, members=members))
 
     # --- the log ----------------------------------------------------------------------------------------------------
 
     def _propose(self, action: Propose) -> None:
-        request = action.proposal.request
+        request, generation = action.proposal.request, self._logs.quorum.generation
+
+        def failed(fate: ProposalFate, detail: str) -> None:
+            event = ProposalFailed(request=request, fate=fate, detail=detail)
+            self._inbox.put(OfLog(generation=generation, event=event))
 
         def done(outcome: Outcome) -> None:
             # A committed proposal comes back through the log itself.
             if outcome.kind is not OutcomeKind.COMMITTED:
                 fate = ProposalFate.NOT_APPLIED if outcome.kind is OutcomeKind.REFUSED else ProposalFate.UNKNOWN
-                self._inbox.put(ProposalFailed(request=request, fate=fate, detail=outcome.detail))
+                failed(fate, outcome.detail)
 
         try:
             command = codec.encode_proposal(action.proposal)
         except ClusterError as error:
-            failed = ProposalFailed(request=request, fate=ProposalFate.NOT_APPLIED, detail=error.message)
-            self._inbox.put(failed)
+            failed(ProposalFate.NOT_APPLIED, error.message)
             return
-        self._engine.propose(command, action.timeout_ms / 1000, done)
+        self._logs.propose(command, action.timeout_ms / 1000, done)
 
-    def _leader_changed(self, leader: int | None, leads: bool, members: frozenset[int]) -> None:
+    def _leader_changed(self, generation: int, leader: int | None, leads: bool, members: frozenset[int]) -> None:
         taking_part = frozenset(map(NodeId, members))
-        self._inbox.put(LeadershipChanged(leader=NodeId(leader) if leader else None, leads=leads, members=taking_part))
+        event = LeadershipChanged(leader=NodeId(leader) if leader else None, leads=leads, members=taking_part)
+        self._inbox.put(OfLog(generation=generation, event=event))
 
     def _change_log_members(self, action: AddLogMember | RemoveLogMember) -> None:
         what = "log.add-member" if isinstance(action, AddLogMember) else "log.remove-member"
@@ -457,7 +530,7 @@ class Node(Runtime):
         def done(outcome: Outcome) -> None:
             log.info(what, node=action.node, outcome=outcome.kind.value, detail=outcome.detail)
 
-        self._engine.change_members(action, done)
+        self._logs.change_members(action, done)
 
     # --- monitors ---------------------------------------------------------------------------------------------------
 
@@ -557,6 +630,16 @@ class Node(Runtime):
         """See ports.ClusterAccess."""
         return self._balancers.ask(resource, question)
 
+    def choose_quorum(self, *, place: str, max_log_kb: int, hold_ms: int, force: bool) -> Quorum:
+        """See ports.ClusterAccess."""
+        config, index = self.config(), self._core.index
+        return choose_on_running(
+            Wanted(place=place, max_log_kb=max_log_kb, hold_ms=max(0, hold_ms), force=force),
+            self._file,
+            config,
+            base_index=index,
+        )
+
     def shortcomings(self) -> tuple[str, ...]:
         """See ports.ClusterAccess."""
         return self._shortcomings
@@ -581,8 +664,8 @@ class Node(Runtime):
             **{f"streams_{name}": count for name, count in streams.counts.items()},
             "streams_connected_to": ",".join(map(str, streams.connected)),
             **{f"streams_trouble_node_{node}": why for node, why in streams.troubles.items()},
-            "log_applied_index": self._engine.applied_index,
-            "quorum_trouble": self._engine.trouble,
+            "log_applied_index": self._logs.applied_index,
+            "quorum_trouble": self._logs.trouble,
             "default_monitor": str(self._monitors.pid(DEFAULT_MONITOR) or ""),
         }
 

@@ -6,7 +6,7 @@ The data folder of a node:
   keys/      ca.pem ca.key node.pem node.key heartbeat.key      (0600)
   birth.json how this node came to be: founder or joiner, with the members of that time
   boot       the boot counter, raised and synced at every start
-  log/       journal and snapshot of the replicated log
+  log/       journal and snapshot of the replicated log; log-N/ of that of a later generation of the quorum
   cluster.db configuration and event history
   run/       what the resource monitors must clean up
   service.log
@@ -30,12 +30,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clussvc import codec
 from clussvc.comms.authority import Authority, KeyPair, NodeIdentity, new_signing_request, signed_by
 from clussvc.comms.heartbeats import KEY_BYTES
 from clussvc.comms.stream_tcp import ask_to_join
 from clussvc.comms.token import parse_token
 from clussvc.global_update.apply_quorum import check_quorum
+from clussvc.global_update.raft.replicator import decode_snapshot
 from clussvc.global_update.update import FoundCluster
+from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId
 from clussvc.model.quorum import Quorum, QuorumKind
@@ -44,6 +47,8 @@ from clussvc.service.quorum_choice import Wanted, choose
 from clussvc.service.settings_file import NodeFile, read_node_file, write_node_file, write_whole
 
 CLUSTER_GROUP = GroupId("cluster-group")
+BEGINNING_NAME = "beginning"
+"""The file with which a node began to follow the log on a quorum disk that is not the cluster's first log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class Birth:
     found: FoundCluster | None
     """The first update of the log, on the founder."""
     quorum: Quorum = field(default_factory=Quorum)
-    """Of that time, for a start without the configuration database."""
+    """In whose log this node takes part."""
     log_made: bool = False
     """Set when the journal was made: from then on a missing journal is a loss, not a first start."""
 
@@ -272,6 +277,18 @@ def read_quorum(content: dict[str, Any] | None) -> Quorum:
     Raises ValueError or TypeError for anything else.
     """
     return Quorum(**{**content, "kind": QuorumKind(content["kind"])}) if content else Quorum()
+
+
+def read_beginning(file: NodeFile, quorum: Quorum) -> tuple[int, Config] | None:
+    """With what this node began to follow the log on this quorum disk; None if it is not there, or the log keeps all.
+
+    Raises ClusterError(``snapshot-damaged``, ``snapshot-foreign``).
+    """
+    path = file.log_folder(quorum.generation) / BEGINNING_NAME
+    if not quorum.on_disk or not path.exists():
+        return None
+    snapshot = decode_snapshot(path.read_bytes(), cluster_id=file.cluster_id, source=path)
+    return snapshot.applied, codec.decode_config(snapshot.image)
 
 
 def next_boot(file: NodeFile, at_least: int) -> int:

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clussvc.global_update.apply_quorum import check_quorum
+from clussvc.global_update.apply_quorum import check_quorum, set_quorum
+from clussvc.global_update.update import SetQuorum
+from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
-from clussvc.model.quorum import MAX_LOG_KB, Quorum, QuorumKind
+from clussvc.model.quorum import LOG_KB_RANGE, MAX_LOG_KB, Quorum, QuorumKind
+from clussvc.model.reports import Report
 from clussvc.ports import QuorumDevice
 from clussvc.quorum.devices import candidates, create_file, device_opener, examine, open_device
 from clussvc.quorum.disk_layout import (
@@ -24,6 +27,7 @@ from clussvc.quorum.disk_layout import (
     FIRST_SLOT_SECTOR,
     SECTOR_BYTES,
     Superblock,
+    decode_superblock,
     encode_superblock,
     used_sectors,
 )
@@ -61,10 +65,42 @@ def initiator_name(file: NodeFile) -> str:
 
 
 def opener(file: NodeFile, quorum: Quorum) -> Callable[[], QuorumDevice]:
-    """How this node opens its quorum disk."""
-    place = file.quorum_device or quorum.device
+    """How this node opens its quorum disk: where the node file says, or else, as after a change to another disk, under
+    the name that the cluster knows."""
     timeout_ms = max(DEVICE_TIMEOUT_MS, quorum.hold_ms)
-    return device_opener(place, initiator=initiator_name(file), timeout_ms=timeout_ms)
+    named = device_opener(quorum.device, initiator=initiator_name(file), timeout_ms=timeout_ms)
+    if file.quorum_device in ("", quorum.device):
+        return named
+    here = device_opener(file.quorum_device, initiator=initiator_name(file), timeout_ms=timeout_ms)
+
+    def open_either() -> QuorumDevice:
+        try:
+            device = here()
+        except ClusterError as error:
+            if error.code != "device-unsuitable":
+                raise
+            return named()
+        try:
+            if _is_another_disk(device, quorum):
+                device.close()
+                return named()
+        except BaseException:
+            device.close()
+            raise
+        return device
+
+    return open_either
+
+
+def _is_another_disk(device: QuorumDevice, quorum: Quorum) -> bool:
+    """Whether it certainly is not the quorum disk; a damaged one may be."""
+    try:
+        block = decode_superblock(device.read(0, 1))
+    except ClusterError as error:
+        if error.code != "quorum-damaged":
+            raise
+        return False
+    return block is None or f"{block.disk:016x}" != quorum.disk
 
 
 def choose(
@@ -73,9 +109,11 @@ def choose(
     *,
     base_index: int = 0,
     generation: int = 0,
+    present: Quorum | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Quorum:
-    """The quorum that is asked for; its disk is prepared then.
+    """The quorum that is asked for; its disk is prepared then. ``present``: the quorum of the running cluster, whose
+    disk is not prepared again, but is the answer.
 
     ``auto`` is the smallest suitable shared disk larger than 50 MB, else a local quorum (MSCS 2003: default at
     creation). ``base_index``: what who begins the log must have applied; ``generation``: how many quorums were before.
@@ -85,11 +123,30 @@ def choose(
     kind = WORDS.get(wanted.place.casefold())
     if kind is not None:
         return Quorum(kind=kind, generation=generation)
-    if wanted.place.casefold() != AUTOMATIC:
-        return prepare(wanted, wanted.place, file, base_index=base_index, generation=generation, pause=pause)
-    for facts in candidates():
-        return prepare(wanted, facts.place, file, base_index=base_index, generation=generation, pause=pause)
+    places = [wanted.place] if wanted.place.casefold() != AUTOMATIC else [facts.place for facts in candidates()]
+    for place in places:
+        return prepare(wanted, place, file, base_index=base_index, generation=generation, present=present, pause=pause)
     return Quorum(kind=QuorumKind.LOCAL, generation=generation)
+
+
+def choose_on_running(wanted: Wanted, file: NodeFile, config: Config, *, base_index: int) -> Quorum:
+    """The next quorum of a running cluster, of which ``config`` is known here at ``base_index``.
+
+    Raises ClusterError as :func:`choose`, or with the code of the refusal that such a change would meet.
+    """
+    present = config.quorum
+    generation = present.generation + 1
+    kind = WORDS.get(wanted.place.casefold(), QuorumKind.DISK)
+    example = Quorum(kind=kind, generation=generation)
+    if kind is QuorumKind.DISK:
+        least = DISK_BYTES_MIN // SECTOR_BYTES
+        example = replace(example, device=wanted.place, disk="f" * 16, sectors=least, max_log_kb=LOG_KB_RANGE[0])
+    if not example.same_log(present):
+        # Before anything is written: would such a change be refused?
+        refusal = set_quorum(config, SetQuorum(quorum=example, voters_version=config.voters_version))
+        if isinstance(refusal, Report):
+            raise ClusterError(refusal.code, refusal.message)
+    return choose(wanted, file, base_index=base_index, generation=generation, present=present)
 
 
 def prepare(
@@ -99,10 +156,14 @@ def prepare(
     *,
     base_index: int,
     generation: int,
+    present: Quorum | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Quorum:
     """Make the disk at ``place`` the cluster's: slots are emptied, then the superblock is written. Before that it is
     looked at (:mod:`clussvc.service.quorum_suitability`); ``pause`` waits for so many seconds.
+
+    A disk that this cluster has prepared for this very generation, and never used, is taken as it is: the change for
+    which it was prepared may have an unknown outcome, and come to be yet.
 
     Raises ClusterError as :func:`choose`.
     """
@@ -117,14 +178,18 @@ def prepare(
     device = open_device(place, initiator=initiator_name(file), timeout_ms=DEVICE_TIMEOUT_MS)
     try:
         sectors = _sectors(place, device)
-        disk = secrets.randbits(63) + 1
+        found = _own_block(device, file)
+        if found is not None and present is not None and present.on_disk and f"{found.disk:016x}" == present.disk:
+            return present
+        unused = found if found is not None and _never_used(device, found, sectors, generation) else None
+        disk = unused.disk if unused is not None else secrets.randbits(63) + 1
         block = Superblock(
             cluster=file.cluster_id,
             cluster_name=file.cluster,
             disk=disk,
             sectors=sectors,
             prepared_ms=time.time_ns() // 1_000_000,
-            base_index=base_index,
+            base_index=unused.base_index if unused is not None else base_index,
             generation=generation,
         )
         quorum = Quorum(
@@ -133,13 +198,15 @@ def prepare(
             disk=f"{disk:016x}",
             sectors=sectors,
             reservations=device.reservations,
-            base_index=base_index,
+            base_index=block.base_index,
             hold_ms=wanted.hold_ms,
             generation=generation,
         )
         quorum = replace(quorum, max_log_kb=wanted.max_log_kb or min(MAX_LOG_KB, quorum.most_log_kb))
         if bad := check_quorum(quorum):
             raise ClusterError("device-unsuitable", f"{place}: {bad.message}")
+        if unused is not None:
+            return quorum
         check_free(
             place, facts, device, cluster_id=file.cluster_id, node=NodeId(file.node_id), force=wanted.force, pause=pause
         )
@@ -150,6 +217,24 @@ def prepare(
         return quorum
     finally:
         device.close()
+
+
+def _own_block(device: QuorumDevice, file: NodeFile) -> Superblock | None:
+    """The superblock, if this cluster has prepared the disk."""
+    try:
+        block = decode_superblock(device.read(0, 1))
+    except ClusterError as error:
+        if error.code != "quorum-damaged":
+            raise
+        return None
+    return block if block is not None and block.cluster == file.cluster_id else None
+
+
+def _never_used(device: QuorumDevice, block: Superblock, sectors: int, generation: int) -> bool:
+    """Whether the disk was prepared for this, and no node has written its slot there."""
+    if block.left or (block.sectors, block.generation) != (sectors, generation):
+        return False
+    return not any(device.read(FIRST_SLOT_SECTOR, FIRST_AREA_SECTOR - FIRST_SLOT_SECTOR))
 
 
 def _is_new_file(place: str) -> bool:

@@ -72,6 +72,9 @@ def _content(place: str, facts: DeviceFacts, device: QuorumDevice, cluster_id: s
             f"{place} was the quorum disk of a cluster, and {error.message}. If it still is, have a node of that"
             " cluster start with /resetquorumlog; else use /force to overwrite it, or choose another disk."
         ]
+    if block is not None and block.left:
+        # Whoever used it has another quorum now.
+        return []
     if block is not None:
         return [_whose(place, block, cluster_id)]
     if not facts.signature and any(device.read(0, LOOKED_AT_SECTORS)):

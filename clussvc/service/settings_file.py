@@ -67,10 +67,10 @@ class NodeFile:
         """The configuration database."""
         return self.data / "cluster.db"
 
-    @property
-    def raft(self) -> Path:
-        """Folder of journal and snapshot."""
-        return self.data / "log"
+    def log_folder(self, generation: int) -> Path:
+        """Folder of the log of that generation of the quorum: journal and snapshot, or with what the node began to
+        follow the log on a quorum disk."""
+        return self.data / (f"log-{generation}" if generation else "log")
 
     @property
     def run(self) -> Path:

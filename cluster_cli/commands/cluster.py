@@ -90,8 +90,11 @@ QUORUMS: Final = {
     "majority node set": "majority node set",
     "local": "local quorum",
     "local quorum": "local quorum",
+    "disk": "quorum disk",
+    "quorum disk": "quorum disk",
+    "physical disk": "quorum disk",
 }
-"""What an administrator may call them."""
+"""What an administrator may call them; another word is the place of a quorum disk."""
 
 
 def _quorum(invocation: Invocation, session: Session) -> Screen:
@@ -102,16 +105,15 @@ def _quorum(invocation: Invocation, session: Session) -> Screen:
     if not hold.isdecimal() and hold.casefold() != "auto":
         raise Failed(87, f"/hold:{hold} is neither a number of milliseconds nor auto.", "bad-argument")
     hold_ms = int(hold) if hold.isdecimal() else -1
-    if wanted or int(size) or hold_ms:
+    path, force = invocation.argument("path") or "", invocation.has("force")
+    if wanted or path or int(size) or hold_ms:
         kind = QUORUMS.get((wanted or "").casefold())
-        if wanted and kind is None:
+        if wanted and kind is None and path:
             raise Failed(
-                87,
-                f"'{wanted}' is none of majority, local. A quorum disk is chosen when the cluster is created:"
-                " cluster NAME /create /ipaddr:IP /quorum:DEVICE",
-                "bad-argument",
+                87, f"'{wanted}' is none of majority, local, disk; /path says where the disk is.", "bad-argument"
             )
-        session.change("Cluster", "set_quorum", kind or "", int(size), hold_ms)
+        place = path or (wanted or "" if kind is None else "")
+        session.change("Cluster", "set_quorum", kind or "", int(size), hold_ms, place, force)
     data = session.call("Cluster", "quorum")
     lines: list[tuple[str, object]] = [("Quorum Resource", data["type"])]
     if data["device"]:

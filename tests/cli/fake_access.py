@@ -39,6 +39,7 @@ from clussvc.model import reports
 from clussvc.model.config import Config, FenceDevice, Group, Interface
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
+from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.records import HistoryEntry
 from clussvc.model.reports import Report
 from clussvc.model.states import MoveCause, NodePhase, ResourceState
@@ -62,6 +63,8 @@ class FakeAccess:
         self.hold = False
         self.quorum = True
         self.failing: set[str] = set()
+        self.occupied: set[str] = set()
+        """Disks on which something lies."""
         self.executed: list[tuple[Update, RequestId | None]] = []
         self.balancer: dict[str, Mapping[str, Any]] = {}
         """What this node's host of a load-balanced cluster answers, by the question."""
@@ -125,6 +128,15 @@ class FakeAccess:
 
     def wait_for_index(self, index: int, timeout_ms: int) -> bool:
         return self._index >= index
+
+    def choose_quorum(self, *, place: str, max_log_kb: int, hold_ms: int, force: bool) -> Quorum:
+        kinds = {"majority": QuorumKind.MAJORITY, "local": QuorumKind.LOCAL}
+        quorum = Quorum(kind=kinds.get(place, QuorumKind.DISK), generation=self.config().quorum.generation + 1)
+        if place in kinds:
+            return quorum
+        if place in self.occupied and not force:
+            raise ClusterError("device-unsuitable", f"{place} holds ext4; use /force to overwrite it")
+        return replace(quorum, device=place, disk="0" * 15 + "7", sectors=25_600, hold_ms=hold_ms)
 
     def make_join_token(self, *, node_name: str, valid_s: int) -> str | Report:
         secret = hashlib.sha256(f"secret of {node_name}".encode()).hexdigest()

@@ -42,6 +42,8 @@ def happen(access: FakeAccess, words: list[str]) -> None:
             access.broken_devices[device] = why
         case ["liar", device]:
             access.liars.add(device)
+        case ["occupied", place]:
+            access.occupied.add(place)
         case ["quorum", "lost"]:
             access.quorum = False
         case ["network"]:
