@@ -32,13 +32,14 @@ ORDER = {"model": 0, "membership": 1, "quorum": 1, "resources": 1, "global_updat
 SIDEWAYS = {
     ("global_update", "resources"),
     ("global_update", "membership"),
+    ("global_update", "quorum"),
     ("membership", "global_update"),
     ("membership", "quorum"),
     ("resources", "nlb"),
     ("global_update", "nlb"),
 }
 """Neighbours on one level that may be known: applying checks resource types, and tells what the interfaces' states
-have become; regroup speaks in updates; the properties of a load-balanced cluster are checked like those of other
+have become, and counts votes before a majority takes over; regroup speaks in updates; the properties of a load-balanced cluster are checked like those of other
 types, and its addresses beside theirs."""
 
 PEOPLE_MAY_IMPORT = (
