@@ -38,9 +38,9 @@ SIDEWAYS = {
     ("resources", "nlb"),
     ("global_update", "nlb"),
 }
-"""Neighbours on one level that may be known: applying checks resource types, and tells what the interfaces' states
-have become, and counts votes before a majority takes over; regroup speaks in updates; the properties of a load-balanced cluster are checked like those of other
-types, and its addresses beside theirs."""
+"""Neighbours on one level that may be known: applying checks resource types, tells what the interfaces' states have
+become, and counts votes before a majority takes over; regroup speaks in updates; the properties of a load-balanced
+cluster are checked like those of other types, and its addresses beside theirs."""
 
 PEOPLE_MAY_IMPORT = (
     "clussvc.model",

@@ -162,8 +162,8 @@ def prepare(
     """Make the disk at ``place`` the cluster's: slots are emptied, then the superblock is written. Before that it is
     looked at (:mod:`clussvc.service.quorum_suitability`); ``pause`` waits for so many seconds.
 
-    A disk that this cluster has prepared for this very generation, and never used, is taken as it is: the change for
-    which it was prepared may have an unknown outcome, and come to be yet.
+    A disk that a running cluster has prepared for this very generation, and never used, is taken as it is: the change
+    for which it was prepared may have an unknown outcome, and come to be yet.
 
     Raises ClusterError as :func:`choose`.
     """
@@ -178,7 +178,7 @@ def prepare(
     device = open_device(place, initiator=initiator_name(file), timeout_ms=DEVICE_TIMEOUT_MS)
     try:
         sectors = _sectors(place, device)
-        found = _own_block(device, file)
+        found = _own_block(device, file) if present is not None else None
         if found is not None and present is not None and present.on_disk and f"{found.disk:016x}" == present.disk:
             return present
         unused = found if found is not None and _never_used(device, found, sectors, generation) else None
