@@ -1148,6 +1148,14 @@ class Convergence:
             return Status.DRAIN_STOP
         return Status.OK
 
+    def wish_rules(self, passing: Mapping[int, Passing], now_ms: int) -> tuple[Action, ...]:
+        """What is wanted of the rules on this host, by their codes, whether it takes part now or not; those that are
+        not named are enabled."""
+        wanted = {code: passing.get(code, Passing.ENABLED) for code in self._codes[:-1]}
+        changed = wanted != {code: self._rule_states.get(code, Passing.ENABLED) for code in wanted}
+        self._rule_states = wanted
+        return self._finish(now_ms, changed=changed)
+
     def control_rules(self, what: RuleControl, scope: RuleScope, now_ms: int) -> tuple[Status, tuple[Action, ...]]:
         """A command for all rules that the scope names, on this host alone."""
         self._now_ms = now_ms
