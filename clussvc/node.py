@@ -818,7 +818,7 @@ class NodeCore:
 
     @property
     def _electorates(self) -> tuple[frozenset[NodeId], ...]:
-        """A majority of any of these counts; any two such majorities share a voter (docs/decisions/0017)."""
+        """A majority of any of these counts; any two such majorities share a voter (docs/decisions/0023)."""
         return self._witness.electorates(self._config, self._voters)
 
     def _settle_mandate(self) -> None:

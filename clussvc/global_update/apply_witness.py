@@ -1,4 +1,4 @@
-"""The file share witness: chosen by administrators, opened and closed by the coordinator (docs/decisions/0017).
+"""The file share witness: chosen by administrators, opened and closed by the coordinator (docs/decisions/0023).
 
 Open means that the witness may drop one vote of the present version of the voters. Every change of the version closes
 it, so that no two nodes that act are ever further apart than one step between sets whose majorities meet.

@@ -1,4 +1,4 @@
-"""The coordinator's steps that keep a tie-breaker in force: the witness, or a dropped vote (docs/decisions/0017).
+"""The coordinator's steps that keep a tie-breaker in force: the witness, or a dropped vote (docs/decisions/0023).
 
 Pure. Two things change one step at a time and independently of each other, each by rules of its own: the voters in the
 configuration, whose leases and silences count, and the members of the log, whose journals do. Here is decided what is

@@ -1,4 +1,4 @@
-"""What a node knows of the file share witness, and when it asks it (docs/decisions/0017).
+"""What a node knows of the file share witness, and when it asks it (docs/decisions/0023).
 
 Pure. The witness is a register on a share that is written once for each version of the voters: whose vote is dropped.
 Whoever has read it counts by the voters that are left as well as by all of them; any two majorities of these sets share

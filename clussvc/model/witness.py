@@ -1,4 +1,4 @@
-"""The file share witness of a majority node set (docs/decisions/0017)."""
+"""The file share witness of a majority node set (docs/decisions/0023)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins: votes of the log without a machine, and what a witness has decided (docs/decisions/0017).
+"""Stand-ins: votes of the log without a machine, and what a witness has decided (docs/decisions/0023).
 
 An even number of voters has no majority when half of them is lost. A *tie-breaker* then takes the vote of one of them,
 so that an odd number remains: a witness outside the cluster may do so once for each version of the voters (its

@@ -416,7 +416,7 @@ class RaftNode:
                 self._guard.forget_leader(node_id)
 
     def use_decision(self, decision: Decision) -> None:
-        """The witness has decided this (docs/decisions/0017)."""
+        """The witness has decided this (docs/decisions/0023)."""
         if self._dead is None and not self._closed:
             self._guard.use_decision(decision)
 

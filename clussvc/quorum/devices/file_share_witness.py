@@ -8,7 +8,7 @@ PATH/clussvc-witness/TOKEN/decision-17     whose vote was dropped for version 17
 
 A decision is written whole under a name of its own, synced, and then linked to its own name. ``link`` fails if the name
 exists, on the server and whatever a client has in its cache, so the first one wins and stands for ever; a request that
-takes effect late finds the name taken or takes it, and both are right (docs/decisions/0017). Nothing is renewed, and no
+takes effect late finds the name taken or takes it, and both are right (docs/decisions/0023). Nothing is renewed, and no
 clock is read.
 
 Everything happens in the folder that was opened once for a question, so a share that is mounted or unmounted in
