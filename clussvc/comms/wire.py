@@ -35,6 +35,8 @@ class Kind(IntEnum):
     """Of a log that the cluster has changed to; the generation of the quorum comes first."""
     QUORUM = 8
     """About the generation of the quorum; see clussvc.quorum.news."""
+    FORCE = 9
+    """Between nodes that are about to go on by force; see clussvc.service.forced_start."""
 
 
 STRANGERS_MAY_SEND = frozenset((Kind.AUTHORITY_REQUEST, Kind.JOIN_REQUEST))

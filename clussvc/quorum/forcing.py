@@ -2,7 +2,7 @@
 
 An administrator lists nodes and starts each of them with the same list; all others must stay stopped. Each listed node
 *offers* what it has: the generation of its quorum, the term and index of its log's last entry. When everybody on the
-list has offered, the newest offer wins, and that node (the *founder*) begins the log of a new generation with its
+list has offered, the newest offer wins, and that node (the *chosen* one) begins the log of a new generation with its
 state; the others follow it as any node follows that has missed a change of the quorum.
 
 Nobody decides before all have offered: an entry that was acknowledged may be on a single one of the listed nodes. What
@@ -64,7 +64,7 @@ class Forcing:
         return tuple(node for node in self.own.listed if node not in self._offers)
 
     @property
-    def founder(self) -> NodeId | None:
+    def chosen(self) -> NodeId | None:
         """Who begins; None while somebody is missing."""
         return None if self.missing else newest(self._offers.values()).node
 

@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clussvc.model.errors import ClusterError
 from clussvc.model.quorum import QuorumKind
@@ -23,6 +24,9 @@ from clussvc.service.settings_file import (
     read_node_file,
 )
 from clussvc.service.switches import Switches, spelled_out
+
+if TYPE_CHECKING:
+    from clussvc.service.lifecycle import Birth
 
 LEVELS = {"0": "critical", "1": "error", "2": "warning", "3": "debug"}
 """The numbers of MSCS: nothing, errors, warnings as well, everything."""
@@ -56,6 +60,13 @@ def _parser() -> argparse.ArgumentParser:
         ("nogroupinfoevtlogging", "log nothing when groups come online or go offline"),
     ):
         run.add_argument(f"--{name}", action="store_true", help=does)
+    run.add_argument(
+        "--forcequorum",
+        default="",
+        metavar="NODE,NODE,...",
+        help="go on with these nodes alone, though they are no majority; start each of them with the same list, and no"
+        " other node",
+    )
     run.set_defaults(run=_run)
 
     create = commands.add_parser("create", help="make this machine the first node of a new cluster")
@@ -109,8 +120,10 @@ def _run(options: argparse.Namespace) -> int:
         fixquorum=options.fixquorum,
         noquorumlogging=options.noquorumlogging,
         resetquorumlog=options.resetquorumlog,
+        forcequorum=tuple(filter(None, (name.strip() for name in options.forcequorum.split(",")))),
         nogroupinfoevtlogging=options.nogroupinfoevtlogging,
     )
+    switches.validate()
     threading.excepthook = _die_with_thread
     with service_lock(file):
         events = configure(file.data / "service.log", level=level, fields={"cluster": file.cluster, "node": file.node})
@@ -122,6 +135,7 @@ def _run(options: argparse.Namespace) -> int:
             if ended:
                 log.warning("service.leftovers", monitors=ended)
             try:
+                birth = _prepared(file, birth, switches)
                 why = Node(file, birth, switches).serve()
             except ClusterError as error:
                 log.critical("service.refused", because=error.message, code=error.code)
@@ -134,6 +148,17 @@ def _run(options: argparse.Namespace) -> int:
         finally:
             events.close()
     return 0
+
+
+def _prepared(file: NodeFile, birth: Birth, switches: Switches) -> Birth:
+    """What switches do before the service itself starts."""
+    from clussvc.service.forced_start import force_quorum, reset_log
+
+    if switches.resetquorumlog:
+        birth = reset_log(file, birth)
+    if switches.forcequorum:
+        birth = force_quorum(file, birth, switches.forcequorum)
+    return birth
 
 
 def _die_with_thread(ended: threading.ExceptHookArgs) -> None:

@@ -17,7 +17,10 @@ class Switches:
     noquorumlogging: bool = False
     """As fixquorum; the log is read as well, though nothing is written to it, and what is damaged is named."""
     resetquorumlog: bool = False
-    """If the log on the quorum disk is damaged, make it anew from what this node has stored; else no effect."""
+    """If the log is damaged, make it anew from what this node has stored; else no effect. Where the log is among the
+    nodes this is for a cluster of one."""
+    forcequorum: tuple[str, ...] = ()
+    """Go on with these nodes alone, by force: the quorum is a majority of them from now on. Empty: as always."""
     nogroupinfoevtlogging: bool = False
     """Nothing goes into the service log when groups come online or go offline; the history of the cluster has it."""
 
@@ -25,6 +28,14 @@ class Switches:
     def watches_only(self) -> str:
         """The switch that keeps this node from taking part; empty if none does."""
         return "noquorumlogging" if self.noquorumlogging else "fixquorum" if self.fixquorum else ""
+
+    def validate(self) -> None:
+        """Raises ClusterError(``switch-refused``) for switches that contradict each other."""
+        if self.watches_only and (self.forcequorum or self.resetquorumlog):
+            other = "forcequorum" if self.forcequorum else "resetquorumlog"
+            raise ClusterError(
+                "switch-refused", f"/{self.watches_only} changes nothing, and /{other} does; give one of the two"
+            )
 
 
 ABBREVIATIONS: Final = {
@@ -42,8 +53,6 @@ REFUSED: Final = {
     "norepevtlogging": "events are not sent from node to node here: each node makes the same history from the same"
     " log, so there is nothing that a node could keep for itself. --nogroupinfoevtlogging keeps the most frequent ones"
     " out of the log file of a node, and --loglevel bounds it",
-    "forcequorum": "going on without a majority by force is not possible yet; start the missing nodes, or evict those"
-    " that are gone for good while a majority is up",
 }
 """Switches of the original that do not exist here, and why."""
 

@@ -1,4 +1,4 @@
-"""What a node's part of the replicated log holds, read without taking part in it.
+"""What a node's part of the replicated log holds, read without taking part in it; and another log begun like that.
 
 All entries count, whether they were known to be committed or not: who reads the log like this wants to lose nothing of
 it (docs/decisions/0018), or to show what there is.
@@ -6,13 +6,14 @@ it (docs/decisions/0018), or to show what there is.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from clussvc.global_update.raft.entries import command_of
 from clussvc.global_update.raft.journal import Journal, JournalIdentity, reconcile
-from clussvc.global_update.raft.raft_node import JOURNAL_NAME, SNAPSHOT_NAME
-from clussvc.global_update.raft.snapshot_file import decode_snapshot
+from clussvc.global_update.raft.raft_node import JOURNAL_NAME, SNAPSHOT_NAME, begin
+from clussvc.global_update.raft.snapshot_file import Snapshot, decode_snapshot
 from clussvc.global_update.raft.storage import DiskStorage, Storage
 
 
@@ -57,3 +58,22 @@ def read_stored_log(folder: Path, *, cluster_id: str, node_id: int, storage: Sto
         )
     finally:
         journal.close()
+
+
+def begin_offline(folder: Path, snapshot: Snapshot, *, node_id: int, storage: Storage | None = None) -> None:
+    """Make the beginning of a log of a later generation durable in a folder of its own, in place of what is there; the
+    node is one of its members, and takes part in it when it is started next."""
+    storage = storage if storage is not None else DiskStorage()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    members, begun = begin(folder, storage, snapshot, node_id=node_id)
+    assert begun, f"node {node_id} is none of the members {sorted(members)}"
+    identity = JournalIdentity(
+        cluster_id=snapshot.cluster_id, node_id=node_id, members=tuple(sorted(members)), joining=False
+    )
+    journal = Journal(folder / JOURNAL_NAME, identity, storage, create=True)
+    try:
+        reconcile(journal, snapshot, folder / SNAPSHOT_NAME)
+    finally:
+        journal.close()
+    storage.sync_folder(folder.parent)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread
-from clussvc.global_update.raft.stored_log import read_stored_log
+from clussvc.global_update.raft.replicator import Outcome, OutcomeKind, RaftSettings, RaftThread, beginning
+from clussvc.global_update.raft.stored_log import begin_offline, read_stored_log
 from clussvc.model.errors import ClusterError
 
 SETTINGS = RaftSettings(election_timeout_ms=600, heartbeat_ms=100, compaction_entries=100)
@@ -57,7 +57,7 @@ class Trio:
         self.leading = threading.Condition()
         self.leaders: dict[int, tuple[int | None, bool]] = {}
 
-    def start(self, node_id: int, *, first_boot: bool) -> None:
+    def start(self, node_id: int, *, first_boot: bool, joining: bool = False) -> None:
         """Start one node and connect it with the running ones."""
         self.states[node_id] = Counter()
         thread = RaftThread(
@@ -66,6 +66,7 @@ class Trio:
             members=frozenset({1, 2, 3}),
             folder=self.folder / str(node_id),
             first_boot=first_boot,
+            joining=joining,
             state_machine=self.states[node_id],
             settings=SETTINGS,
             send=lambda receiver, frame: self._send(node_id, receiver, frame),
@@ -175,6 +176,38 @@ def test_what_is_stored_can_be_read_without_taking_part(tmp_path: Path) -> None:
         read_stored_log(tmp_path / "1", cluster_id="threads", node_id=1)
     assert "journal-missing" == caught.value.code
     assert not trio.failures
+
+
+def test_a_node_joins_a_log_that_began_with_a_state(tmp_path: Path) -> None:
+    """As after a change of the quorum: what the log began with reaches a node that was no part of it, like the rest."""
+    trio = Trio(tmp_path)
+    image = b"\n".join(b"old %d" % number for number in range(5))
+    for node_id in (1, 2):
+        snapshot = beginning(cluster_id="threads", members=frozenset({1, 2}), index=1_000, image=image)
+        begin_offline(tmp_path / str(node_id), snapshot, node_id=node_id)
+    for node_id in (1, 2):
+        trio.start(node_id, first_boot=False)
+    for number in range(3):
+        trio.commit(1, b"new %d" % number)
+    trio.start(3, first_boot=True, joining=True)
+    added = threading.Event()
+    outcomes: list[Outcome] = []
+
+    def done(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        added.set()
+
+    trio.threads[trio.lead()].add_member(3, done)
+    assert added.wait(LIMIT_S)
+    assert OutcomeKind.COMMITTED is outcomes[0].kind, outcomes
+    trio.commit(3, b"last")
+    for node_id in (1, 2, 3):
+        trio.states[node_id].wait_for(b"last")
+    wanted = [*image.split(b"\n"), b"new 0", b"new 1", b"new 2", b"last"]
+    assert [wanted] * 3 == [trio.states[node_id].history for node_id in (1, 2, 3)]
+    assert not trio.failures
+    for node_id in (1, 2, 3):
+        trio.stop(node_id)
 
 
 def test_a_failing_state_machine_ends_the_node(tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ def offer(node: int, *, generation: int = 4, term: int = 1, index: int = 10) -> 
 
 def test_nobody_begins_before_everybody_has_offered() -> None:
     forcing = Forcing(offer(1, index=99))
-    assert (forcing.missing, forcing.founder) == ((2, 5), None)
+    assert (forcing.missing, forcing.chosen) == ((2, 5), None)
     forcing.take(offer(2))
-    assert (forcing.missing, forcing.founder) == ((5,), None)
+    assert (forcing.missing, forcing.chosen) == ((5,), None)
     forcing.take(offer(5))
-    assert (forcing.missing, forcing.founder) == ((), 1)
+    assert (forcing.missing, forcing.chosen) == ((), 1)
 
 
 def test_the_newest_log_wins() -> None:
@@ -39,7 +39,7 @@ def test_the_newest_log_wins() -> None:
         forcing = Forcing(worse)
         forcing.take(better)
         forcing.take(offer(({1, 2, 5} - {better.node, worse.node}).pop(), generation=0))
-        assert forcing.founder == better.node
+        assert forcing.chosen == better.node
 
 
 @given(st.tuples(*[st.tuples(NUMBERS, NUMBERS, NUMBERS) for _ in LISTED]))
@@ -48,13 +48,13 @@ def test_all_agree_in_whatever_order_they_hear(said: tuple[tuple[int, int, int],
         offer(node, generation=generation, term=term, index=index)
         for node, (generation, term, index) in zip(LISTED, said, strict=True)
     ]
-    founders = set()
+    chosen_by = set()
     for own, *others in permutations(offers):
         forcing = Forcing(own)
         for other in others:
             forcing.take(other)
-        founders.add(forcing.founder)
-    assert len(founders) == 1
+        chosen_by.add(forcing.chosen)
+    assert len(chosen_by) == 1
 
 
 def test_a_node_with_another_list_is_no_part_of_it() -> None:
@@ -62,12 +62,12 @@ def test_a_node_with_another_list_is_no_part_of_it() -> None:
     forcing.take(offer(2))
     other = replace(offer(5), listed=(NodeId(1), NodeId(5)))
     forcing.take(other)
-    assert (forcing.missing, forcing.founder, forcing.quarrel) == ((5,), None, other)
+    assert (forcing.missing, forcing.chosen, forcing.quarrel) == ((5,), None, other)
     forcing.take(offer(5))
-    assert (forcing.founder, forcing.quarrel) == (1, None)
+    assert (forcing.chosen, forcing.quarrel) == (1, None)
     # One that had offered and was started anew with another list is out again.
     forcing.take(replace(offer(2), listed=(NodeId(2),)))
-    assert (forcing.missing, forcing.founder) == ((2,), None)
+    assert (forcing.missing, forcing.chosen) == ((2,), None)
 
 
 def test_strangers_are_not_asked() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clussvc.model.errors import ClusterError
-from clussvc.service.switches import spelled_out
+from clussvc.service.switches import Switches, spelled_out
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from clussvc.service.switches import spelled_out
         ("run /debug /loglevel:2", "run --debug --loglevel 2"),
         ("run /nq", "run --noquorumlogging"),
         ("run /NoQuorumLogging --config x", "run --noquorumlogging --config x"),
+        ("run /forcequorum:NODE1,NODE2", "run --forcequorum NODE1,NODE2"),
+        ("run -fo:node1", "run --forcequorum node1"),
         ("run --loglevel 3 /ng", "run --loglevel 3 --nogroupinfoevtlogging"),
     ],
 )
@@ -25,8 +27,17 @@ def test_the_forms_of_the_original_are_understood(words: str, meant: str) -> Non
     assert spelled_out(words.split()) == meant.split()
 
 
-@pytest.mark.parametrize("word", ["/forcequorum:NODE1,NODE2", "/fo", "/norepevtlogging"])
+@pytest.mark.parametrize("word", ["/norepevtlogging", "-norepevtlogging"])
 def test_what_does_not_exist_here_is_refused_with_the_reason(word: str) -> None:
     with pytest.raises(ClusterError) as caught:
         spelled_out(["run", word])
     assert caught.value.code == "switch-refused"
+
+
+@pytest.mark.parametrize("quiet", [{"fixquorum": True}, {"noquorumlogging": True}])
+@pytest.mark.parametrize("loud", [{"resetquorumlog": True}, {"forcequorum": ("NODE1",)}])
+def test_who_takes_no_part_changes_nothing(quiet: dict[str, bool], loud: dict[str, object]) -> None:
+    with pytest.raises(ClusterError, match=r"changes nothing, and /\w+ does; give one of the two"):
+        Switches(**quiet, **loud).validate()  # type: ignore[arg-type]
+    Switches(**quiet).validate()  # type: ignore[arg-type]
+    Switches(**loud).validate()  # type: ignore[arg-type]
