@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clussvc.global_update.update import Proposal
 from clussvc.membership.fencing import FenceOrder
+from clussvc.membership.witness_watch import AskWitness
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorCommand
@@ -15,6 +16,8 @@ from clussvc.model.records import Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
 from clussvc.model.states import NodePhase
+from clussvc.model.witness import Witness
+from clussvc.quorum.stand_in import Decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +166,20 @@ class RemoveLogMember:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UseDecision:
+    """The witness has decided this; the log is to count by it while its stand-in takes part."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchWitness:
+    """Look after this witness from time to time, or after none; answered by WitnessSeen when something has changed."""
+
+    witness: Witness | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StartMonitor:
     """Start a resource monitor; answered by MonitorStarted, or MonitorDied when that fails."""
 
@@ -235,6 +252,9 @@ Action = (
     | Propose
     | AddLogMember
     | RemoveLogMember
+    | AskWitness
+    | UseDecision
+    | WatchWitness
     | StartMonitor
     | StopMonitor
     | CommandMonitor

@@ -39,7 +39,7 @@ from clussvc.model.states import MoveCause
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 10
+PROPOSAL_VERSION_MAX: Final = 11
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -69,6 +69,10 @@ _NEW_UPDATES: Final[Mapping[str, int]] = {
     "SetNetworkPriorities": 6,
     "ReportInterfaces": 6,
     "NodeSettled": 10,
+    "SetWitness": 11,
+    "OpenWitness": 11,
+    "CloseWitness": 11,
+    "DropVote": 11,
 }
 """The version that brought each later update."""
 

@@ -9,6 +9,7 @@ from enum import Enum, unique
 from clussvc.global_update.update import Proposal, Update
 from clussvc.membership.connectivity import LinkSeen
 from clussvc.membership.heartbeat import Heard
+from clussvc.membership.witness_watch import WitnessAnswered
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
 from clussvc.model.monitoring import MonitorReport
@@ -141,6 +142,13 @@ class InterfacesSeen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessSeen:
+    """Whether the witness can be reached from this node; empty: it can."""
+
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested:
     """The service is to end in order: hand the groups over, then stop."""
 
@@ -159,6 +167,8 @@ Event = (
     | CommandArrived
     | FenceEnded
     | InterfacesSeen
+    | WitnessAnswered
+    | WitnessSeen
     | StopRequested
     | Held
     | Lost

@@ -25,7 +25,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from clussvc.actions import (
@@ -50,9 +50,11 @@ from clussvc.actions import (
     StopMonitor,
     StopService,
     TellNews,
+    UseDecision,
     UseQuorum,
     UseTiming,
     Vouch,
+    WatchWitness,
 )
 from clussvc.events import (
     CommandArrived,
@@ -71,6 +73,7 @@ from clussvc.events import (
     QuorumNews,
     StopRequested,
     Tick,
+    WitnessSeen,
 )
 from clussvc.global_update.update import (
     Batch,
@@ -97,6 +100,7 @@ from clussvc.membership.interface_watch import InterfaceWatch
 from clussvc.membership.jury import Jury
 from clussvc.membership.mandate import Mandate
 from clussvc.membership.regroup import RESTART_GRACE_MS, last_will_heard, why_no_cut
+from clussvc.membership.witness_watch import WitnessAnswered, WitnessWatch
 from clussvc.model import reports
 from clussvc.model.config import Config, Resource
 from clussvc.model.ids import NodeId, RequestId, ResourceId
@@ -123,8 +127,10 @@ from clussvc.model.reports import Report, Severity
 from clussvc.model.settings import PROFILES, Timing, disk_timing
 from clussvc.model.states import NodePhase
 from clussvc.model.view import LiveView, PeerView
+from clussvc.model.witness import Witness
 from clussvc.quorum.disk_messages import GiveWay, Held, Lost
 from clussvc.quorum.majority import needed
+from clussvc.quorum.stand_in import electorates
 from clussvc.resources.monitors import DEFAULT_MONITOR, MonitorPool, MonitorState
 from clussvc.resources.property_changes import PropertyChanges
 
@@ -215,6 +221,9 @@ class NodeCore:
         self._told_news: dict[NodeId, int] = {}
         """When other nodes were told last that the log has changed."""
         self._contest: tuple[bool, int] = (False, 1)
+        self._witness = WitnessWatch(node, now_ms)
+        self._watched_witness: Witness | None = None
+        self._witness_trouble: str | None = None
         self._table.set_peers(self._peers, now_ms)
         self._network_healed = False
         self._interfaces = InterfaceWatch(node)
@@ -324,6 +333,7 @@ class NodeCore:
             self._farewell_ms,
             self._stop_deadline_ms,
             self._next_probe_ms,
+            self._witness.next_ms,
         )
         for at_ms in times:
             if at_ms is not None and at_ms < earliest_ms:
@@ -374,6 +384,7 @@ class NodeCore:
                 for peer in self._peers
             },
             resources=self._ownership.views(now_ms),
+            witness_trouble=self._witness_trouble,
             note=self._situation,
         )
 
@@ -412,6 +423,12 @@ class NodeCore:
                 self._fencing.ended(event.ticket, off=event.off, detail=event.detail, now_ms=self._now_ms)
             case InterfacesSeen():
                 self._interfaces.seen(dict(event.links), event.heard)
+            case WitnessAnswered():
+                decision = self._witness.answered(event, self._now_ms)
+                if decision is not None:
+                    self._out.append(UseDecision(decision=decision))
+            case WitnessSeen():
+                self._see_witness(event.trouble)
             case StopRequested():
                 self._stop_requested()
             case Held() | Lost() | GiveWay():
@@ -796,7 +813,13 @@ class NodeCore:
     # --- lease and phases (rules R2 and R4) -------------------------------------------------------------------------
 
     def _quorum_until_ms(self, now_ms: int | None = None) -> int:
-        return self._mandate.until_ms(self._table, self._voters, self._now_ms if now_ms is None else now_ms)
+        at_ms = self._now_ms if now_ms is None else now_ms
+        return max(self._mandate.until_ms(self._table, each, at_ms) for each in self._electorates)
+
+    @property
+    def _electorates(self) -> tuple[frozenset[NodeId], ...]:
+        """A majority of any of these counts; any two such majorities share a voter (docs/decisions/0023)."""
+        return self._witness.electorates(self._config, self._voters)
 
     def _settle_mandate(self) -> None:
         acts = self._phase in (NodePhase.MEMBER, NodePhase.STOPPING)
@@ -836,14 +859,15 @@ class NodeCore:
     def _votes_held(self, now_ms: int) -> int:
         if self._hold is not None:
             return int(self._quorum_until_ms(now_ms) > now_ms)
-        return self._table.votes_held(self._voters, now_ms)
+        return self._table.votes_held(self._electorates[-1], now_ms)
 
     @property
     def _votes_needed(self) -> int:
-        return 1 if self._hold is not None else needed(len(self._voters))
+        return 1 if self._hold is not None else needed(len(self._electorates[-1]))
 
     def _jury(self) -> Jury:
-        return self._mandate.jury(self._voters)
+        jury, left = self._mandate.jury(self._voters), self._electorates[-1]
+        return jury if self._hold is not None or left == self._voters else replace(jury, or_of=left)
 
     @property
     def _hold(self) -> DiskHold | None:
@@ -880,6 +904,36 @@ class NodeCore:
         if contest != self._contest:
             self._contest = contest
             self._out.append(ContestQuorum(wanted=contest[0], client_networks=contest[1]))
+
+    def _mind_witness(self) -> None:
+        """Ask the witness when it matters; see :mod:`clussvc.membership.witness_watch`."""
+        chosen = self._config is not None and self._config.witness.chosen and self._node in self._config.nodes
+        witness = self._config.witness if self._config is not None and chosen else None
+        if (witness and (witness.path, witness.token)) != (
+            self._watched_witness and (self._watched_witness.path, self._watched_witness.token)
+        ):
+            self._watched_witness, self._witness_trouble = witness, None
+            self._out.append(WatchWitness(witness=witness))
+        question = self._witness.ask(
+            self._config if witness is not None else None,
+            self._table,
+            leader=self._node if self._leads else self._leader,
+            until_ms=self._quorum_until_ms(),
+            now_ms=self._now_ms,
+        )
+        if question is not None:
+            self._out.append(question)
+
+    def _see_witness(self, trouble: str) -> None:
+        if trouble == self._witness_trouble or self._watched_witness is None:
+            return
+        before, self._witness_trouble = self._witness_trouble, trouble
+        path = self._watched_witness.path
+        if trouble:
+            message = f"{self._name} cannot use the witness {path}: {trouble}."
+            self._say("witness.lost", message, 1562, Severity.WARNING)
+        elif before is not None:
+            self._say("witness.reached", f"The witness {path} is reached from {self._name} again.", 1561)
 
     def _give_disk_back(self) -> None:
         assert self._hold is not None
@@ -1012,6 +1066,8 @@ class NodeCore:
         known = self._config.nodes.get(self._node)
         if self._farewell_ms is None:
             self._farewell_ms = self._now_ms + FAREWELL_TIMEOUT_MS
+        if known is not None and known.up and self._votes_go_on() and self._now_ms < self._farewell_ms:
+            return
         if known is None or not known.up or self._now_ms >= self._farewell_ms:
             self._finish("its groups were handed over")
             return
@@ -1025,6 +1081,19 @@ class NodeCore:
                 stopped=True,
             ),
         )
+
+    def _votes_go_on(self) -> bool:
+        """Whether the others would be no majority without this node, and soon will be, since votes are dynamic."""
+        config = self._config
+        if config is None or not config.dynamic_votes or self._hold is not None:
+            return False
+        if not any(each.up and not each.stopping for each in config.nodes.values() if each.id != self._node):
+            return False
+        if config.nodes[self._node].voter and len(config.voters) <= 2:
+            return True
+        # Who leads the log must not leave it behind without a majority.
+        left = electorates(self._log_members | {self._node}, None)
+        return self._leads and not any(2 * len(each - {self._node}) > len(each) for each in left)
 
     def _finish(self, why: str) -> None:
         self._phase = NodePhase.STOPPED
@@ -1050,6 +1119,7 @@ class NodeCore:
         if self._phase is NodePhase.STOPPED:
             return
         self._mind_disk()
+        self._mind_witness()
         if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
             self._feed_monitors()
         if self._network_healed:
@@ -1289,6 +1359,7 @@ class NodeCore:
             log_members=self._log_members if self._hold is None else frozenset(config.nodes),
             jury=self._jury(),
             said_version=self._version_said if self._phase is NodePhase.MEMBER else 0,
+            decision=self._witness.decision,
             now_ms=self._now_ms,
             wall_ms=self._wall_ms,
             plan_due=again or config is not self._planned_for,

@@ -260,6 +260,10 @@ class ClusterAccess(Protocol):
         Raises ClusterError: ``balancer-not-here`` when the resource is not online on this node.
         """
 
+    def prepare_witness(self, path: str, token: str, *, force: bool) -> None:
+        """Make the folder of a file share witness, as this node sees the share, and try it. Raises ClusterError with
+        the reason if it cannot be one; ``force``: also if it is not known that no node serves the share."""
+
     def node_id(self) -> NodeId:
         """Who this is."""
 

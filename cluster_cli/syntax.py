@@ -291,7 +291,18 @@ _CLUSTER = ObjectSpec(
             shown=":MS",
             help="With /quorum: how long writing its slot keeps the owner of a quorum disk in office, or 'auto'.",
         ),
-        OptionSpec(name="force", modifier=True, help="With /quorum: overwrite what lies on the disk."),
+        OptionSpec(
+            name="witness",
+            argument=Argument.REQUIRED,
+            modifier=True,
+            shown=":PATH",
+            help="With /quorum: a folder on a share that breaks ties of a majority node set, or 'none'.",
+        ),
+        OptionSpec(
+            name="force",
+            modifier=True,
+            help="With /quorum: overwrite what lies on the disk. With /witness: whoever serves the share.",
+        ),
         OptionSpec(
             name="listnetpriority",
             aliases=("listnetpri",),

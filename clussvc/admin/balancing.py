@@ -189,31 +189,32 @@ class NlbServant(Servant):
         resource, instance = self.balanced(name)
         scope = _scope(ports)
         live, detail = self._ask(resource, {"ask": "status"})
-        counted = {one["title"]: one for one in live.get("rules", ())}
+        known = {one["title"]: one for one in live.get("rules", ())}
         status = self._status(resource, instance)
         rules = []
         for rule in instance.cluster.rules:
             if scope.means(rule):
-                hosts = [self._rule_on(instance, rule, host, counted.get(rule.title)) for host in status["hosts"]]
+                hosts = [self._rule_on(instance, rule, host, known.get(rule.title)) for host in status["hosts"]]
                 rules.append({"title": rule.title, "hosts": hosts})
-        return status | {"rules": rules, "detail": detail}
+        return status | {"rules": rules, "packets": live.get("packets"), "detail": detail}
 
-    def _rule_on(self, instance: Instance, rule: PortRule, host: Plain, counted: Mapping[str, Any] | None) -> Plain:
+    def _rule_on(self, instance: Instance, rule: PortRule, host: Plain, known: Mapping[str, Any] | None) -> Plain:
         words = {"enable": "enabled", "disable": "disabled", "drain": "draining"}
         state = words[instance.wishes_for(host["node"]).of(rule).value]
         because = ""
-        accepted = dropped = None
+        weight = share = None
         if rule.mode is FilteringMode.DISABLED:
             state, because = "disabled", "The rule is disabled on all hosts."
-        if counted is not None and host["here"]:
-            state, because = counted["state"], counted["because"]
-            accepted, dropped = counted["accepted"], counted["dropped"]
+        if known is not None:
+            share = known["buckets"].get(str(host["id"]), 0)
+            if host["here"]:
+                state, because, weight = known["state"], known["because"], known["weight"]
         return {
             **{key: host[key] for key in ("id", "node", "dip")},
             "state": state,
             "because": because,
-            "accepted": accepted,
-            "dropped": dropped,
+            "weight": weight,
+            "buckets": share,
         }
 
     @query()

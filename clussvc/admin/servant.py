@@ -17,6 +17,7 @@ refused like one where a change would be.
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import logging
 import time
@@ -290,6 +291,24 @@ class ClusterServant(Servant):
         if quorum.disk == present.disk and quorum.on_disk:
             return updates.SetQuorum(max_log_kb=max_log_kb, hold_ms=hold_ms)
         return updates.SetQuorum(quorum=quorum, voters_version=self.config.voters_version)
+
+    @change(Role.ADMINISTRATOR)
+    def set_witness(self, path: str, force: bool = False) -> Any:
+        """Choose a file share witness: a folder on a share that every node finds under this path, and that no node
+        serves; an empty path: none. The folder is prepared by the node that is asked. ``force``: also where it cannot
+        be told who serves it."""
+        if not path:
+            return updates.SetWitness(path="", token="")
+
+        def prepared(identifier: str) -> Update:
+            token = hashlib.blake2b(identifier.encode(), digest_size=8).hexdigest()
+            try:
+                self.access.prepare_witness(path, token, force=force)
+            except ClusterError as error:
+                raise Refused(reports.witness_refused(error.message)) from error
+            return updates.SetWitness(path=path, token=token)
+
+        return _Derived(prepared)
 
     @change(Role.ADMINISTRATOR)
     def set_private(self, assigned: list[Assigned], reset: list[str]) -> Update:

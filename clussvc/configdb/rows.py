@@ -18,6 +18,7 @@ from clussvc.model.quorum import Quorum
 from clussvc.model.records import HistoryEntry, Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
+from clussvc.model.witness import Witness
 
 Row = dict[str, Any]
 Lists = Mapping[str, tuple[Any, ...]]
@@ -67,6 +68,7 @@ _CLUSTER: Final = _plain_fields(tables.cluster, Config)
 _TIMING: Final = _plain_fields(tables.cluster, Timing)
 _RECORD: Final = _plain_fields(tables.events, Record)
 _QUORUM: Final = tuple(field.name for field in fields(Quorum))
+_WITNESS: Final = tuple(field.name for field in fields(Witness))
 
 
 def _taken(value: Any, names: tuple[str, ...]) -> Row:
@@ -194,7 +196,8 @@ SECTIONS: Final = (
 def cluster_row(config: Config) -> Row:
     """What stands in the configuration beside its mappings."""
     quorum = {f"quorum_{name}": getattr(config.quorum, name) for name in _QUORUM}
-    return {**_taken(config, _CLUSTER), **_taken(config.timing, _TIMING), **quorum}
+    witness = {f"witness_{name}": getattr(config.witness, name) for name in _WITNESS}
+    return {**_taken(config, _CLUSTER), **_taken(config.timing, _TIMING), **quorum, **witness}
 
 
 def make_config(row: Row, sections: Mapping[str, Mapping[Any, Any]]) -> Config:
@@ -202,6 +205,7 @@ def make_config(row: Row, sections: Mapping[str, Mapping[Any, Any]]) -> Config:
     return Config(
         timing=Timing(**_given(row, _TIMING)),
         quorum=Quorum(**{name: row[f"quorum_{name}"] for name in _QUORUM}),
+        witness=Witness(**{name: row[f"witness_{name}"] for name in _WITNESS}),
         nodes=sections["nodes"],
         groups=sections["groups"],
         resources=sections["resources"],

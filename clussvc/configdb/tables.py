@@ -37,7 +37,7 @@ from clussvc.model.quorum import QuorumKind
 from clussvc.model.reports import Severity
 from clussvc.model.states import MoveCause, ResourceState
 
-SCHEMA_REVISION: Final = "0007"
+SCHEMA_REVISION: Final = "0008"
 """The newest migration; a database that says this needs none."""
 
 APPLICATION_ID: Final = 0x636C7573
@@ -196,6 +196,10 @@ cluster = Table(
     _number("quorum_former_hold_ms"),
     _number("quorum_former_silence_ms"),
     _number("settling_version"),
+    _text("witness_path"),
+    _text("witness_token"),
+    _number("witness_opened"),
+    _flag("dynamic_votes"),
 )
 """One row. ``evicted`` holds numbers of nodes that are no objects any more, and so is a plain list."""
 

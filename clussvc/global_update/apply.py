@@ -26,6 +26,7 @@ from clussvc.global_update import (
     apply_relation,
     apply_resource,
     apply_states,
+    apply_witness,
 )
 from clussvc.global_update.instances import with_instances
 from clussvc.global_update.outcome import Done, Result
@@ -38,6 +39,7 @@ from clussvc.global_update.update import (
     AssignGroup,
     Batch,
     ClearQuarantine,
+    CloseWitness,
     ConfirmNodeDown,
     CreateFenceDevice,
     CreateGroup,
@@ -46,6 +48,7 @@ from clussvc.global_update.update import (
     DeleteGroup,
     DeleteResource,
     DenyFailover,
+    DropVote,
     EvictNode,
     FailResource,
     FencingFailed,
@@ -61,6 +64,7 @@ from clussvc.global_update.update import (
     OfflineResource,
     OnlineGroup,
     OnlineResource,
+    OpenWitness,
     PauseNode,
     Proposal,
     RemoveDependency,
@@ -81,6 +85,7 @@ from clussvc.global_update.update import (
     SetQuorum,
     SetResourceProperties,
     SetVoter,
+    SetWitness,
     StopNode,
     Update,
 )
@@ -308,6 +313,14 @@ def _dispatch(config: Config, update: Update, at_ms: int) -> Result:
             return apply_cluster.set_cluster_properties(config, update)
         case SetQuorum():
             return apply_quorum.set_quorum(config, update)
+        case SetWitness():
+            return apply_witness.set_witness(config, update)
+        case OpenWitness():
+            return apply_witness.open_witness(config, update)
+        case CloseWitness():
+            return apply_witness.close_witness(config, update)
+        case DropVote():
+            return apply_witness.drop_vote(config, update)
         case AddJoinToken():
             return apply_cluster.add_join_token(config, update, update.at_ms or at_ms)
         case FoundCluster() | Batch():

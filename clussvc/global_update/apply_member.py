@@ -21,6 +21,7 @@ from clussvc.model.reports import (
     last_node,
     limit_reached,
     node_is_up,
+    stale,
     token_refused,
     vote_needed,
     voters_changed,
@@ -88,6 +89,9 @@ def set_voter(config: Config, update: SetVoter) -> Result:
         return Done(config=config)
     if unsettled := unsettled_nodes(config):
         return not_settled(unsettled)
+    if config.witness_open:
+        # A majority of other voters need not meet one that the witness has made.
+        return stale("the witness is open; it has to be closed before the voters change")
     if not update.voter and len(config.voters) == 1:
         return last_node(node.name)
     if not update.voter and lost_without(config, node):
@@ -104,10 +108,18 @@ def set_voter(config: Config, update: SetVoter) -> Result:
             message,
             kind="node",
             thing=node.name,
-            because="every node that is up uses the present set of voters" if update.voter else "it is to leave",
+            because=_why_voter(node, update),
             node=node.name,
         ),
     )
+
+
+def _why_voter(node: Node, update: SetVoter) -> str:
+    if update.voter:
+        return "every node that is up uses the present set of voters"
+    if node.evicting or node.stopping:
+        return "it is to leave"
+    return "with an odd number of votes no tie is possible" if node.up else "it is down, and votes are dynamic"
 
 
 def lost_without(config: Config, node: Node) -> list[str]:

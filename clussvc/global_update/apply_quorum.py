@@ -56,6 +56,8 @@ def set_quorum(config: Config, update: SetQuorum) -> Result:
     before = config.quorum
     kind = update.kind or before.kind
     if kind is not before.kind:
+        if config.witness.chosen:
+            return _witness_first(before, kind)
         if before.on_disk or kind is QuorumKind.DISK:
             return quorum_cannot_become(
                 before.kind.value, kind.value, "it has another log, which this release of clussvc prepares first"
@@ -118,6 +120,12 @@ def _not_alone(config: Config, wanted: QuorumKind) -> Report | None:
     )
 
 
+def _witness_first(before: Quorum, wanted: QuorumKind) -> Report:
+    """What the witness has decided counts for a majority node set alone, and for its own log."""
+    why = "it has a witness; remove that first (cluster /quorum /witness:none)"
+    return quorum_cannot_become(before.kind.value, wanted.value, why)
+
+
 def _cut(config: Config, wanted: Quorum, voters_version: int) -> Result:
     """The last update of the present log. What follows it there is ignored by everybody; the log of the next generation
     begins with the state after it (docs/decisions/0020)."""
@@ -126,6 +134,8 @@ def _cut(config: Config, wanted: Quorum, voters_version: int) -> Result:
         return quorum_changed()
     if unsettled := unsettled_nodes(config):
         return not_settled(unsettled)
+    if config.witness.chosen:
+        return _witness_first(before, wanted.kind)
     if wanted.same_log(before):
         return quorum_cannot_become(before.kind.value, wanted.kind.value, "its log is the same one")
     if bad := _not_alone(config, wanted.kind) or check_quorum(wanted) or _short_of_votes(config, wanted):

@@ -313,6 +313,14 @@ class SetQuorum:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetWitness:
+    """Choose a file share witness, whose folder was prepared; an empty path: none."""
+
+    path: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddJoinToken:
     """Permit one node to join until ``expires_ms`` (wall clock)."""
 
@@ -366,6 +374,28 @@ class SetVoter:
 
     node: NodeId
     voter: bool
+    voters_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenWitness:
+    """From now on the witness may drop the vote of one of these voters, once."""
+
+    voters_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseWitness:
+    """It may no more, and what it has decided counts no more; the voters stay as they are."""
+
+    voters_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropVote:
+    """The witness has dropped the vote of this node for this version of the voters; make it so in the log."""
+
+    node: NodeId
     voters_version: int
 
 
@@ -558,6 +588,10 @@ Update = (
     | ConfirmNodeDown
     | ClearQuarantine
     | SetQuorum
+    | SetWitness
+    | OpenWitness
+    | CloseWitness
+    | DropVote
     | CreateFenceDevice
     | DeleteFenceDevice
     | SetFenceDeviceProperties

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clussvc.global_update.apply import apply
-from clussvc.global_update.update import Batch, Proposal, Update
+from clussvc.global_update.update import Batch, DropVote, Proposal, Update
 from clussvc.groups.planner import plan
-from clussvc.membership import regroup
+from clussvc.membership import regroup, tie_break
 from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.membership.jury import Jury
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId, RequestId
+from clussvc.quorum.stand_in import Decision
 
 UPDATES_PER_BATCH_MAX = 500
 """The rest follows in the next batch; keeps one log entry well below its size limit."""
@@ -49,11 +50,12 @@ def coordinate(
     plan_due: bool,
     jury: Jury,
     said_version: int = 0,
+    decision: Decision | None = None,
     fenced: Sequence[Update] = (),
 ) -> Coordination:
     """Decide. ``own_request`` is this node's boot and attempt while it asks to be admitted itself; ``fenced`` is what
     came of fencing; ``jury`` judges silences; ``said_version`` is the version of voters and timing that this node says
-    it acts by.
+    it acts by; ``decision`` is what the witness has decided, as far as this node knows.
 
     ``plan_due`` False skips the groups, which need no look as long as nothing in the configuration has changed.
     """
@@ -63,27 +65,20 @@ def coordinate(
         *regroup.settled(config, table, node=node, said_version=said_version),
         *regroup.admit(config, table, node=node, own=own_request, now_ms=now_ms, wall_ms=wall_ms),
     ]
-    change = regroup.next_change(config, table, node=node, now_ms=now_ms) if not members else None
-    if change is not None:
-        members.append(change)
+    votes = tie_break.next_step(config, table, node=node, log_members=log_members, decision=decision, now_ms=now_ms)
+    if votes.update is not None and (not members or isinstance(votes.update, DropVote)):
+        # The silences were judged by the version of the voters that this ends, so it comes behind them.
+        members.append(votes.update)
     planned = None
     if members or plan_due:
         planned = plan(_after(config, members, node, wall_ms) if members else config, now_ms=wall_ms)
-    reachable = [
-        member for member in config.nodes if member not in log_members and _heard_lately(config, table, member, now_ms)
-    ]
     return Coordination(
         updates=(*members, *(planned.updates if planned else ()))[:UPDATES_PER_BATCH_MAX],
         planned=planned is not None,
         next_wall_ms=planned.next_ms if planned else None,
-        add_log_members=tuple(reachable),
-        remove_log_members=tuple(member for member in log_members if member in config.evicted),
+        add_log_members=votes.add_log_members,
+        remove_log_members=votes.remove_log_members,
     )
-
-
-def _heard_lately(config: Config, table: HeartbeatTable, node: NodeId, now_ms: int) -> bool:
-    silent_ms = table.silent_ms(node, now_ms)
-    return silent_ms is not None and silent_ms <= config.timing.lease_ms
 
 
 def _after(config: Config, updates: list[Update], node: NodeId, wall_ms: int) -> Config:

@@ -114,8 +114,9 @@ class HeartbeatTable:
         """The incarnation of each node, and when this node read of it in the log."""
         self._leases = 0
         """Raised whenever a lease was extended or a peer forgotten; what was counted before does not hold any more."""
-        self._counted: tuple[int, frozenset[NodeId]] | None = None
-        self._majority_until_ms = -1
+        self._counted_at = -1
+        self._majority_until_ms: dict[frozenset[NodeId], int] = {}
+        """For each set that was asked for since; there are two at most, as long as the voters stay the same."""
 
     def set_timing(self, timing: Timing) -> None:
         """Use other timings from now on; leases already counted keep their end."""
@@ -220,13 +221,14 @@ class HeartbeatTable:
             votes -= 1
         if votes == 0:
             return now_ms + self._timing.lease_ms
-        if self._counted != (self._leases, voters):
+        if self._counted_at != self._leases:
+            self._counted_at = self._leases
+            self._majority_until_ms.clear()
+        until_ms = self._majority_until_ms.get(voters)
+        if until_ms is None:
             ends = sorted((self.lease_until_ms(voter) for voter in voters if voter != self._node), reverse=True)
-            self._counted, self._majority_until_ms = (
-                (self._leases, voters),
-                ends[votes - 1] if len(ends) >= votes else -1,
-            )
-        return self._majority_until_ms
+            until_ms = self._majority_until_ms[voters] = ends[votes - 1] if len(ends) >= votes else -1
+        return until_ms
 
     def granted_by_ms(self, node: NodeId) -> int:
         """When the lease ends (or ended) that a peer granted as owner of a quorum disk; -1 if there never was one."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from clussvc.membership.heartbeat import HeartbeatTable
 from clussvc.model.ids import NodeId
 
 
@@ -25,12 +26,22 @@ class Jury:
 
     voters: frozenset[NodeId]
     """A majority of these must have heard nothing; nobody is judged by an empty set."""
+    or_of: frozenset[NodeId] = frozenset()
+    """Or a majority of these: the voters without the one whose vote the witness has dropped."""
     former: NodeId | None = None
     """Who owned the quorum disk before."""
     over_ms: int | None = None
     """From when on the former owner held it no more, on this node's clock; None: the quorum is no disk."""
     left_over_ms: int | None = None
     """From when on nobody held the disk any more that was left for the present quorum; None: none was left."""
+
+    def silence_ms(self, table: HeartbeatTable, node: NodeId, now_ms: int, *, newborn_grace_ms: int) -> int:
+        """For how long the jury has heard nothing of a node; see HeartbeatTable.common_silence_ms."""
+        silence_ms = table.common_silence_ms(node, self.voters, now_ms, newborn_grace_ms=newborn_grace_ms)
+        if self.or_of:
+            other_ms = table.common_silence_ms(node, self.or_of, now_ms, newborn_grace_ms=newborn_grace_ms)
+            silence_ms = max(silence_ms, other_ms)
+        return silence_ms
 
     def not_before_ms(self, node: NodeId, *, silence_ms: int, lease_ms: int) -> int:
         """When a node that is silent can have let go at the earliest. ``silence_ms``: lease and release budget."""

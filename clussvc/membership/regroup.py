@@ -70,7 +70,7 @@ def proven_silence_ms(config: Config, table: HeartbeatTable, member: Node, jury:
     One that may act by the majority that gave way to a quorum disk, or by a grant of the disk's owner, has let go only
     when both are over: the owner has heard nothing, and so many of the former voters that the rest is no majority.
     """
-    silence_ms = table.common_silence_ms(member.id, jury.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
+    silence_ms = jury.silence_ms(table, member.id, now_ms, newborn_grace_ms=FORMATION_GRACE_MS)
     if member.unsettled and silence_ms:
         by_voters_ms = table.common_silence_ms(
             member.id, config.voters, now_ms, newborn_grace_ms=FORMATION_GRACE_MS, blocking=True
@@ -210,19 +210,54 @@ def next_change(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: 
     That precondition makes the majorities of what any acting node believes and of what the log says overlap: the two
     sets differ by one node at most.
     """
-    up = [member.id for member in config.nodes.values() if member.up]
     if any(member.unsettled for member in config.nodes.values()):
         return None
-    for member in up:
-        if member == node:
+    if not all_use_present_voters(config, table, node=node, now_ms=now_ms):
+        return None
+    if eviction := next_eviction(config):
+        return eviction
+    candidates = _candidates(config, table, node=node, now_ms=now_ms)
+    if config.dynamic_votes and not config.quorum.on_disk:
+        return _dynamic_change(config, candidates)
+    if not candidates:
+        return None
+    return SetVoter(node=candidates[0], voter=True, voters_version=config.voters_version)
+
+
+def all_use_present_voters(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> bool:
+    """Whether every node that is up has said so lately."""
+    for member in config.nodes.values():
+        if not member.up or member.id == node:
             continue
-        heartbeat = table.last(member)
-        silent_ms = table.silent_ms(member, now_ms)
+        heartbeat = table.last(member.id)
+        silent_ms = table.silent_ms(member.id, now_ms)
         if heartbeat is None or silent_ms is None or silent_ms > config.timing.lease_ms:
-            return None
+            return False
         if heartbeat.voters_version != config.voters_version:
-            return None
-    return next_eviction(config) or _next_voter(config, table, up, node=node, now_ms=now_ms)
+            return False
+    return True
+
+
+def _dynamic_change(config: Config, candidates: list[NodeId]) -> SetVoter | None:
+    """With dynamic votes: nodes that are down, or stop, lose theirs, and an even number becomes an odd one unless there
+    is a witness to break a tie. One that stops and has the only vote hands it on first."""
+    version, voters = config.voters_version, [config.nodes[each] for each in sorted(config.voters)]
+    for voter in voters:
+        if not voter.up and len(voters) > 1 and not lost_without(config, voter):
+            return SetVoter(node=voter.id, voter=False, voters_version=version)
+    candidates = [each for each in candidates if not config.nodes[each].stopping]
+    stopping = [voter for voter in voters if voter.stopping]
+    if len(voters) == 1 and stopping and candidates:
+        return SetVoter(node=candidates[0], voter=True, voters_version=version)
+    for voter in stopping:
+        if len(voters) > 1 and not lost_without(config, voter):
+            return SetVoter(node=voter.id, voter=False, voters_version=version)
+    even_will_do = config.witness.chosen
+    if candidates and (even_will_do or len(voters) % 2 == 0 or len(candidates) > 1):
+        return SetVoter(node=candidates[0], voter=True, voters_version=version)
+    if len(voters) % 2 == 0 and not even_will_do and all(voter.up for voter in voters):
+        return SetVoter(node=voters[-1].id, voter=False, voters_version=version)
+    return None
 
 
 def next_eviction(config: Config) -> SetVoter | RemoveNode | None:
@@ -240,22 +275,21 @@ def next_eviction(config: Config) -> SetVoter | RemoveNode | None:
     return None
 
 
-def _next_voter(
-    config: Config, table: HeartbeatTable, up: list[NodeId], *, node: NodeId, now_ms: int
-) -> SetVoter | None:
-    """The next node that gets a vote. It and every node that is up must hear each other, or the change itself would
+def _candidates(config: Config, table: HeartbeatTable, *, node: NodeId, now_ms: int) -> list[NodeId]:
+    """The nodes that could get a vote. Each and every node that is up must hear each other, or the change itself would
     take the quorum from somebody."""
-    for candidate in up:
-        if config.nodes[candidate].voter:
-            continue
-        if all(
+    up = [member.id for member in config.nodes.values() if member.up]
+    return [
+        candidate
+        for candidate in up
+        if not config.nodes[candidate].voter
+        and all(
             _hears(config, table, one, other, node=node, now_ms=now_ms)
             for peer in up
             if peer != candidate
             for one, other in ((peer, candidate), (candidate, peer))
-        ):
-            return SetVoter(node=candidate, voter=True, voters_version=config.voters_version)
-    return None
+        )
+    ]
 
 
 def _hears(

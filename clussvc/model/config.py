@@ -17,6 +17,7 @@ from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report
 from clussvc.model.settings import LAN, Timing
 from clussvc.model.states import MoveCause, NodeState, ResourceState
+from clussvc.model.witness import Witness
 
 FAILOVER_TYPE = "failover"
 """GroupType of a group that runs on one node."""
@@ -311,6 +312,9 @@ class Config:
     timing: Timing = LAN
     """As the profile and the quorum want it; see Quorum.timing_of."""
     quorum: Quorum = field(default_factory=Quorum)
+    witness: Witness = field(default_factory=Witness)
+    dynamic_votes: bool = False
+    """Nodes that are down, or stop, lose their vote, and get it back when they are up."""
     description: str = ""
     private: Mapping[str, PropertyValue] = field(default_factory=dict)
     utc_offset_min: int = 0
@@ -347,6 +351,11 @@ class Config:
     def voters(self) -> frozenset[NodeId]:
         """Whose leases and silences count."""
         return frozenset(node.id for node in self.nodes.values() if node.voter)
+
+    @property
+    def witness_open(self) -> bool:
+        """Whether the witness may decide for the present version of the voters, or has."""
+        return self.witness.chosen and self.witness.opened == self.voters_version
 
     @property
     def all_networks(self) -> tuple[Network, ...]:

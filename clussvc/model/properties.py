@@ -106,6 +106,11 @@ CLUSTER_PROPERTIES: tuple[PropertyDef, ...] = (
         doc="Cluster local time minus UTC, for failback windows.",
     ),
     _flag(
+        "DynamicVotes",
+        "dynamic_votes",
+        "1: nodes that are down or stop lose their vote until they are up, and an even number of votes becomes odd.",
+    ),
+    _flag(
         "FencingRequired",
         "fencing_required",
         "1: a silent node with fence devices counts as down only when it was fenced or confirmed to be down.",

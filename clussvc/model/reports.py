@@ -393,6 +393,15 @@ def quorum_cannot_become(before: str, wanted: str, why: str) -> Report:
     )
 
 
+def witness_refused(why: str) -> Report:
+    """A file share witness that cannot be one."""
+    return Report(
+        code="witness-refused",
+        status=5069,
+        message=f"This cannot be the witness: {why}.",
+    )
+
+
 def limit_reached(what: str, limit: int) -> Report:
     """A stated maximum was met."""
     return Report(code="limit-reached", status=87, message=f"This cluster already has {limit} {what}, the maximum.")

@@ -43,5 +43,7 @@ class LiveView:
     index: int
     peers: Mapping[NodeId, PeerView] = field(default_factory=dict)
     resources: Mapping[ResourceId, LocalResourceView] = field(default_factory=dict)
+    witness_trouble: str | None = None
+    """Why this node does not reach the witness; empty: it does; None: nobody has looked yet, or there is none."""
     note: str = ""
     """Why the node is not a member, in a sentence, if it is not."""

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clussvc.model.ids import HostId
-from clussvc.nlb.bucket_map import NOBODY, BucketMap, empty_map, next_map, single_owner
+from clussvc.nlb.bucket_map import NOBODY, BucketMap, empty_map, next_map, own_bits, single_owner
 from clussvc.nlb.port_rule import FilteringMode, PortRule
 
 
@@ -56,6 +56,8 @@ class Agreement:
     """As bitmaps."""
     maps: tuple[BucketMap, ...]
     """For each rule, and for the default rule."""
+    shares: Mapping[HostId, tuple[int, ...]]
+    """What each member owns by them, as bitmaps."""
 
     @property
     def members(self) -> frozenset[HostId]:
@@ -109,6 +111,7 @@ def agree(
         statements={said.host: said for said in statements},
         claims=dict(claims),
         maps=tuple(maps),
+        shares={said.host: tuple(own_bits(owners, said.host) for owners in maps) for said in statements},
     )
 
 

@@ -1,8 +1,8 @@
 """What administrators want of each host of a load-balanced cluster, and what their commands change in it.
 
 Wishes are part of the replicated configuration (one string for each in the property ``HostStates``), so they outlive a
-restart, reach a host that is down when it returns, and are the same whoever is asked. What is not named is started,
-accepts control commands, and handles every rule::
+restart, reach a host that is down when it returns, and are the same whoever is asked. A host that is not named is in
+the state that its parameters give (``state=`` of ``HostParameters``, usually started), and handles every rule::
 
     NODE1 stop
     NODE2 drainstop
@@ -128,8 +128,7 @@ def wishes_texts(wishes: Mapping[str, Wishes]) -> tuple[str, ...]:
     lines = []
     for node in sorted(wishes):
         name = shlex.quote(node)
-        if wishes[node].host is not HostWish.STARTED:
-            lines.append(f"{name} {wishes[node].host.value}")
+        lines.append(f"{name} {wishes[node].host.value}")
         lines += [f"{name} {wish.value} {shlex.quote(title)}" for title, wish in sorted(wishes[node].rules.items())]
     return tuple(lines)
 

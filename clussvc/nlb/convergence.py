@@ -50,7 +50,7 @@ from typing import assert_never
 from clussvc.model.ids import HostId
 from clussvc.model.reports import Severity
 from clussvc.nlb.agreement import Agreement, Statement, agree, agreement_value
-from clussvc.nlb.bucket_map import NOBODY, BucketMap, own_bits
+from clussvc.nlb.bucket_map import NOBODY, BucketMap
 from clussvc.nlb.heartbeat import (
     DEFAULT_SLOT,
     MAP_BITS,
@@ -189,8 +189,9 @@ class Convergence:
     """One host. ``handle`` is told everything that happens and returns what is to be done; it never waits.
 
     Times are milliseconds of a monotonic clock of the caller's. ``boot`` must be greater than in any earlier life
-    of the host (milliseconds since 1970 will do): heartbeats of earlier lives are refused by it. ``host_code`` are
-    32 bits that belong to the machine. ``quorum`` says whether the node may act at the beginning.
+    of the host (milliseconds since 1970 will do): heartbeats of earlier lives are refused by it. It grows
+    by one whenever the host loses its map. ``host_code`` are 32 bits that belong to the machine. ``quorum`` says
+    whether the node may act at the beginning.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class Convergence:
         self._known: OrderedDict[int, int] = OrderedDict()
 
         self._now_ms = 0
+        self._ended = False
         self._running = False
         self._listen_until_ms = 0
         self._adopted: _Adopted | None = None
@@ -266,6 +268,8 @@ class Convergence:
         self._code_words = words(self._codes[:-1], self._codes[-1])
         digest = hashlib.blake2b(struct.pack(f"<I{len(self._codes)}I", self._buckets, *self._codes), digest_size=4)
         self._table_code = int.from_bytes(digest.digest(), "little") or 1
+        self._weighed: tuple[object, tuple[int, ...]] | None = None
+        self._stated: tuple[object, Statement] | None = None
         self._zeros: Claims = (0,) * (len(self._rules) + 1)
         self._rule_states = {code: state for code, state in self._rule_states.items() if code in self._codes}
         dips = [dip.address for dip in self._host.dips if isinstance(dip.address, IPv4Address)]
@@ -286,23 +290,30 @@ class Convergence:
     def _me(self) -> HostId:
         return self._host.host
 
-    def _passing(self, rule: PortRule) -> Passing:
-        state = self._rule_states.get(rule.code(), Passing.ENABLED)
+    def _passing(self, slot: int) -> Passing:
+        """What this host does with the packets of one of its configured rules."""
+        rule = self._rules[slot]
+        state = self._rule_states.get(self._codes[slot], Passing.ENABLED)
         if state is Passing.ENABLED and (self._draining or _is_missing(rule.resource, self._online)):
             return Passing.DRAINING
         return state
 
     def _weights(self) -> tuple[int, ...]:
         """This host's number for each slot; 0: it takes nothing new."""
+        basis = (self._draining, self._online, tuple(self._rule_states.items()))
+        if self._weighed is not None and self._weighed[0] == basis:
+            return self._weighed[1]
         numbers = []
-        for rule in self._rules:
-            if rule.mode is FilteringMode.DISABLED or self._passing(rule) is not Passing.ENABLED:
+        for slot, rule in enumerate(self._rules):
+            if rule.mode is FilteringMode.DISABLED or self._passing(slot) is not Passing.ENABLED:
                 numbers.append(0)
             elif rule.mode is FilteringMode.MULTIPLE:
                 numbers.append(self._host.weight(rule))
             else:
                 numbers.append(self._host.handling_priority(rule))
-        return (*numbers, 0 if self._draining else int(self._me))
+        weights = (*numbers, 0 if self._draining else int(self._me))
+        self._weighed = basis, weights
+        return weights
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
@@ -346,8 +357,7 @@ class Convergence:
             case HeartbeatRefused(reason=reason):
                 self._refuse(reason)
             case ConnectionsReported():
-                self._report(event)
-                changed = True
+                changed |= self._report(event)
             case ParametersChanged(cluster=cluster, host=host):
                 self._change(cluster, host, now_ms)
                 changed = True
@@ -365,11 +375,12 @@ class Convergence:
                 since_ms is not None and now_ms - since_ms >= self.detection_ms for since_ms in self._found_ms.values()
             )
             due = self._next_send_ms is not None and now_ms >= self._next_send_ms
-            if not changed and not due and self._state is State.CONVERGED:
+            due |= self._adopted is None and now_ms >= self._listen_until_ms
+            if not changed and not due:
                 # The usual case: somebody said again what is known.
                 actions, self._actions = tuple(self._actions), []
                 return actions
-            if changed or self._state is not State.CONVERGED:
+            if changed or (self._state is not State.CONVERGED and due):
                 self._reconsider(now_ms)
             if self._draining and self._drained():
                 self._note(6, "nlb.stopped", f"Host {self._me} has been drained and stops: no connection is left.")
@@ -400,6 +411,8 @@ class Convergence:
 
     def _why_not(self) -> str:
         """Why this host must not take part, or nothing."""
+        if self._ended:
+            return "its agent ends"
         if self._wanted is not HostState.STARTED:
             return f"it is {self._wanted.value}"
         if not self._quorum:
@@ -425,7 +438,8 @@ class Convergence:
         self._note(6, "nlb.stopped", f"Cluster mode stopped on host {self._me}: {why}.")
 
     def _forget(self) -> None:
-        """This host has no map any more, and takes nothing."""
+        """This host has no map any more, and takes nothing: another life of it begins, which has promised nothing."""
+        self._boot += 1
         self._adopted = None
         self._agreement = None
         self._promises.clear()
@@ -488,7 +502,7 @@ class Convergence:
         if former is not None and _same(former.said, said):
             former.received_ms, former.said, former.source = now_ms, said, event.source
             return False
-        slots = range(min(said.rules, len(self._rules)))
+        slots = range(said.rules)
         peer = _Peer(
             said=said,
             received_ms=now_ms,
@@ -576,15 +590,17 @@ class Convergence:
             del self._peers[key]
         return bool(silent)
 
-    def _report(self, report: ConnectionsReported) -> None:
+    def _report(self, report: ConnectionsReported) -> bool:
+        """What the filter says of connections; whether that changes anything."""
+        before = self._moves.held, self._drained()
         self._connections_total = report.total
         self._connections_number = report.number
         self._packets = report.packets
-        if self._adopted is None or report.number < self._moves.since_table:
-            return
-        if len(report.buckets) != len(self._moves.held):
-            return
-        self._moves.held = [bits & ~mine for bits, mine in zip(report.buckets, self._taking(), strict=True)]
+        if self._adopted is None or len(report.buckets) != len(self._moves.held):
+            return False
+        if report.number >= self._moves.since_table:
+            self._moves.held = [bits & ~mine for bits, mine in zip(report.buckets, self._taking(), strict=True)]
+        return before != (self._moves.held, self._drained())
 
     def _refuse(self, reason: Refused) -> None:
         """Counts what was not believed, and tells of the first of its kind."""
@@ -626,21 +642,40 @@ class Convergence:
         return tuple(by_code.get(code, 0) for code in self._codes)
 
     def _statement(self) -> Statement:
-        return Statement(
+        weights = self._weights()
+        if self._stated is not None and self._stated[0] is self._adopted and self._stated[1].weights is weights:
+            return self._stated[1]
+        statement = Statement(
             host=self._me,
             host_code=self._host_code,
             boot=self._boot,
             generation=self._generation,
             table_code=self._adopted.table_code if self._adopted else 0,
             words=tuple(map_word(bits, self._buckets) for bits in self._claims()),
-            weights=self._weights(),
+            weights=weights,
+        )
+        self._stated = self._adopted, statement
+        return statement
+
+    def _self_portrait(self, mine: Statement) -> MembershipHeartbeat:
+        """As much of a heartbeat as others are compared with."""
+        return MembershipHeartbeat(
+            host=self._me,
+            cluster=self._octets,
+            dip=self._dip,
+            rules=len(self._rules),
+            team=self._team,
+            codes=self._code_words,
+            weights=words(mine.weights[:-1], mine.weights[-1]),
+            generation=mine.generation,
+            buckets=self._buckets,
         )
 
     def _company(self) -> _Company:
         """Who may share, who is not admitted, and whether anything forbids to share out anew."""
         if not self._peers and self._team.participants == 0:
             return _Company(others={}, findings=(), blocked=False)
-        mine = self._heartbeat(self._statement())
+        mine = self._self_portrait(self._statement())
         mapped = self._adopted is not None
         findings: list[Misconfiguration] = inactive_team(mine)
         blocked = bool(findings)
@@ -653,7 +688,7 @@ class Convergence:
                 )
         # Somebody who has a map and agrees with this host vouches for it: those who differ are the strangers then.
         anchored = mapped or any(
-            peer.said.generation and not differs[key] and not inactive_team(peer.said)
+            self._may_take(peer) and not differs[key] and not inactive_team(peer.said)
             for key, peer in self._peers.items()
         )
         seats: dict[HostId, _Peer] = {}
@@ -664,23 +699,32 @@ class Convergence:
                 wrong = [
                     duplicate_host(key[0], f"{other.source} ({other.said.dip})", f"{peer.source} ({peer.said.dip})")
                 ]
-                blocked |= not other.said.generation
+                blocked |= not self._may_take(other)
             findings += wrong
             if not wrong:
                 seats[key[0]] = peer
-            elif peer.said.generation or not anchored:
+            elif self._may_take(peer) or not anchored:
                 blocked = True
         said = {host: peer.said for host, peer in seats.items()} | {self._me: mine}
         for finding in duplicate_handling(said, self._rules):
             findings.append(finding)
-            strangers = [host for host in finding.hosts if said[host].generation == 0 and host != self._me]
-            others_mapped = any(said[host].generation for host in finding.hosts)
-            if not strangers or not others_mapped:
+            if not set(finding.hosts) <= {self._me, *seats}:
+                continue
+            takers = {host for host in finding.hosts if (mapped if host == self._me else self._may_take(seats[host]))}
+            strangers = [host for host in finding.hosts if host not in takers and host != self._me]
+            if not strangers or not takers:
                 blocked = True
             else:
                 for host in strangers:
                     seats.pop(host, None)
         return _Company(others=seats, findings=tuple(findings), blocked=blocked)
+
+    def _may_take(self, peer: _Peer) -> bool:
+        """Whether a host takes traffic, or may do so without our having heard of it: it was to adopt our map."""
+        if peer.said.generation or self._adopted is None:
+            return peer.said.generation > 0
+        basis = self._adopted.agreement.statements.get(peer.said.host)
+        return basis is not None and (basis.boot, basis.host_code) == (peer.said.boot, peer.said.host_code)
 
     def _reconsider(self, now_ms: int) -> None:
         """The heart: where this host stands, by all that it has heard, and what it has to announce."""
@@ -830,7 +874,7 @@ class Convergence:
         """From now on this host lives by these maps."""
         former = self._adopted
         before = self._claims()
-        own = tuple(own_bits(owners, self._me) for owners in agreement.maps)
+        own = agreement.shares[self._me]
         table_code = self._table_code
         changed_rules = former is not None and former.table_code != table_code
         pending: dict[HostId, Claims] = {}
@@ -848,13 +892,14 @@ class Convergence:
                     waiting = tuple(bits & ~taken for bits, taken in zip(waiting, mine, strict=True))
             if any(waiting):
                 pending[host] = waiting
+        taken = self._taking() if former is not None and not changed_rules else self._zeros
         # Under other rules nobody knows yet to which buckets the connections belong.
         everywhere = (1 << self._buckets) - 1 if changed_rules else 0
         held = [everywhere] * len(own) if changed_rules or former is None else self._moves.held
         gained = [everywhere] * len(own) if changed_rules or former is None else self._moves.gained
         self._moves = _Connections(
             held=list(held),
-            gained=[(had | (bits & ~was)) & bits for had, was, bits in zip(gained, before, own, strict=True)],
+            gained=[(had | ~was) & bits for had, was, bits in zip(gained, taken, own, strict=True)],
             contested=[0] * len(own),
             since_table=(self._table.number if self._table else 0) + 1,
         )
@@ -871,11 +916,9 @@ class Convergence:
         self._agreement = None
         self._state = State.CONVERGED
         self._because = ""
-        for slot, owners in enumerate(agreement.maps):
-            if self._buckets > MAP_BITS:
-                for host in agreement.members:
-                    self._know(own_bits(owners, host))
-                self._know(before[slot])
+        for share in (*agreement.shares.values(), before):
+            for bits in share:
+                self._know(bits)
         for value in [value for value, each in self._promises.items() if each.generation <= agreement.generation]:
             del self._promises[value]
         for peer in self._peers.values():
@@ -903,19 +946,24 @@ class Convergence:
             return
         yielded = [0] * len(adopted.own)
         contested = [0] * len(adopted.own)
-        if adopted.codes == self._codes:
-            rank = self._statement_rank()
-            for peer in self._peers.values():
-                if not adopted.is_spoken_of(peer.said):
-                    continue
-                for slot, (own, word) in enumerate(zip(adopted.own, peer.statement.words, strict=False)):
-                    overlap = own & (self._bits(word) or 0) if word else 0
-                    if not overlap:
-                        continue
-                    if peer.statement.rank < rank:
-                        yielded[slot] |= overlap
-                    else:
-                        contested[slot] |= overlap
+        rank = self._statement_rank()
+        for peer in self._peers.values():
+            if not peer.said.generation:
+                continue
+            spoken_of = adopted.is_spoken_of(peer.said)
+            if not spoken_of or self._is_stranger(peer.said.host):
+                # It lives by other rules, or has balanced without this host: its connections may lie in any bucket.
+                contested = [had | own for had, own in zip(contested, adopted.own, strict=True)]
+            if not spoken_of:
+                continue
+            for slot, (own, word) in enumerate(zip(adopted.own, peer.statement.words, strict=True)):
+                bits = self._bits(word)
+                if bits is None:
+                    contested[slot] |= own
+                elif own & bits and peer.statement.rank < rank:
+                    yielded[slot] |= own & bits
+                else:
+                    contested[slot] |= own & bits
         self._yielded = tuple(yielded)
         self._moves.contested = contested
         self._moves.gained = [was | more for was, more in zip(self._moves.gained, contested, strict=True)]
@@ -968,11 +1016,13 @@ class Convergence:
             taking = self._taking()
             self._keep(adopted, taking)
             dirty = self._dirty()
+            by_code = {code: slot for slot, code in enumerate(self._codes[:-1])}
             slots = []
             for slot, owners in enumerate(adopted.agreement.maps):
                 off = adopted.own[slot] & ~taking[slot]
-                rule = adopted.rules[slot] if slot < len(adopted.rules) else None
-                passing = self._passing(rule) if rule else Passing.DRAINING if self._draining else Passing.ENABLED
+                passing = Passing.DRAINING if self._draining else Passing.ENABLED
+                if slot < len(adopted.rules) and adopted.codes[slot] in by_code:
+                    passing = self._passing(by_code[adopted.codes[slot]])
                 slots.append(
                     SlotTable(
                         owners=self._others_first(slot, owners, off) if off else owners,
@@ -1021,7 +1071,7 @@ class Convergence:
         coming = self._claims()
         ready = [all_groups(self._buckets)] * len(coming)
         if self._agreement is not None:
-            coming = tuple(own_bits(owners, self._me) for owners in self._agreement.maps)
+            coming = self._agreement.shares[self._me]
             lost = [was & ~will for was, will in zip(self._claims(), coming, strict=True)]
             ready = [each & ~group_bits(gone, self._buckets) for each, gone in zip(ready, lost, strict=True)]
         full = all_groups(self._buckets)
@@ -1099,6 +1149,12 @@ class Convergence:
             self._farewells -= 1
             self._next_send_ms = now_ms + gap_ms if self._farewells else None
 
+    def end(self, now_ms: int) -> tuple[Action, ...]:
+        """The agent ends: the host leaves in order, whatever was wanted of it. When ``deadline_ms`` is None it has."""
+        self._now_ms = now_ms
+        self._ended = True
+        return self._finish(now_ms, changed=True)
+
     # --- controls ---------------------------------------------------------------------------------------------------
 
     def control(self, what: Control, now_ms: int) -> tuple[Status, tuple[Action, ...]]:
@@ -1148,6 +1204,14 @@ class Convergence:
             return Status.DRAIN_STOP
         return Status.OK
 
+    def wish_rules(self, passing: Mapping[int, Passing], now_ms: int) -> tuple[Action, ...]:
+        """What is wanted of the rules on this host, by their codes, whether it takes part now or not; those that are
+        not named are enabled."""
+        wanted = {code: passing.get(code, Passing.ENABLED) for code in self._codes[:-1]}
+        changed = wanted != {code: self._rule_states.get(code, Passing.ENABLED) for code in wanted}
+        self._rule_states = wanted
+        return self._finish(now_ms, changed=changed)
+
     def control_rules(self, what: RuleControl, scope: RuleScope, now_ms: int) -> tuple[Status, tuple[Action, ...]]:
         """A command for all rules that the scope names, on this host alone."""
         self._now_ms = now_ms
@@ -1191,22 +1255,7 @@ class Convergence:
         self._agreement = None
         self._promises.clear()
         self._prepare()
-        for key, peer in list(self._peers.items()):
-            # Its words are to be read by the new number of rules; its next heartbeat brings them.
-            if len(peer.statement.words) != len(self._zeros):
-                self._reread(key, peer)
         self._note(36, "nlb.reloaded", f"The parameters of host {self._me} were reloaded.")
-
-    def _reread(self, key: tuple[HostId, int], peer: _Peer) -> None:
-        said = peer.said
-        slots = range(min(said.rules, len(self._rules)))
-        peer.statement = replace(
-            peer.statement,
-            words=(*(said.current[slot] for slot in slots), said.current[DEFAULT_SLOT]),
-            weights=(*(said.weights[slot] for slot in slots), said.weights[DEFAULT_SLOT]),
-        )
-        peer.idle = (*(said.idle[slot] for slot in slots), said.idle[DEFAULT_SLOT])
-        self._peers[key] = peer
 
     # --- telling ----------------------------------------------------------------------------------------------------
 
@@ -1276,7 +1325,7 @@ class Convergence:
             counters=dict(self.counters),
             rules=self._rules,
             weights=self._weights(),
-            passing=tuple(self._passing(rule) for rule in self._rules),
+            passing=tuple(self._passing(slot) for slot in range(len(self._rules))),
             maps=adopted.agreement.maps if adopted else (),
         )
 

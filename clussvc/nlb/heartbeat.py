@@ -346,7 +346,7 @@ def encode_maps(said: MapPart, key: bytes) -> list[bytes]:
     """The payloads, as many as are needed: eleven slots of 960 buckets go into each."""
     size = (said.buckets + 7) // 8
     slots = sorted(said.bits)
-    per_part = min(_SLOTS_PER_PART, (PAYLOAD_BYTES_MAX - _HEADER.size - _EXTENDED.size - _CODE_BYTES) // (size + 1))
+    per_part = min(_SLOTS_PER_PART, (MEMBERSHIP_BYTES - _HEADER.size - _EXTENDED.size - _CODE_BYTES) // (size + 1))
     payloads = []
     for at in range(0, len(slots), per_part):
         some = slots[at : at + per_part]

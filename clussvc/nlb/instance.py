@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from clussvc.model.monitoring import PropertyValue
-from clussvc.nlb.control import Wishes, parse_wishes
+from clussvc.nlb.control import HostWish, Wishes, parse_wishes
 from clussvc.nlb.mac import Address
-from clussvc.nlb.parameters import ClusterParameters, HostParameters, read_parameters
+from clussvc.nlb.parameters import ClusterParameters, HostParameters, HostState, read_parameters
 
 TYPE_NAME = "Network Load Balancing"
 """The name of the resource type."""
@@ -49,8 +49,12 @@ class Instance:
         return next((host for host in self.hosts if host.node.casefold() == node.casefold()), None)
 
     def wishes_for(self, node: str) -> Wishes:
-        """What administrators want of the host on that node."""
-        return self.wishes.get(node.casefold(), Wishes())
+        """What administrators want of the host on that node: what they commanded, or what its parameters say."""
+        commanded = self.wishes.get(node.casefold())
+        if commanded is not None:
+            return commanded
+        host = self.host(node)
+        return Wishes(host=_INITIAL[host.initial]) if host is not None else Wishes()
 
     def interface_on(self, node: str) -> str:
         """The adapter that is named for a node; empty: it is to be found by its address."""
@@ -86,6 +90,12 @@ def read_instance(values: Mapping[str, PropertyValue]) -> tuple[Instance | None,
         (),
     )
 
+
+_INITIAL = {
+    HostState.STARTED: HostWish.STARTED,
+    HostState.STOPPED: HostWish.STOPPED,
+    HostState.SUSPENDED: HostWish.SUSPENDED,
+}
 
 _ADAPTER = re.compile(r"[^\s/]{1,15}")
 

@@ -362,7 +362,9 @@ def _place(table: FilterTable, packet: _Packet) -> tuple[int, int]:
             DEFAULT_RULE,
         )
     affinity = Affinity.SINGLE if rule == DEFAULT_RULE else table.rules[rule].affinity
-    port = packet.client_port if packet.protocol in (_TCP, _UDP) else None
+    # A control connection of PPTP must fall where its tunnel does, and that has no port.
+    alone = packet.protocol == _TCP and packet.rule_port == _PPTP
+    port = packet.client_port if packet.protocol in (_TCP, _UDP) and not alone else None
     return rule, bucket_of(table.seed, table.buckets, affinity, packet.client, port)
 
 

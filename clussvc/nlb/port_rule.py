@@ -61,7 +61,7 @@ class Protocol(Enum):
     @property
     def number(self) -> int:
         """1, 2, or 3 for both: also a set of bits."""
-        return {Protocol.TCP: 1, Protocol.UDP: 2, Protocol.BOTH: 3}[self]
+        return 1 if self is Protocol.TCP else 2 if self is Protocol.UDP else 3
 
     def meets(self, other: Protocol) -> bool:
         """Whether some packet belongs to both."""

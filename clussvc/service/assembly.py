@@ -36,9 +36,11 @@ from clussvc.actions import (
     StartMonitor,
     StopMonitor,
     TellNews,
+    UseDecision,
     UseQuorum,
     UseTiming,
     Vouch,
+    WatchWitness,
 )
 from clussvc.admin.server import AdminServer, TlsSettings
 from clussvc.comms.authority import Authority, KeyPair, client_context, fingerprint, server_context
@@ -64,6 +66,7 @@ from clussvc.global_update.raft.replicator import (
 )
 from clussvc.global_update.update import AddJoinToken
 from clussvc.membership.timing_advice import TimingMeasured
+from clussvc.membership.witness_watch import AskWitness
 from clussvc.model.config import Config, FenceDevice
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, RequestId, ResourceId
@@ -76,6 +79,7 @@ from clussvc.model.states import NodePhase
 from clussvc.native import Heartbeats
 from clussvc.node import NodeCore
 from clussvc.ports import Outcome, OutcomeKind
+from clussvc.quorum.devices import Writer
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
 from clussvc.service.balancers import Balancers
@@ -94,6 +98,7 @@ from clussvc.service.replicated_state import ReplicatedState
 from clussvc.service.runtime import Inbox, Runtime, SystemClock
 from clussvc.service.settings_file import NodeFile
 from clussvc.service.switches import GROUP_EVENTS, Switches
+from clussvc.service.witness import WitnessKeeper, prepare_in_time
 
 MONITOR_STOP_MS = 5_000
 JOIN_CONTACTS_MAX = 8
@@ -156,6 +161,8 @@ class Node(Runtime):
         self._peer_addresses: dict[NodeId, tuple[tuple[str, int], ...]] = {}
         self._timing = timing
         self._fences = Fences(file.self_fence, self._clock_, inbox.put)
+        self._witness_writer = Writer(node=NodeId(file.node_id), boot=boot)
+        self._witness = WitnessKeeper(file.cluster_id, self._witness_writer, inbox.put)
         self._open_network(boot)
         self._logs = Logs(
             self._open_first_log(stored, quorum),
@@ -183,6 +190,9 @@ class Node(Runtime):
                 Propose: self._propose,
                 AddLogMember: self._change_log_members,
                 RemoveLogMember: self._change_log_members,
+                AskWitness: self._witness.ask,
+                WatchWitness: lambda action: self._witness.watch(action.witness),
+                UseDecision: self._logs.use_decision,
                 StartMonitor: self._start_monitor,
                 StopMonitor: self._stop_monitor,
                 CommandMonitor: self._command_monitor,
@@ -406,6 +416,7 @@ class Node(Runtime):
         self._monitors.close()
         self._fences.stop(disarm=self._core.holds_nothing)
         self._logs.stop()
+        self._witness.stop()
         self._interfaces.stop()
         self._streams.stop()
         self._heartbeats.stop()
@@ -643,6 +654,18 @@ class Node(Runtime):
     def shortcomings(self) -> tuple[str, ...]:
         """See ports.ClusterAccess."""
         return self._shortcomings
+
+    def prepare_witness(self, path: str, token: str, *, force: bool) -> None:
+        """See ports.ClusterAccess."""
+        nodes = [each for node in self.config().nodes.values() for each in (node.name, *node.addresses)]
+        file, writer = self._file, self._witness_writer
+        try:
+            prepare_in_time(
+                path, token, cluster=file.cluster_id, name=file.cluster, nodes=nodes, writer=writer, force=force
+            )
+        except ClusterError as error:
+            log.warning("witness.refused", path=path, because=error.message, event_id=1559)
+            raise
 
     def measure_timing(self) -> TimingMeasured:
         """See ports.ClusterAccess."""

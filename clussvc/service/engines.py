@@ -12,6 +12,7 @@ from clussvc.global_update.raft.replicator import RaftThread
 from clussvc.model.quorum import Quorum
 from clussvc.model.settings import PROFILES, Timing, disk_timing
 from clussvc.ports import Done, Outcome, OutcomeKind
+from clussvc.quorum.stand_in import Decision
 
 LeaderChanged = Callable[[int | None, bool, frozenset[int]], None]
 """Who leads, whether this node does, and who takes part in the log's own voting."""
@@ -46,6 +47,9 @@ class Engine(Protocol):
 
     def forget_leader(self, node: int) -> None:
         """See actions.ForgetLeader."""
+
+    def use_decision(self, decision: Decision) -> None:
+        """See actions.UseDecision."""
 
     def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
         """Have a command appended; ``done`` runs on a thread of the log."""
@@ -98,6 +102,9 @@ class NoEngine:
     def use_quorum(self, quorum: Quorum) -> None:
         """See Engine."""
 
+    def use_decision(self, decision: Decision) -> None:
+        """See Engine."""
+
     def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
         """See Engine."""
         done(Outcome(kind=OutcomeKind.REFUSED, detail=self.trouble))
@@ -122,7 +129,7 @@ class RaftEngine:
         self.start, self.stop = raft.start, raft.stop
         self.receive, self.propose = raft.receive, raft.propose
         self.peer_connected, self.peer_disconnected = raft.peer_connected, raft.peer_disconnected
-        self.forget_leader = raft.forget_leader
+        self.forget_leader, self.use_decision = raft.forget_leader, raft.use_decision
 
     def use_timing(self, timing: Timing) -> None:
         """See Engine."""
@@ -180,6 +187,9 @@ class DiskEngine:
 
     def forget_leader(self, node: int) -> None:
         """See Engine; the hold of an owner ends by itself, whatever is known of it."""
+
+    def use_decision(self, decision: Decision) -> None:
+        """See Engine; a quorum disk has no witness."""
 
     def change_members(self, action: AddLogMember | RemoveLogMember, done: Done) -> None:
         """See Engine; nobody votes about entries here, so the core never asks."""

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from clussvc import codec
-from clussvc.actions import AddLogMember, ChangeLog, ContestQuorum, RemoveLogMember, TellNews
+from clussvc.actions import AddLogMember, ChangeLog, ContestQuorum, RemoveLogMember, TellNews, UseDecision
 from clussvc.comms.wire import Kind
 from clussvc.events import PeerBehind, QuorumNews
 from clussvc.global_update.raft.replicator import decode_snapshot
@@ -317,6 +317,12 @@ class Logs:
         with self._lock:
             if self._engine is not None:
                 self._engine.forget_leader(node)
+
+    def use_decision(self, action: UseDecision) -> None:
+        """Perform the action; a log that begins later begins without a witness."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.use_decision(action.decision)
 
     def change_members(self, action: AddLogMember | RemoveLogMember, done: Done) -> None:
         """Perform the action."""

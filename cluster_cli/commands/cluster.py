@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from clussvc.admin.client import CERTIFICATE_FILES, certificate_folder, default_socket
 from clussvc.model.errors import ClusterError
@@ -106,6 +106,9 @@ def _quorum(invocation: Invocation, session: Session) -> Screen:
         raise Failed(87, f"/hold:{hold} is neither a number of milliseconds nor auto.", "bad-argument")
     hold_ms = int(hold) if hold.isdecimal() else -1
     path, force = invocation.argument("path") or "", invocation.has("force")
+    witness = invocation.argument("witness")
+    if witness is not None:
+        session.change("Cluster", "set_witness", "" if witness.casefold() == "none" else witness, force)
     if wanted or path or int(size) or hold_ms:
         kind = QUORUMS.get((wanted or "").casefold())
         if wanted and kind is None and path:
@@ -134,7 +137,29 @@ def _quorum(invocation: Invocation, session: Session) -> Screen:
             ("Votes held", f"{data['votes_held']} (as the asked node sees it)"),
             ("Coordinator", data["coordinator"] or "(none known)"),
         ]
+        lines += _tie_breakers(data)
     return Screen(text=render.titled("Listing the quorum:", render.key_lines(lines)), data=data)
+
+
+def _tie_breakers(data: Any) -> list[tuple[str, object]]:
+    """What the votes rest on besides the nodes that have one; nothing in a cluster without such things."""
+    lines: list[tuple[str, object]] = []
+    if data["without_vote"]:
+        lines.append(("Without a vote", ", ".join(data["without_vote"])))
+    if data["dynamic_votes"]:
+        lines.append(("Dynamic votes", "on"))
+    if data["witness"]:
+        trouble = data["witness_trouble"]
+        reached = "not looked at yet" if trouble is None else trouble or "reached"
+        state = "breaks a tie" if data["witness_open"] else "waits"
+        if len(data["voters"]) % 2:
+            state = "not needed with an odd number of votes"
+        lines += [
+            ("Witness", data["witness"]),
+            ("Witness state", state),
+            (f"Seen by {data['asked_node']}", reached),
+        ]
+    return lines
 
 
 def _list(session: Session) -> Screen:

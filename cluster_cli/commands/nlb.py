@@ -204,10 +204,12 @@ def _query_port(invocation: NlbInvocation, session: Session) -> Screen:
             for host in rule["hosts"]:
                 if wanted and not _is_host(host, wanted, answer):
                     continue
-                lines.append(f"Host {host['id']}: rule is {host['state']}")
+                share = "" if host["buckets"] is None else f", {host['buckets']} of {cluster['buckets']} buckets"
+                lines.append(f"Host {host['id']}: rule is {host['state']}{share}")
                 lines += [f"  {host['because']}"] if host["because"] else []
-                if host["accepted"] is not None:
-                    lines.append(f"  Packets: Accepted={host['accepted']}, Dropped={host['dropped']}")
+        if answer["packets"] and answer["rules"]:
+            counted = answer["packets"]
+            lines.append(f"Packets of all rules here: Accepted={counted['accepted']}, Dropped={counted['dropped']}")
         if not answer["rules"]:
             lines, status = [f"Port rule not found: no rule contains {invocation.ports.text()}"], NOT_FOUND
         blocks.append("\n".join([f"Cluster {cluster['cluster_ip']}", *lines]))

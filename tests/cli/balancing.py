@@ -11,8 +11,8 @@ _RULES: Final = [
         "title": "All 80-80 TCP",
         "state": "draining",
         "because": "It is bound to resource 'Web', which is not online on this node.",
-        "accepted": 120,
-        "dropped": 240,
+        "weight": 0,
+        "buckets": {"2": 60},
     },
 ]
 
@@ -23,6 +23,7 @@ def _status(default: int, hosts: list[Mapping[str, Any]], findings: list[str]) -
             "default_host": default,
             "hosts": hosts,
             "rules": _RULES,
+            "packets": {"accepted": 120, "dropped": 240, "by_reason": {}},
             "statistics": {"connections": 7, "descriptors": 3},
             "events": [
                 {"at_ms": _START_MS, "id": 5, "text": "Cluster mode started with host ID 1."},

@@ -61,6 +61,7 @@ class FakeAccess:
         self._history: list[HistoryEntry] = []
         self._config: Config | None = None
         self.hold = False
+        self.witnesses: list[tuple[str, str]] = []
         self.quorum = True
         self.failing: set[str] = set()
         self.occupied: set[str] = set()
@@ -159,6 +160,16 @@ class FakeAccess:
     def measure_timing(self) -> TimingMeasured:
         """As if it had been quiet for a while."""
         return TimingMeasured(interval_ms=100, sender_late_ms=1, core_late_ms=3, gaps_ms={"NODE2": 104})
+
+    def prepare_witness(self, path: str, token: str, *, force: bool) -> None:
+        """Everything below /mnt is a share that no node serves."""
+        if not path.startswith("/mnt/") and not force:
+            raise ClusterError(
+                "witness-refused",
+                f"{path} lies on a file system of this machine alone (ext4), and a witness must outlive every node;"
+                " choose another share, or use /force if you know better",
+            )
+        self.witnesses.append((path, token))
 
     def fence_agent(self, agent: str) -> AgentMetadata:
         """One agent is installed."""

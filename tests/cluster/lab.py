@@ -458,6 +458,15 @@ class Lab:
         """Run lines of ip(8) on the switch."""
         self._ip(self._switch, *lines, check=check)
 
+    def client_ip(self, *lines: str) -> None:
+        """Run lines of ip(8) on the client."""
+        self._ip(self._client, *lines)
+
+    def node_ip(self, node: Node, *lines: str) -> None:
+        """Run lines of ip(8) on a node."""
+        assert node.holder is not None
+        self._ip(node.holder, *lines)
+
     def split(self, *aside: Node) -> None:
         """These nodes are on a switch of their own from now on, the rest and the client on the other; links stay up."""
         self.switch_ip("link add br9 type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set br9 up")

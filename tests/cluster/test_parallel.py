@@ -32,7 +32,8 @@ def test_two_of_three_nodes_and_a_spare(cluster: Cluster, tmp_path: Path) -> Non
     for words in (
         ("group", FARM, "/create"),
         ("group", FARM, f"/setowners:{first.name},{second.name}"),
-        ("res", "ROW", "/create", f"/group:{FARM}", "/type:Generic Application", "/priv", f"CommandLine={line}"),
+        ("res", "ROW", "/create", f"/group:{FARM}", "/type:Generic Application", "/separate"),
+        ("res", "ROW", "/priv", f"CommandLine={line}"),
         ("group", FARM, "/prop", "GroupType=parallel", "MaxInstances=2"),
         ("group", FARM, "/online", "/wait:60"),
     ):

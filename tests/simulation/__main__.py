@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tests.simulation.shrink import shrink
-from tests.simulation.story import Ending, draw_plot, tell
+from tests.simulation.story import TIE_BREAKERS, Ending, draw_plot, tell
 
 WORDS_SHOWN = 110
 
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, help="cluster size instead of the one that the seed draws")
     parser.add_argument(
         "--log",
-        choices=("raft", "ordered", "disk-reservations", "disk-leases"),
+        choices=("raft", "ordered", "disk-reservations", "disk-leases", *TIE_BREAKERS),
         help="log instead of the one that the seed draws",
     )
     parser.add_argument("--minutes", type=float, help="stop a sweep after so long")

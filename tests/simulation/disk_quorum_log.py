@@ -23,6 +23,7 @@ from clussvc.model.settings import PROFILES, Timing, disk_timing
 from clussvc.quorum.disk_layout import DISK_BYTES_MIN, SECTOR_BYTES, Superblock
 from clussvc.quorum.disk_log import QuorumDiskLog, Role
 from clussvc.quorum.disk_messages import DiskFailed, Fate, GiveWay, Held, Lost, OwnerKnown, Perform, Send, Trouble
+from clussvc.quorum.stand_in import Decision
 from tests.simulation.common_history import CommonHistory, SimState
 from tests.simulation.machine import Machine
 from tests.simulation.referee import Violation
@@ -179,6 +180,9 @@ class DiskQuorumLog:
                 machine,
                 lambda now_ms: log.propose(command, timeout_ms=action.timeout_ms, done=done, now_ms=now_ms),
             )
+
+    def use_decision(self, machine: Machine, decision: Decision) -> None:
+        """See LogModel: only the real log of a majority counts by decisions of a witness."""
 
     def contest(self, machine: Machine, action: ContestQuorum) -> None:
         """See LogModel."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from clussvc.model.ids import GroupId, NodeId
@@ -49,7 +49,7 @@ class Trouble:
         """Begin a step; its end comes by itself."""
         if not self.over:
             self.world.tell(None, f"--- {step.kind} for {step.for_ms} ms")
-            (KINDS.get(step.kind) or DISK_KINDS.get(step.kind) or UNDRAWN[step.kind])(self, step)
+            (KINDS | DISK_KINDS | WITNESS_KINDS | UNDRAWN)[step.kind](self, step)
 
     def later(self, step: Step, action: Callable[[], None]) -> None:
         """The end of a step; nothing if everything was made good meanwhile."""
@@ -308,6 +308,46 @@ class Trouble:
         assert isinstance(log, SwitchingLog)
         return log.disk or next(reversed(log.disks.values()))
 
+    # --- the witness ------------------------------------------------------------------------------------------------
+
+    def witness_cut_off(self, step: Step) -> None:
+        """A machine, some, or all reach the share no more."""
+        chosen = [self.machine(step.picks[0])] if step.picks[1] < 0.5 else self.some(step.picks[0])
+        machines = {machine.id for machine in (self.world.nodes.values() if step.picks[1] > 0.8 else chosen)}
+        self.world.witness.cut_off |= machines
+        self.later(step, lambda: self.world.witness.cut_off.difference_update(machines))
+
+    def witness_stalls(self, step: Step) -> None:
+        """The share answers one machine, or nobody, for a while."""
+        one = self.machine(step.picks[0])
+        until_us = self.world.scheduler.now_us + step.for_ms * 1000
+        for machine in [one] if step.picks[1] < 0.6 else self.world.nodes.values():
+            self.world.witness.stalled_until_us[machine.id] = until_us
+
+    def witness_fails(self, step: Step) -> None:
+        """Some requests fail, and may have taken effect all the same."""
+        self.world.witness.failing = 0.8 * step.picks[0]
+        self.world.witness.slow_ms = 300 * step.picks[1]
+
+        def work() -> None:
+            self.world.witness.failing = self.world.witness.slow_ms = 0.0
+
+        self.later(step, work)
+
+    def half_lost(self, step: Step) -> None:
+        """Half of the machines is cut off from the other half, or loses its power; with an odd number about half."""
+        world = self.world
+        machines = [machine for machine in world.nodes.values() if not machine.wiped]
+        order = random.Random(step.picks[0]).sample(machines, len(machines))
+        half = order[: len(order) // 2]
+        if step.picks[1] < 0.6:
+            names = {machine.name for machine in half}
+            world.partition(names, {machine.name for machine in world.nodes.values()} - names)
+            self.later(step, world.heal)
+        else:
+            world.crash(*(machine.name for machine in half)) if half else None
+            self.later(step, lambda: self._start(*half))
+
     # --- monitors and resources -------------------------------------------------------------------------------------
 
     def kill_monitor(self, step: Step) -> None:
@@ -438,6 +478,7 @@ class Trouble:
             faulty.clear()
         for disk in world.log.disks.values() if isinstance(world.log, SwitchingLog) else ():
             disk.make_good()
+        world.witness.make_good()
         for machine in world.nodes.values():
             machine.disk.full = False
             machine.disk.writes_left = None
@@ -491,6 +532,14 @@ DISK_KINDS: dict[str, Callable[[Trouble, Step], None]] = {
 }
 """What happens besides where there is a quorum disk."""
 
+WITNESS_KINDS: dict[str, Callable[[Trouble, Step], None]] = {
+    "witness cut off": Trouble.witness_cut_off,
+    "stalled witness": Trouble.witness_stalls,
+    "failing witness": Trouble.witness_fails,
+    "half lost": Trouble.half_lost,
+}
+"""What happens besides where there is a witness."""
+
 UNDRAWN: dict[str, Callable[[Trouble, Step], None]] = {}
 """Kinds that no seed draws, for stories that are written by hand; :mod:`tests.simulation.mutations` brings them."""
 
@@ -527,14 +576,15 @@ def draw(rng: random.Random, *, until_ms: int, rate_per_s: float) -> list[Step]:
     return steps
 
 
-def draw_disk_faults(seed: int, *, until_ms: int) -> list[Step]:
-    """The steps of a story with a quorum disk that others do not have; drawn apart, so that theirs stay the same."""
-    rng = random.Random(f"disk faults of {seed}")
+def draw_faults_of(kinds: Collection[str], name: str, *, until_ms: int) -> list[Step]:
+    """The steps of a story with a quorum disk, or a witness, that others do not have; drawn apart, so that theirs stay
+    the same."""
+    rng = random.Random(name)
     rate_per_s = rng.choice([0.2, 0.5, 1.0])
     steps = []
     at_ms = 0.0
     while (at_ms := at_ms + rng.expovariate(rate_per_s) * 1000) < until_ms:
         picks = tuple(rng.random() for _ in range(4))
-        kind = rng.choice(list(DISK_KINDS))
+        kind = rng.choice(list(kinds))
         steps.append(Step(at_ms=int(at_ms), kind=kind, picks=picks, for_ms=int(20 * (250 ** rng.random()))))
     return steps

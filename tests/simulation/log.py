@@ -15,6 +15,7 @@ from clussvc.model.config import Config
 from clussvc.model.ids import NodeId
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
+from clussvc.quorum.stand_in import Decision
 from tests.simulation.machine import Machine
 
 
@@ -45,6 +46,9 @@ class LogModel(Protocol):
 
     def give_back(self, machine: Machine) -> None:
         """Perform the action GiveQuorumBack."""
+
+    def use_decision(self, machine: Machine, decision: Decision) -> None:
+        """Perform the action."""
 
     def deliver(self, sender: NodeId, receiver: NodeId, frame: bytes) -> None:
         """A frame has arrived on a stream."""

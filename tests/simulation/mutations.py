@@ -76,6 +76,7 @@ from tests.simulation.temptations import (
     with_parallel_groups,
     with_separate_monitors,
 )
+from tests.simulation.witness_mutations import WITNESS_MUTATIONS
 from tests.simulation.world import World
 
 UNDRAWN.update(temptations.KINDS | log_temptations.KINDS)
@@ -931,6 +932,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         seeds_max=30,
     ),
     *DISK_MUTATIONS,
+    *WITNESS_MUTATIONS,
 )
 
 

@@ -17,6 +17,7 @@ from clussvc.model.records import Record
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
 from clussvc.quorum.majority import is_majority
+from clussvc.quorum.stand_in import Decision
 from tests.simulation.machine import Machine
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class OrderedLog:
 
     def set_timing(self, machine: Machine, timing: Timing) -> None:
         """See LogModel: it goes by what the world has read last."""
+
+    def use_decision(self, machine: Machine, decision: Decision) -> None:
+        """See LogModel: only the real log of a majority counts by decisions of a witness."""
 
     def contest(self, machine: Machine, action: ContestQuorum) -> None:
         """See LogModel: a majority is not contested."""

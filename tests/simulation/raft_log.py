@@ -27,6 +27,7 @@ from clussvc.global_update.raft.replicator import (
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.settings import Timing
+from clussvc.quorum.stand_in import Decision
 from tests.simulation.common_history import CommonHistory, SimState
 from tests.simulation.machine import Machine
 from tests.simulation.referee import Violation
@@ -182,6 +183,13 @@ class RaftLog:
         member = self._members.get(machine.id)
         if member is not None:
             member.node.set_timing(heartbeat_ms=timing.raft_heartbeat_ms, election_timeout_ms=timing.raft_election_ms)
+            self._wake(machine, member, 0)
+
+    def use_decision(self, machine: Machine, decision: Decision) -> None:
+        """See LogModel."""
+        member = self._members.get(machine.id)
+        if member is not None:
+            member.node.use_decision(decision)
             self._wake(machine, member, 0)
 
     def contest(self, machine: Machine, action: ContestQuorum) -> None:

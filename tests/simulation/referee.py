@@ -24,16 +24,17 @@ told in ``docs/safety.md``.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from clussvc.global_update.update import Batch, NodeDown, NodeUp, Proposal, Update
-from clussvc.model.config import Config
+from clussvc.model.config import Config, Node
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
 from clussvc.quorum.majority import is_majority
+from clussvc.quorum.stand_in import Decision
 
 HEARD_KEPT = 200
 """How many receptions are remembered for each pair of nodes."""
@@ -87,6 +88,7 @@ class _Truth:
     first_us: dict[tuple[NodeId, int], int] = field(default_factory=dict)
     """When each other node has received the first one of each boot."""
     voters: frozenset[NodeId] = frozenset()
+    electorates: tuple[frozenset[NodeId], ...] = ()
     voters_since_us: int = 0
     timing: Timing | None = None
     """By which it acted when it was looked at last."""
@@ -146,6 +148,8 @@ class Referee:
         """Changes in the log that were not refused there."""
         self._denied: set[RequestId] = set()
         """Changes of which somebody was told that they certainly were not made."""
+        self.witness: Mapping[int, Decision] = {}
+        """What truly stands on the share of the witness, by the version of the voters."""
         self._newest_config: Config | None = None
         """The configuration before the newest entry."""
         self.newest = 0
@@ -379,8 +383,9 @@ class Referee:
         config = machine.config
         truth = self._truth.setdefault(machine.id, _Truth())
         now_us = self._now_us()
-        if config is not None and config.voters != truth.voters:
+        if config is not None and self._electorates(config) != truth.electorates:
             truth.voters, truth.voters_since_us = config.voters, now_us
+            truth.electorates = self._electorates(config)
         if not truth.voters or config is None:
             return
         if config.quorum.generation != truth.generation:
@@ -402,11 +407,10 @@ class Referee:
         """Since when no majority lets it act, in words; empty if one does."""
         now_us = self._now_us()
         # The most that this node can know: what the others have really received, as if every answer had arrived.
-        needed = len(truth.voters) // 2 + 1
-        sent = sorted((truth.heard_by.get(voter, -1) for voter in truth.voters if voter != machine.id), reverse=True)
-        if machine.id in truth.voters:
-            sent.insert(0, now_us)
-        last_us = max(sent[needed - 1], truth.voters_since_us)
+        last_us = truth.voters_since_us
+        for electorate in truth.electorates:
+            sent = [truth.heard_by.get(voter, -1) if voter != machine.id else now_us for voter in electorate]
+            last_us = max(last_us, sorted(sent, reverse=True)[len(electorate) // 2])
         allowed_ms = max(
             (timing.lease_ms + timing.release_budget_ms) * (1 + timing.drift_ppm / 1e6) + SLACK_MS
             for timing in self._timings_of(machine, truth)
@@ -414,6 +418,11 @@ class Referee:
         if now_us - last_us > allowed_ms * 1000:
             return f"{(now_us - last_us) // 1000} ms after a majority last heard it"
         return ""
+
+    def _electorates(self, config: Config) -> tuple[frozenset[NodeId], ...]:
+        """Of which sets a majority may be counted by who has read this configuration."""
+        decision = self.witness.get(config.voters_version) if config.witness_open else None
+        return (config.voters,) if decision is None else (config.voters, config.voters - {decision.dropped})
 
     def _lost_grants(self, machine: Watched, truth: _Truth, config: Config) -> str:
         """Since when no owner of a quorum disk lets it act, in words; empty if one does."""
@@ -458,7 +467,18 @@ class Referee:
             self._check_let_go(machine, update.node, truth, victim.boot, timing, config.quorum.generation)
         if config.quorum.on_disk and not victim.unsettled:
             return
-        others = [voter for voter in config.voters if voter != update.node]
+        if any(self._silent_for(electorate, victim, least_us) for electorate in self._electorates(config)):
+            return
+        raise Violation(
+            "R3",
+            f"n{machine.id} declares n{update.node} down, although no majority of {sorted(config.voters)} has heard"
+            f" nothing of it for {least_us // 1000} ms at the same time",
+        )
+
+    def _silent_for(self, voters: frozenset[NodeId], victim: Node, least_us: int) -> bool:
+        """Whether a majority of these voters has heard nothing of a node at the same time for so long."""
+        truth = self._truth.setdefault(victim.id, _Truth())
+        others = [voter for voter in voters if voter != victim.id]
         times = {voter: truth.hears_us.get((voter, victim.boot), ()) for voter in others}
         # A silence may have ended meanwhile, so every moment after which one can have begun is tried. One that was over
         # when this incarnation asked to be admitted proves nothing of it. It asked when a majority had heard it, and
@@ -467,18 +487,14 @@ class Referee:
             truth.first_us[voter, victim.boot] for voter in others if (voter, victim.boot) in truth.first_us
         )
         asked_us = self._admission_us.get((victim.id, victim.boot, victim.attempt), 0) - least_us
-        asked_us = max([asked_us, *firsts[: len(config.voters) // 2]])
+        asked_us = max([asked_us, *firsts[: len(voters) // 2]])
         for start_us in sorted({0, *(time_us for known in times.values() for time_us in known)}):
             end_us = max(start_us + least_us, asked_us)
             quiet = {voter for voter, known in times.items() if _heard_nothing(known, start_us, end_us)}
-            blocked = victim.unsettled and not is_majority(config.voters - quiet, config.voters)
-            if end_us <= self._now_us() and (blocked or is_majority(quiet, set(config.voters))):
-                return
-        raise Violation(
-            "R3",
-            f"n{machine.id} declares n{update.node} down, although no majority of {sorted(config.voters)} has heard"
-            f" nothing of it for {least_us // 1000} ms at the same time",
-        )
+            blocked = victim.unsettled and not is_majority(voters - quiet, voters)
+            if end_us <= self._now_us() and (blocked or is_majority(quiet, set(voters))):
+                return True
+        return False
 
     def _check_let_go(
         self, machine: Watched, node: NodeId, truth: _Truth, boot: int, timing: Timing, present: int

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from clussvc.global_update.update import SetClusterProperties
 from clussvc.model.config import Group, Resource
 from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.settings import FAST, LAN, LOOPBACK, WAN, Timing
 from clussvc.model.states import ResourceState
 from tests.simulation import administrator as admin
-from tests.simulation.faults import Step, Trouble, draw, draw_disk_faults
+from tests.simulation.faults import DISK_KINDS, WITNESS_KINDS, Step, Trouble, draw, draw_faults_of
 from tests.simulation.referee import Violation
 from tests.simulation.world import Agent, World
 
@@ -40,6 +41,9 @@ PARALLEL_FROM = 10_000_000
 
 RECOVERY_MS = 40_000
 """After the end of the faults everything that can be online is online within this time (``wan``: times ten)."""
+
+TIE_BREAKERS = {"witness": (True, False), "dynamic": (False, True), "witness-dynamic": (True, True)}
+"""Names that stand for the real log with a witness, with dynamic votes, or with both."""
 
 QUIET_MS = 2_000
 """For so long nothing may happen at the end (``wan``: times ten)."""
@@ -63,9 +67,12 @@ class Plot:
     """Whether some resources have a monitor of their own."""
     parallel: tuple[tuple[int, int], ...] = ()
     """The parallel groups: how many resources each has, and its MaxInstances at the beginning."""
+    witness: bool = False
+    dynamic_votes: bool = False
 
     def __str__(self) -> str:
-        return f"{self.nodes} nodes, {self.log} log, profile {self.timing.profile}, {len(self.steps)} steps"
+        ties = f"{', a witness' if self.witness else ''}{', dynamic votes' if self.dynamic_votes else ''}"
+        return f"{self.nodes} nodes, {self.log} log{ties}, profile {self.timing.profile}, {len(self.steps)} steps"
 
 
 @dataclass(kw_only=True)
@@ -94,8 +101,19 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
     steps = draw(rng, until_ms=TROUBLE_MS, rate_per_s=rng.choice([0.5, 1.0, 2.0, 4.0]))
     if factor >= 2:
         steps = [Step(at_ms=int(s.at_ms * 2), kind=s.kind, picks=s.picks, for_ms=int(s.for_ms * factor)) for s in steps]
+    witness, dynamic_votes = TIE_BREAKERS.get(log or "", (False, False))
+    if log in TIE_BREAKERS:
+        drawn_log, drawn_nodes, log = "raft", random.Random(f"size of {seed}").choice([2, 2, 2, 3, 4, 4, 5, 6]), None
+    if witness:
+        until_ms = max(step.at_ms for step in steps)
+        steps = sorted(
+            [*steps, *draw_faults_of(WITNESS_KINDS, f"witness faults of {seed}", until_ms=until_ms)], key=_when
+        )
     if (log or drawn_log).startswith("disk-"):
-        steps = sorted([*steps, *draw_disk_faults(seed, until_ms=max(step.at_ms for step in steps))], key=_when)
+        steps = sorted(
+            [*steps, *draw_faults_of(DISK_KINDS, f"disk faults of {seed}", until_ms=max(step.at_ms for step in steps))],
+            key=_when,
+        )
     return Plot(
         seed=seed,
         nodes=nodes or drawn_nodes,
@@ -107,6 +125,8 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
         fence_devices=seed >= FENCED_FROM,
         separate_monitors=seed >= SEPARATE_FROM,
         parallel=draw_parallel_groups(seed) if seed >= PARALLEL_FROM else (),
+        witness=witness,
+        dynamic_votes=dynamic_votes,
     )
 
 
@@ -170,6 +190,10 @@ class _Teller:
             self._trouble.administrator.run(admin.create_parallel_group(world, f"p{number}", size, limit))
         if self._plot.fence_devices:
             self._install_devices()
+        if self._plot.dynamic_votes:
+            assert world.do(SetClusterProperties(common={"DynamicVotes": 1})) is None
+        if self._plot.witness:
+            world.choose_witness(limit_ms=60_000 * self._factor)
         begin_ms = world.now_ms
         if self._plot.parallel:
             self._change_instances()

@@ -22,6 +22,7 @@ from clussvc.model.quorum import Quorum
 from clussvc.model.reports import Report
 from clussvc.model.settings import Timing
 from clussvc.quorum.news import NewsPiece, NewsReader, Notice, pieces
+from clussvc.quorum.stand_in import Decision
 from tests.simulation.common_history import CommonHistory
 from tests.simulation.disk_quorum_log import DiskQuorumLog, superblock
 from tests.simulation.machine import Machine
@@ -200,6 +201,10 @@ class SwitchingLog:
     def forget_leader(self, machine: Machine, node: NodeId) -> None:
         """See LogModel."""
         self._present(machine).forget_leader(machine, node)
+
+    def use_decision(self, machine: Machine, decision: Decision) -> None:
+        """See LogModel."""
+        self._present(machine).use_decision(machine, decision)
 
     def change_members(self, machine: Machine, action: AddLogMember | RemoveLogMember) -> None:
         """See LogModel."""

@@ -20,7 +20,7 @@ from clussvc.model.settings import LAN
 from tests.simulation import administrator as admin
 from tests.simulation.faults import Step, Trouble
 from tests.simulation.machine import Machine
-from tests.simulation.story import TROUBLE_MS, Plot, draw_parallel_groups, draw_plot
+from tests.simulation.story import TIE_BREAKERS, TROUBLE_MS, Plot, draw_parallel_groups, draw_plot
 
 Draw = Callable[[int], Plot]
 
@@ -111,10 +111,13 @@ def _step(
 
 
 def _plot(seed: int, steps: list[Step], *, log: str, nodes: int, compaction_entries: int) -> Plot:
+    witness, dynamic_votes = TIE_BREAKERS.get(log, (False, False))
     return Plot(
         seed=seed,
         nodes=nodes,
-        log=log,
+        log="raft" if log in TIE_BREAKERS else log,
+        witness=witness,
+        dynamic_votes=dynamic_votes,
         timing=LAN,
         compaction_entries=compaction_entries,
         steps=tuple(steps),

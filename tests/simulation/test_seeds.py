@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from clussvc.model.settings import WAN
-from tests.simulation.faults import DISK_KINDS, KINDS, Step
+from tests.simulation.faults import DISK_KINDS, KINDS, WITNESS_KINDS, Step
 from tests.simulation.shrink import shrink
-from tests.simulation.story import FENCED_FROM, PARALLEL_FROM, Ending, draw_plot, tell
+from tests.simulation.story import FENCED_FROM, PARALLEL_FROM, TIE_BREAKERS, Ending, draw_plot, tell
 from tests.simulation.world import World
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = range(60)
 DISK_SEEDS = range(12)
+TIE_BREAKER_SEEDS = range(8)
 FENCED_SEEDS = range(FENCED_FROM + 1, FENCED_FROM + 11)
 PARALLEL_SEEDS = range(PARALLEL_FROM + 1, PARALLEL_FROM + 13)
 LESSONS = [
@@ -44,6 +45,12 @@ def test_a_random_story_breaks_no_promise_and_ends_well(seed: int) -> None:
 @pytest.mark.parametrize("log", ["disk-reservations", "disk-leases"])
 @pytest.mark.parametrize("seed", DISK_SEEDS)
 def test_a_random_story_with_a_quorum_disk_ends_well(seed: int, log: str) -> None:
+    expect_well(tell(draw_plot(seed, log=log)))
+
+
+@pytest.mark.parametrize("log", sorted(TIE_BREAKERS))
+@pytest.mark.parametrize("seed", TIE_BREAKER_SEEDS)
+def test_a_random_story_with_a_tie_breaker_ends_well(seed: int, log: str) -> None:
     expect_well(tell(draw_plot(seed, log=log)))
 
 
@@ -72,6 +79,8 @@ def test_the_seeds_draw_every_fault_there_is() -> None:
     assert drawn == set(KINDS)
     drawn = {step.kind for seed in range(40) for step in draw_plot(seed, log="disk-leases").steps}
     assert drawn >= set(DISK_KINDS)
+    drawn = {step.kind for seed in range(40) for step in draw_plot(seed, log="witness").steps}
+    assert drawn >= set(WITNESS_KINDS)
 
 
 def test_a_seed_tells_the_same_story_in_every_process() -> None:

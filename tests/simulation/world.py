@@ -43,9 +43,11 @@ from clussvc.actions import (
     StopMonitor,
     StopService,
     TellNews,
+    UseDecision,
     UseQuorum,
     UseTiming,
     Vouch,
+    WatchWitness,
 )
 from clussvc.events import (
     CommandArrived,
@@ -70,10 +72,12 @@ from clussvc.global_update.update import (
     FoundCluster,
     OnlineGroup,
     Proposal,
+    SetWitness,
     Update,
 )
 from clussvc.membership.connectivity import LinkSeen
 from clussvc.membership.fencing import FenceOrder
+from clussvc.membership.witness_watch import AskWitness
 from clussvc.model.config import Config
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import GroupId, NodeId, RequestId, ResourceId
@@ -93,6 +97,7 @@ from tests.simulation.network import Network
 from tests.simulation.ordered_log import OrderedLog
 from tests.simulation.referee import Referee
 from tests.simulation.scheduler import WALL_START_MS, MachineClock, Scheduler
+from tests.simulation.shared_witness import SharedWitness
 from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.words import in_words
 
@@ -189,7 +194,9 @@ class World:
         self.nodes: dict[NodeId, Machine] = {}
         for n in range(1, nodes + 1):
             self._add_machine(NodeId(n))
+        self.witness = SharedWitness(self)
         self.referee = Referee(self.nodes.values, lambda: self.scheduler.now_us, lambda: self.timing)
+        self.referee.witness = self.witness.decisions
         self.log: LogModel
         if log != "ordered":
             settings = RaftSettings(
@@ -291,6 +298,12 @@ class World:
         self.start()
         self.settle(limit_ms=limit_ms)
         self.run_until(lambda: self.config.voters == frozenset(self.nodes), limit_ms=limit_ms)
+
+    def choose_witness(self, *, limit_ms: int = 20_000) -> None:
+        """Give the cluster a witness, and wait until it may decide, if the votes are an even number."""
+        assert self.do(SetWitness(path="/witness", token="0" * 16)) is None
+        if len(self.config.voters) % 2 == 0:
+            self.run_until(lambda: self.config.witness_open, limit_ms=limit_ms, what="an open witness")
 
     @property
     def entries(self) -> list[tuple[Proposal, Config | None, Report | None]]:
@@ -747,6 +760,12 @@ class World:
                 assert stopped is None or not stopped.running, "a monitor was stopped that still runs something"
             case AddLogMember() | RemoveLogMember():
                 self.log.change_members(machine, action)
+            case AskWitness():
+                self.witness.ask(machine, action)
+            case UseDecision():
+                self.log.use_decision(machine, action.decision)
+            case WatchWitness():
+                pass
             case SetPeers():
                 assert machine.beacon is not None
                 machine.beacon.set_peers(tuple(action.peers))

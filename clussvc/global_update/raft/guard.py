@@ -18,6 +18,10 @@ S12  a lagging peer is flooded while a snapshot is written                   own
 The library campaigns only while it believes some peer connected; so "connected" is what the guard grants: to all
 reachable members while leading or after a won pre-vote, to nobody otherwise.
 
+A member of the log may be a *stand-in*, which has no machine (:mod:`clussvc.quorum.stand_in`). The guard of who leads
+or campaigns speaks for it, to its own library only: it votes once a majority of an electorate has voted, and has
+matched what a majority of an electorate has matched, this node included as far as its journal is synced.
+
 Invariant: no byte leaves the node before everything it could promise is on stable storage (:meth:`Guard.flush`).
 """
 
@@ -38,6 +42,7 @@ from clussvc.global_update.raft.library import RaftPeer
 from clussvc.global_update.raft.snapshot_file import SNAPSHOT_BYTES_MAX, Snapshot
 from clussvc.global_update.raft.values import RaftSettings
 from clussvc.model.errors import ClusterError
+from clussvc.quorum.stand_in import Decision, electorates, is_stand_in
 
 LEASE_SHARE = 0.9
 """Part of the shortest election timeout that a leader may rely on; the rest covers differing clock rates."""
@@ -149,6 +154,13 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         """Until then the guard says that the leader lives, when it is time by settings that were changed."""
         self._stepped_s = 0.0
         self._reply: _ReplyContext | None = None
+        self._decision: Decision | None = None
+        self._matched: dict[int, int] = {}
+        """Up to which entry each follower has confirmed this leader's log."""
+        self._answered: tuple[int, float] = (0, float("-inf"))
+        """Up to which entry the stand-in has confirmed it, and when it has spoken last."""
+        self._stood_in_term = 0
+        """In which term the stand-in has voted for this node."""
         self._transfers: dict[int, _Transfer] = {}
         self._transfer_count = 0
         self._incoming: _Incoming | None = None
@@ -177,7 +189,21 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
     @property
     def other_members(self) -> set[int]:
         """The other nodes that count."""
+        return {other for other in self.all_others if not is_stand_in(other)}
+
+    @property
+    def all_others(self) -> set[int]:
+        """The other members of the log, stand-ins included."""
         return {int(node.id) for node in self._raft.otherNodes}
+
+    def use_decision(self, decision: Decision) -> None:
+        """The witness has decided this; it counts while the log has the stand-in of that version."""
+        self._decision = decision
+
+    @property
+    def decision(self) -> Decision | None:
+        """What the witness has decided, as far as this node knows."""
+        return self._decision
 
     def leader(self) -> int | None:
         """Who leads, as far as this node has heard lately."""
@@ -194,12 +220,13 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         """
         if self._role != _LEADER:
             return float("-inf")
-        others = self.other_members
-        if not others:
-            return float("inf")
-        echoes = sorted((self._echoes.get(peer, float("-inf")) for peer in others), reverse=True)
-        needed = (len(others) + 1) // 2
-        return echoes[needed - 1] + LEASE_SHARE * self._settings.election_timeout_s
+        best = float("-inf")
+        for electorate in self._electorates():
+            echoes = [self._echoes.get(peer, float("-inf")) for peer in electorate - {self._node_id}]
+            if self._node_id in electorate:
+                echoes.append(float("inf"))
+            best = max(best, sorted(echoes, reverse=True)[len(electorate) // 2])
+        return best + LEASE_SHARE * self._settings.election_timeout_s
 
     def has_support(self) -> bool:
         """Whether a majority has answered this leader within the shortest election timeout."""
@@ -229,7 +256,7 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             due = self._appended_s + self._settings.heartbeat_s
             # Without a reachable member nothing is sent, and what is overdue must not become a busy loop.
             return due if due > self._stepped_s else self._stepped_s + self._settings.heartbeat_s / 4
-        if self._campaigning or not self.other_members:
+        if self._campaigning or not self.all_others:
             return self._now_s() + 0.01
         return self._deadline_s
 
@@ -238,6 +265,8 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
     def send(self, node: Any, message: Mapping[str, Any]) -> bool:
         """Queue what the library wants to say."""
         peer = int(node.id)
+        if is_stand_in(peer):
+            return True
         match message["type"]:
             case "append_entries":
                 self._send_append(peer, message)
@@ -270,7 +299,11 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         """The library's role has changed; called before a new leader's first append."""
         self._role = new
         self._echoes.clear()
+        self._matched.clear()
+        self._answered = (0, float("-inf"))
         self._transfers.clear()
+        for stand_in in sorted(self._stand_ins):
+            self._close(stand_in)
         if new == _LEADER:
             self._leader, self._leader_term = self._node_id, self._term
             self._campaigning = False
@@ -344,16 +377,21 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             return
         self._arm(now)
         others = self.other_members
-        if not others or self._must_wait_for_the_log():
+        if not self.all_others or self._must_wait_for_the_log():
             return
         self._round += 1
         self._supporters = {self._node_id}
         ask = wire.PreVote(self._round, self._term + 1, self._journal.last_term, self._journal.last_index)
         self._outbox += [(peer, ask) for peer in sorted(others)]
+        if self._stand_ins and self._are_enough(self._supporters):
+            self._campaign()
 
     def flush(self) -> None:
         """Make the journal durable, then let everything leave. Raises OSError when the disk fails."""
         self._journal.sync()
+        if self._stand_ins:
+            self._speak_for_stand_ins(self._journal.last_index)
+            self._journal.sync()
         outgoing, self._outbox = _merged(self._outbox), []
         for peer, message in outgoing:
             self._send_frame(peer, wire.encode(message))
@@ -636,6 +674,8 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         else:
             success, reset = message.success, message.reset
             next_index = max(1, min(message.next_index, self._journal.last_index + 1))
+            if success:
+                self._matched[sender] = max(self._matched.get(sender, 0), next_index - 1)
             if success and transfer is not None and next_index > transfer.index:
                 del self._transfers[sender]
         self._deliver(
@@ -660,16 +700,19 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             self.drops["pre-vote of another round, or nobody's"] += 1
             return
         self._supporters.add(sender)
-        if 2 * len(self._supporters) > len(others) + 1:
-            self._supporters = set()
-            self._campaigning = True
-            self.elections_started += 1
-            for peer in sorted(others & self._reachable):
-                self._open(peer)
-            # The library's own timer need not have run out. It takes this word from whom it holds for the leader only.
-            for leader in (None, self._leader):
-                known = self.peer(leader) if leader is not None else None
-                self._onMessageReceived(known, {"type": "timeout_now", "term": self._term})
+        if self._are_enough(self._supporters):
+            self._campaign()
+
+    def _campaign(self) -> None:
+        self._supporters = set()
+        self._campaigning = True
+        self.elections_started += 1
+        for peer in sorted(self.other_members & self._reachable | self._stand_ins):
+            self._open(peer)
+        # The library's own timer need not have run out. It takes this word from whom it holds for the leader only.
+        for leader in (None, self._leader):
+            known = self.peer(leader) if leader is not None else None
+            self._onMessageReceived(known, {"type": "timeout_now", "term": self._term})
 
     def _receive_vote_request(self, sender: int, message: wire.VoteRequest) -> None:
         if message.term < self._term:
@@ -707,6 +750,51 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
             self._close_all()
         else:
             self.drops["term that is known already"] += 1
+
+    # Stand-ins.
+
+    @property
+    def _stand_ins(self) -> set[int]:
+        return {other for other in self.all_others if is_stand_in(other)}
+
+    def _electorates(self) -> tuple[frozenset[int], ...]:
+        return electorates(self.all_others | {self._node_id}, self._decision)
+
+    def _are_enough(self, voters: set[int]) -> bool:
+        return any(2 * len(voters & electorate) > len(electorate) for electorate in self._electorates())
+
+    def _speak_for_stand_ins(self, synced: int) -> None:
+        """Vote, and confirm entries, for the members without a machine. What this node has done itself is synced (its
+        journal up to that entry), and what others have done was before they said so."""
+        if self._role == _CANDIDATE and self._stood_in_term != self._term:
+            voters = {self._node_id} | (self._voters[1] if self._voters[0] == self._term else set())
+            if self._are_enough(voters):
+                self._stood_in_term = self._term
+                for stand_in in sorted(self._stand_ins):
+                    self._deliver(stand_in, {"type": "response_vote", "term": self._term})
+        if self._role != _LEADER:
+            return
+        now = self._now_s()
+        index = self._matched_by_a_majority(synced)
+        told, spoken_s = self._answered
+        if index <= told and not (now - spoken_s >= self._settings.heartbeat_s / 2 and self.has_support()):
+            return
+        self._answered = max(index, told), now
+        for stand_in in sorted(self._stand_ins):
+            message = {"type": "next_node_idx", "next_node_idx": index + 1, "reset": False, "success": True}
+            self._deliver(stand_in, message)
+
+    def _matched_by_a_majority(self, synced: int) -> int:
+        best = 0
+        for electorate in self._electorates():
+            held = [synced if node == self._node_id else self._matched.get(node, 0) for node in electorate]
+            best = max(best, sorted(held, reverse=True)[len(electorate) // 2])
+        return best
+
+    @property
+    def owes_a_step(self) -> bool:
+        """Whether the library can commit what it could not when it was asked last."""
+        return self._role == _LEADER and min(self._answered[0], self._journal.last_index) > self._committed
 
     def _is_loyal(self) -> bool:
         """Whether this node keeps to a leader that lives: then it neither votes nor encourages anyone."""
@@ -759,6 +847,9 @@ class Guard(Transport):  # type: ignore[misc]  # The library has no types.
         self._deadline_s = min(self._deadline_s, max(from_s, self._now_s()) + pause * self._settings.election_timeout_s)
 
     def _open(self, peer: int) -> None:
+        if is_stand_in(peer) and not self._campaigning:
+            # A leader has nothing to send to it.
+            return
         if peer not in self._opened:
             self._opened.add(peer)
             self._onNodeConnected(self.peer(peer))

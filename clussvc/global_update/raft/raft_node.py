@@ -41,6 +41,7 @@ from clussvc.global_update.raft.snapshot_file import Snapshot, decode_snapshot, 
 from clussvc.global_update.raft.storage import DiskStorage, Storage
 from clussvc.global_update.raft.values import Done, Outcome, OutcomeKind, RaftSettings, StateMachine
 from clussvc.model.errors import ClusterError
+from clussvc.quorum.stand_in import Decision, change_refused, is_stand_in
 
 FIRST_ENTRIES = ((NO_OPERATION, 2, 1), (NO_OPERATION, 3, 1))
 """Before everything that a log of a later generation holds; equal on all nodes. A node that joins begins with entry 1,
@@ -346,7 +347,8 @@ class RaftNode:
         now = self._now_s()
         if self._dead is not None or self._closed:
             return now + 1.0
-        if self._inbox or (self.members == {self._node_id} and self._raft.raftCommitIndex < self._journal.last_index):
+        alone = self.members == {self._node_id} and self._raft.raftCommitIndex < self._journal.last_index
+        if self._inbox or alone or self._guard.owes_a_step:
             return now
         wake = self._guard.next_wake_s()
         if self._deadlines:
@@ -413,6 +415,11 @@ class RaftNode:
         if self._dead is None and not self._closed:
             with surrounded_by(self._surroundings):
                 self._guard.forget_leader(node_id)
+
+    def use_decision(self, decision: Decision) -> None:
+        """The witness has decided this (docs/decisions/0023)."""
+        if self._dead is None and not self._closed:
+            self._guard.use_decision(decision)
 
     def fail(self, error: Exception) -> None:
         """End for good, because whoever drives this node cannot go on; as after an error of its own."""
@@ -663,7 +670,10 @@ class RaftNode:
             return f"node {node_id} is a member already"
         if not adding and node_id not in self.members:
             return f"node {node_id} is not a member"
-        if adding and not self._guard.reachable(node_id):
+        refused = change_refused(self.members, self._guard.decision, node_id, adding=adding)
+        if refused:
+            return refused
+        if adding and not is_stand_in(node_id) and not self._guard.reachable(node_id):
             return f"node {node_id} is not connected, and a member that cannot answer would hold up the cluster"
         return None
 
@@ -709,7 +719,7 @@ class RaftNode:
         return self._guard.peer(self._node_id if self._replaying else int(text))
 
     def _check_members(self) -> None:
-        mine, theirs = self._members_now() - {self._node_id}, self._guard.other_members
+        mine, theirs = self._members_now() - {self._node_id}, self._guard.all_others
         if mine != theirs:
             raise RaftFatal(f"the library counts {sorted(theirs)} as other members, the log says {sorted(mine)}")
 

@@ -19,6 +19,7 @@ from clussvc.global_update.raft.raft_node import RaftNode, RaftStatistics
 from clussvc.global_update.raft.storage import Storage
 from clussvc.global_update.raft.values import Done, Outcome, OutcomeKind, RaftSettings, StateMachine
 from clussvc.global_update.raft.wire import is_reply
+from clussvc.quorum.stand_in import Decision
 
 CALLS_MAX = 16_384
 STOP_TIMEOUT_S = 30.0
@@ -131,6 +132,10 @@ class RaftThread:
     def forget_leader(self, node_id: int) -> None:
         """See :meth:`RaftNode.forget_leader`."""
         self._enqueue(partial(self._node.forget_leader, node_id), most=2 * CALLS_MAX)
+
+    def use_decision(self, decision: Decision) -> None:
+        """See :meth:`RaftNode.use_decision`."""
+        self._enqueue(partial(self._node.use_decision, decision), most=2 * CALLS_MAX)
 
     def propose(self, command: bytes, timeout_s: float, done: Done) -> None:
         """See :meth:`RaftNode.propose`; ``done`` runs on the thread of the log."""

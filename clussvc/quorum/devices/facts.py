@@ -54,10 +54,26 @@ class FileSystem:
 
 def file_system_of(path: str, mountinfo: str | None = None) -> FileSystem:
     """The file system of the longest mount point above the path, the latest if several were made there."""
+    fields, rest = _mount_of(path, mountinfo)
+    if not rest:
+        return FileSystem()
+    options = (*fields[5].split(","), *(rest[2].split(",") if len(rest) > 2 else ()))
+    return FileSystem(kind=rest[0], options=options)
+
+
+def mount_source_of(path: str, mountinfo: str | None = None) -> str:
+    """What is mounted there, as the kernel calls it: a device, or a server and what it serves; empty: nobody knows."""
+    rest = _mount_of(path, mountinfo)[1]
+    return _unescaped(rest[1]) if len(rest) > 1 else ""
+
+
+def _mount_of(path: str, mountinfo: str | None) -> tuple[list[str], list[str]]:
+    """The fields of the line, before and behind its dash; nothing if there is none."""
     if mountinfo is None:
         mountinfo = Path("/proc/self/mountinfo").read_text()
     where = Path(path).resolve()
-    best, found = -1, FileSystem()
+    best = -1
+    found: tuple[list[str], list[str]] = [], []
     for line in mountinfo.splitlines():
         before, _, behind = line.partition(" - ")
         fields, rest = before.split(), behind.split()
@@ -65,8 +81,7 @@ def file_system_of(path: str, mountinfo: str | None = None) -> FileSystem:
             continue
         point = Path(_unescaped(fields[4]))
         if where.is_relative_to(point) and len(point.parts) >= best:
-            options = (*fields[5].split(","), *(rest[2].split(",") if len(rest) > 2 else ()))
-            best, found = len(point.parts), FileSystem(kind=rest[0], options=options)
+            best, found = len(point.parts), (fields, rest)
     return found
 
 

@@ -103,6 +103,8 @@ class Station:
     wake_us: int | None = None
     notes: list[Note] = field(default_factory=list)
     quorum: bool = True
+    slots_of: tuple[PortRule, ...] = ()
+    slots: dict[int, int] = field(default_factory=dict)
 
     def clock(self, now_us: int) -> int:
         """Milliseconds of this host."""
@@ -117,8 +119,12 @@ class Station:
 
     def slot(self, table: Table, port: int) -> int:
         """The slot of a port's rule."""
-        found = find_rule(table.rules, ADDRESS, port, Protocol.TCP)
-        return len(table.rules) if found is None else found
+        if self.slots_of is not table.rules:
+            self.slots_of, self.slots = table.rules, {}
+        if port not in self.slots:
+            found = find_rule(table.rules, ADDRESS, port, Protocol.TCP)
+            self.slots[port] = len(table.rules) if found is None else found
+        return self.slots[port]
 
 
 class Segment:

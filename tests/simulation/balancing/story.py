@@ -17,7 +17,12 @@ from tests.simulation.balancing.segment import MS, Segment, Station, parameters
 PROBES = (80, 443, 25, 9)
 """Ports of two shared rules, one for a single host, and one that only the default rule covers."""
 RULES = ("All 80 TCP Multiple Single Equal", "All 443 TCP Multiple None 30", "All 25 TCP Single")
-OTHER_RULES = ("All 80-90 TCP Multiple Single Equal", "All 443 TCP Multiple None 30", "192.0.2.10 443 TCP Disabled")
+OTHER_RULES = (
+    "All 80-90 TCP Multiple Single Equal",
+    "All 443 TCP Multiple None 30",
+    "192.0.2.10 443 TCP Disabled",
+    "All 53 UDP Single",
+)
 LEASE_MS = 480
 """After so long, at the latest, a node that was cut off knows that it has no quorum."""
 DECLARED_MS = 800

@@ -22,6 +22,7 @@ from clussvc.global_update.update import (
     AssignGroup,
     Batch,
     ClearQuarantine,
+    CloseWitness,
     ConfirmNodeDown,
     CreateFenceDevice,
     CreateGroup,
@@ -30,6 +31,7 @@ from clussvc.global_update.update import (
     DeleteGroup,
     DeleteResource,
     DenyFailover,
+    DropVote,
     EvictNode,
     FailResource,
     FencingFailed,
@@ -45,6 +47,7 @@ from clussvc.global_update.update import (
     OfflineResource,
     OnlineGroup,
     OnlineResource,
+    OpenWitness,
     PauseNode,
     Proposal,
     RemoveDependency,
@@ -67,6 +70,7 @@ from clussvc.global_update.update import (
     SetQuorum,
     SetResourceProperties,
     SetVoter,
+    SetWitness,
     StopNode,
     Update,
 )
@@ -111,7 +115,7 @@ COMMON_NAMES = [
     *("FailoverThreshold", "failoverperiod", "AutoFailbackType", "PersistentState", "RestartAction"),
     *("Description", "TimingProfile", "UtcOffsetMinutes", "Name", "Colour"),
     *("GroupType", "GroupType", "MaxInstances"),
-    *("QuarantineThreshold", "FencingRequired", "Action", "Order", "Role", "Priority"),
+    *("QuarantineThreshold", "FencingRequired", "DynamicVotes", "Action", "Order", "Role", "Priority"),
 ]
 COMMON = st.dictionaries(st.sampled_from(COMMON_NAMES), st.none() | VALUES, max_size=2)
 PRIVATE = st.dictionaries(
@@ -202,6 +206,10 @@ LEAVES: st.SearchStrategy[Update] = st.one_of(
         at_ms=SMALL,
     ),
     st.builds(SetVoter, node=NODES, voter=st.booleans(), voters_version=st.integers(3, 7)),
+    st.builds(SetWitness, path=st.sampled_from(["/srv/witness", "/other", "", "x"]), token=st.just("0" * 16)),
+    st.builds(OpenWitness, voters_version=st.integers(3, 7)),
+    st.builds(CloseWitness, voters_version=st.integers(3, 7)),
+    st.builds(DropVote, node=NODES, voters_version=st.integers(3, 7)),
     st.builds(EvictNode, node=NODES),
     st.builds(RemoveNode, node=NODES),
     st.builds(NodeUp, node=NODES, incarnation=SMALL, boot=SMALL, attempt=SMALL),
@@ -239,7 +247,7 @@ def fitted(config: Config, update: Update) -> Update:
         case NodeDown() if update.node in config.nodes:
             incarnation = config.nodes[update.node].incarnation
             return replace(update, incarnation=incarnation, voters_version=config.voters_version)
-        case SetVoter():
+        case SetVoter() | OpenWitness() | CloseWitness() | DropVote():
             return replace(update, voters_version=config.voters_version)
         case ReportStates() if update.node in config.nodes:
             return replace(update, incarnation=config.nodes[update.node].incarnation)
@@ -361,6 +369,13 @@ def check_step(before: Config, applied: Applied, update: Update) -> None:
     changed_votes = before.voters ^ after.voters
     assert len(changed_votes) <= 1
     assert not changed_votes or after.voters_version == before.voters_version + 1
+    if changed_votes and before.witness_open:
+        assert isinstance(update, DropVote), "the voters changed under an open witness"
+        assert after.voters < before.voters
+    if after.witness_open and not before.witness_open:
+        assert isinstance(update, OpenWitness)
+        assert len(after.voters) % 2 == 0
+    assert not after.witness_open or len(after.voters) % 2 == 0
     assert before.timing == after.timing or after.voters_version == before.voters_version + 1
     assert before.next_node_id <= after.next_node_id
     for node in after.nodes.values():

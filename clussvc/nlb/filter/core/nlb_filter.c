@@ -429,8 +429,10 @@ nlb_hash(const struct nlb_table *table, const struct nlb_packet *packet, uint8_t
         0x6c7967656e657261ull ^ table->seed[0],
         0x7465646279746573ull ^ table->seed[1],
     };
+    /* The control connection of PPTP falls where its tunnel does, which has no port. */
     int with_port = affinity == NLB_AFFINITY_NONE &&
-                    (packet->key.protocol == NLB_IP_TCP || packet->key.protocol == NLB_IP_UDP);
+                    (packet->key.protocol == NLB_IP_UDP ||
+                     (packet->key.protocol == NLB_IP_TCP && packet->rule_port != NLB_PORT_PPTP));
     uint64_t last = 0, length = 0;
     if (packet->flags & NLB_PACKET_IPV6) {
         uint64_t words[2] = {NLB_LE64(packet->key.client.high), NLB_LE64(packet->key.client.low)};

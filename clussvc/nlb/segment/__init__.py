@@ -1,0 +1,1 @@
+"""The segment on which load-balancing hosts hear each other: raw frames, and the thread that drives the machine."""

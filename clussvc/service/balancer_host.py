@@ -1,0 +1,583 @@
+"""One host of a load-balanced cluster on one adapter: convergence machine, segment, filter and card, put together.
+
+The machine decides, this class carries out. ``learn`` takes facts of the service; what of them the machine must know
+becomes events, what the adapter must have is brought about. See :mod:`clussvc.service.balancer` for the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import selectors
+import time
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+from clussvc.model.errors import ClusterError
+from clussvc.model.ids import HostId
+from clussvc.model.monitoring import PropertyValue
+from clussvc.nlb.bucket_map import NOBODY, counts
+from clussvc.nlb.card import card
+from clussvc.nlb.card.answering import Answerer
+from clussvc.nlb.card.heartbeats import Segment
+from clussvc.nlb.control import HostWish, RuleWish, Wishes
+from clussvc.nlb.convergence import Convergence
+from clussvc.nlb.filter.binding import ESP, FLOWS_DEFAULT, GRE, TCP, UDP, NativeFilter, XdpFilter
+from clussvc.nlb.filter_table import (
+    DEFAULT_RULE,
+    SEED_BYTES,
+    FilterTable,
+    FlowTimes,
+    Reason,
+    RuleBuckets,
+)
+from clussvc.nlb.frames import read_question
+from clussvc.nlb.heartbeat import (
+    EXTENDED,
+    NO_ADDRESS,
+    HostName,
+    MembershipHeartbeat,
+    Refused,
+    decode,
+    decode_extended,
+    encode,
+    encode_maps,
+    encode_name,
+)
+from clussvc.nlb.instance import Instance, digest, read_instance
+from clussvc.nlb.mac import Address, OperationMode, address_octets, heartbeat_mac, igmp_group, mac_text
+from clussvc.nlb.messages import (
+    Action,
+    ConnectionsReported,
+    Control,
+    Event,
+    HeartbeatHeard,
+    HeartbeatRefused,
+    LinkChanged,
+    MapsHeard,
+    NameHeard,
+    NodesUp,
+    Note,
+    ParametersChanged,
+    Passing,
+    PeerView,
+    ResourcesOnline,
+    SendHeartbeat,
+    SendMaps,
+    SlotTable,
+    Status,
+    Table,
+    Tick,
+    UseTable,
+    View,
+)
+from clussvc.nlb.parameters import HostParameters, HostState
+from clussvc.resources.types import rtnetlink
+from clussvc.resources.types.rtnetlink import Link
+
+IDENTITY_INTERVAL_MS: Final = 10_000
+"""Between two extended heartbeats with the name of the host, as in the original."""
+COUNT_INTERVAL_MS: Final = 1_000
+"""How often connections are counted, so that the others know which buckets are idle here."""
+NEVER_MS: Final = 1 << 62
+FLOWS_SHOWN_MAX: Final = 1_000
+"""Connections that one answer shows."""
+
+_PASSING: Final = {
+    RuleWish.ENABLED: Passing.ENABLED,
+    RuleWish.DISABLED: Passing.DISABLED,
+    RuleWish.DRAINING: Passing.DRAINING,
+}
+_ACCEPTING: Final = frozenset(
+    {
+        Reason.BUCKET_OWNER,
+        Reason.SINGLE_HOST,
+        Reason.DEFAULT_HOST,
+        Reason.KNOWN_CONNECTION,
+        Reason.KNOWN_SESSION,
+        Reason.ICMP_EVERYWHERE,
+        Reason.FRAGMENT_FOLLOWS,
+        Reason.FRAGMENT_UNPLACED,
+    }
+)
+_PASSING_BY: Final = frozenset({Reason.NOT_IP, Reason.OTHER_ADDRESS, Reason.DEDICATED, Reason.NEIGHBOUR})
+_DROPPING: Final = frozenset(Reason) - _ACCEPTING - _PASSING_BY
+_EXPLAINED_BY_FILTER: Final = {"tcp": TCP, "udp": UDP, "gre": GRE}
+_PROTOCOLS: Final = {TCP: "TCP", UDP: "UDP", GRE: "GRE", ESP: "IPsec"}
+
+
+def now_ms() -> int:
+    """Milliseconds of the boot-time clock, which runs on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class Host:
+    """See the module. All methods are called by one thread."""
+
+    def __init__(
+        self,
+        interface: str,
+        facts: Mapping[str, Any],
+        selector: selectors.BaseSelector,
+        note: Callable[[int, str], None],
+    ) -> None:
+        """Begin with the first facts. Raises ClusterError; nothing is left then."""
+        instance, host = _read(facts)
+        self._note = note
+        self._selector = selector
+        self._instance, self._host = instance, host
+        self._key = bytes.fromhex(str(facts["key"]))
+        self._digest = digest(_private(facts))
+        self._link = card.find_link(interface, instance.address)
+        self._link_up = True
+        self._boot = time.time_ns() // 1_000_000
+        self._names: dict[HostId, str] = {}
+        self._identity_ms = 0
+        self._identity_seq = 0
+        self._held_ms = 0
+        self._count_ms = 0
+        self._failed = ""
+        self._machine = Convergence(
+            cluster=instance.cluster, host=host, host_code=_host_code(self._link), boot=self._boot, quorum=True
+        )
+        with contextlib.ExitStack() as undo:
+            self._filter = XdpFilter()
+            undo.callback(self._filter.close)
+            self._filter.load(self._filter_table(None))
+            self._filter.attach(self._link.name)
+            self._segment = Segment(self._link)
+            undo.callback(self._segment.close)
+            self._open_card()
+            undo.callback(self._close_card)
+            undo.pop_all()
+        selector.register(self._segment, selectors.EVENT_READ, self._hear)
+        self.learn(facts)
+
+    # --- facts ------------------------------------------------------------------------------------------------------
+
+    def learn(self, facts: Mapping[str, Any]) -> None:
+        """Take over what the service knows. Raises ClusterError when it cannot be used; what was stays then."""
+        instance, host = _read(facts)
+        if _fixed(instance) != _fixed(self._instance):
+            raise ClusterError(
+                "takes-effect-later",
+                "ClusterIPAddress, OperationMode, ClusterNetworkAddress and the members of a team take effect when the"
+                " resource is next brought online",
+            )
+        self._digest = digest(_private(facts))
+        former, self._instance, self._host = self._instance, instance, host
+        if former != instance:
+            if _card_of(former) != _card_of(instance):
+                self._close_card()
+                gone = set(former.cluster.all_vips) - set(instance.cluster.all_vips)
+                card.drop_addresses(gone)
+                self._open_card()
+            self._do(self._machine.handle(ParametersChanged(cluster=instance.cluster, host=host), now_ms()))
+            # Addresses and times of the filter are not the machine's concern.
+            self._filter.load(self._filter_table(self._machine.table))
+        up = {str(name).casefold() for name in facts["up"]}
+        self._tell(NodesUp(hosts=frozenset(one.host for one in instance.hosts if one.node.casefold() in up)))
+        self._tell(ResourcesOnline(names=frozenset(map(str, facts["online"]))))
+        self._obey(instance.wishes_for(host.node))
+
+    def _obey(self, wishes: Wishes) -> None:
+        """Bring the machine to what administrators want of this host."""
+        self._do(
+            self._machine.wish_rules(
+                {rule.code(): _PASSING[wishes.of(rule)] for rule in self._instance.cluster.rules}, now_ms()
+            )
+        )
+        if self._machine.wanted is HostState.SUSPENDED and wishes.host is not HostWish.SUSPENDED:
+            self._control(Control.RESUME)
+        match wishes.host:
+            case HostWish.STARTED:
+                self._control(Control.START)
+            case HostWish.STOPPED:
+                self._control(Control.STOP)
+            case HostWish.DRAINING:
+                self._control(Control.DRAINSTOP)
+            case HostWish.SUSPENDED:
+                self._control(Control.SUSPEND)
+            case _:
+                assert_never(wishes.host)
+
+    def _control(self, what: Control) -> None:
+        _, actions = self._machine.control(what, now_ms())
+        self._do(actions)
+
+    def stop(self) -> None:
+        """Leave: the others are told at the next ticks."""
+        self._control(Control.STOP)
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """When :meth:`tick` is due; None: the host has left and said so."""
+        return self._machine.deadline_ms
+
+    @property
+    def next_ms(self) -> int:
+        """When anything is due, the keeping of addresses and counting included."""
+        deadline_ms = self._machine.deadline_ms
+        times = (self._held_ms, self._count_ms, self._identity_ms)
+        return min(min(times), NEVER_MS if deadline_ms is None else deadline_ms)
+
+    def tick(self) -> None:
+        """Do what is due."""
+        now = now_ms()
+        if self._machine.deadline_ms is not None and now >= self._machine.deadline_ms:
+            self._tell(Tick())
+        if now >= self._held_ms:
+            self._hold_addresses(now)
+        if now >= self._count_ms:
+            self._count(now)
+        if now >= self._identity_ms:
+            self._say_name(now)
+
+    def _tell(self, event: Event) -> None:
+        self._do(self._machine.handle(event, now_ms()))
+
+    def _do(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case SendHeartbeat(heartbeat=heartbeat):
+                    self._segment_send(encode(heartbeat, self._key))
+                case SendMaps(part=part):
+                    for payload in encode_maps(part, self._key):
+                        self._segment_send(payload)
+                case UseTable(table=table):
+                    self._filter.load(self._filter_table(table))
+                case Note(event_id=event_id, message=message):
+                    self._note(event_id, message)
+                case _:
+                    assert_never(action)
+
+    def _segment_send(self, payload: bytes) -> None:
+        cluster = self._instance.cluster
+        # A link that is down is told by the kernel; the machine notices its own silence.
+        with contextlib.suppress(OSError):
+            self._segment.send(heartbeat_mac(cluster.mode, cluster.address.address), payload)
+
+    def _hear(self) -> None:
+        octets = address_octets(self._instance.address)
+        for source, payload in self._segment.receive():
+            said: MembershipHeartbeat | HostName | Any
+            if payload[:4] == EXTENDED.to_bytes(4, "little"):
+                said = decode_extended(payload, self._key, octets)
+            else:
+                said = decode(payload, self._key, octets)
+            if isinstance(said, Refused):
+                self._tell(HeartbeatRefused(reason=said))
+            elif isinstance(said, MembershipHeartbeat):
+                self._tell(HeartbeatHeard(heartbeat=said, source=mac_text(source, ":")))
+            elif isinstance(said, HostName):
+                self._tell(NameHeard(name=said))
+            else:
+                self._tell(MapsHeard(part=said))
+
+    def look_at_link(self) -> None:
+        """Something about links has changed."""
+        link = next((each for each in rtnetlink.links() if each.index == self._link.index), None)
+        up = link is not None and link.works
+        if up != self._link_up:
+            self._link_up = up
+            self._tell(LinkChanged(up=up))
+
+    # --- the adapter ------------------------------------------------------------------------------------------------
+
+    def _open_card(self) -> None:
+        cluster = self._instance.cluster
+        mac, vips = cluster.link_address(), cluster.all_vips
+        with contextlib.ExitStack() as undo:
+            self._memberships = card.Memberships(self._link, mac, vips)
+            undo.callback(self._memberships.close)
+            self._group = None
+            if cluster.mode is OperationMode.IGMP:
+                self._group = card.Group(self._link, igmp_group(cluster.address.address))
+                undo.callback(self._group.close)
+            card.hold_addresses(vips)
+            self._held_ms = now_ms() + int(card.EXTENSION_INTERVAL_S * 1000)
+            self._answerer = Answerer(self._link, vips, mac)
+            undo.pop_all()
+        self._selector.register(self._answerer, selectors.EVENT_READ, self._answerer.serve)
+        self._answerer.announce()
+
+    def _close_card(self) -> None:
+        self._selector.unregister(self._answerer)
+        self._answerer.close()
+        if self._group is not None:
+            self._group.close()
+        self._memberships.close()
+
+    def _hold_addresses(self, now: int) -> None:
+        """Only a host that takes part has them; one that was frozen for longer than their lifetime lost them, and gets
+        them back when it takes part again."""
+        self._held_ms = now + int(card.EXTENSION_INTERVAL_S * 1000)
+        try:
+            card.hold_addresses(self._instance.cluster.all_vips)
+        except OSError as error:
+            self._failed = f"the virtual addresses cannot be held: {error.strerror}"
+
+    def close(self) -> None:
+        """Be no host any more."""
+        self._close_card()
+        with contextlib.suppress(OSError):
+            card.drop_addresses(self._instance.cluster.all_vips)
+        self._selector.unregister(self._segment)
+        self._segment.close()
+        self._filter.close()
+
+    # --- the filter -------------------------------------------------------------------------------------------------
+
+    def _filter_table(self, table: Table | None) -> FilterTable:
+        """What the machine wants, with what it does not know: addresses, times, the hash."""
+        cluster = self._instance.cluster
+        team = cluster.team
+        active = table is not None and table.active
+        rules = table.rules if table is not None and active else ()
+        slots = table.slots if table is not None and active else ()
+        nobody = RuleBuckets(owners=(NOBODY,) * cluster.bucket_count)
+        buckets = [_rule_buckets(slot) for slot in slots]
+        return FilterTable(
+            generation=table.number if table is not None else 0,
+            seed=hashlib.blake2b(self._key, digest_size=SEED_BYTES, person=b"nlb buckets").digest(),
+            buckets=len(buckets[0].owners) if buckets else cluster.bucket_count,
+            host=self._host.host,
+            running=active,
+            vips=cluster.all_vips,
+            dedicated=tuple(dip.address for dip in self._host.dips),
+            rules=rules,
+            rule_buckets=tuple(buckets[:-1]),
+            default=buckets[-1] if buckets else nobody,
+            cluster_mac=cluster.link_address(),
+            own_mac=self._link.hardware,
+            filter_icmp=cluster.filter_icmp,
+            reverse=team is not None and team.reverse_hash,
+            transit=team is not None,
+            times=FlowTimes(closing_ms=cluster.tcp_timeout_s * 1000, ipsec_ms=cluster.ipsec_timeout_s * 1000),
+        )
+
+    def _count(self, now: int) -> None:
+        """Tell the machine which buckets have connections here."""
+        begun_ms = now_ms()
+        table = self._machine.table
+        if table is not None and table.active:
+            occupied = self._filter.occupied()
+            places = (*range(len(table.rules)), DEFAULT_RULE)
+            buckets = tuple(sum(1 << bucket for bucket in occupied.get(place, ())) for place in places)
+            self._tell(
+                ConnectionsReported(
+                    number=table.number,
+                    total=sum(map(int.bit_count, buckets)),
+                    buckets=buckets,
+                    packets=self._packets()[0],
+                )
+            )
+        # A table of connections that takes long to read is read less often.
+        self._count_ms = now + max(COUNT_INTERVAL_MS, 20 * (now_ms() - begun_ms))
+
+    def _packets(self) -> tuple[int, int]:
+        """Accepted and dropped so far."""
+        counters = self._filter.counters()
+        accepted = sum(count for reason, count in counters.items() if reason in _ACCEPTING)
+        dropped = sum(count for reason, count in counters.items() if reason in _DROPPING)
+        return accepted, dropped
+
+    def _say_name(self, now: int) -> None:
+        self._identity_ms = now + IDENTITY_INTERVAL_MS
+        self._identity_seq += 1
+        dips = [dip.address for dip in self._host.dips if isinstance(dip.address, IPv4Address)]
+        name = HostName(
+            host=self._host.host,
+            cluster=address_octets(self._instance.address),
+            dip=dips[0] if dips else NO_ADDRESS,
+            name=self._host.node,
+            boot=self._boot,
+            seq=self._identity_seq,
+        )
+        self._segment_send(encode_name(name, self._key))
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, Any]:
+        """Whether the host is ready, and what is wrong."""
+        trouble = self._failed
+        if not trouble and not self._filter.attached():
+            trouble = f"the packet filter is not on {self._link.name} any more"
+        view = self._machine.view(now_ms())
+        waits = view.status is Status.CONVERGING and not view.maps
+        return {"ready": not trouble and not waits, "waits_for": trouble or view.because, "trouble": trouble}
+
+    def status(self) -> dict[str, Any]:
+        """All that a query shows."""
+        view = self._machine.view(now_ms())
+        accepted, dropped = self._packets()
+        counters = {reason.value: count for reason, count in self._filter.counters().items() if count}
+        wall_ms = time.time_ns() // 1_000_000 - now_ms()
+        return {
+            "default_host": int(view.default_host),
+            "hosts": [self._own_line(view), *(_peer_line(view, peer) for peer in view.peers)],
+            "rules": [self._rule_line(view, at) for at in range(len(view.rules))],
+            "packets": {"accepted": accepted, "dropped": dropped, "by_reason": counters},
+            "refused_frames": dict(view.counters),
+            "statistics": {"connections": len(self._filter.flows(FLOWS_SHOWN_MAX)), "descriptors": FLOWS_DEFAULT},
+            "history": [
+                {"at_ms": wall_ms + line.at_ms, "state": line.state, "because": line.because} for line in view.history
+            ],
+            "findings": [finding.message for finding in view.findings],
+            "parameters_digest": self._digest,
+            "trouble": self._failed,
+        }
+
+    def _own_line(self, view: View) -> dict[str, Any]:
+        words = {
+            Status.DEFAULT: "default",
+            Status.CONVERGED: "converged",
+            Status.CONVERGING: "converging",
+            Status.DRAINING: "draining",
+            Status.SUSPENDED: "suspended",
+            Status.MEDIA_DISCONNECTED: "disconnected",
+        }
+        return {
+            "id": int(view.host),
+            "state": words.get(view.status, "stopped"),
+            "members": [int(member) for member in view.members],
+            "entered": view.convergences,
+            "because": "" if view.status in (Status.DEFAULT, Status.CONVERGED) else view.because,
+        }
+
+    def _rule_line(self, view: View, at: int) -> dict[str, Any]:
+        rule, passing = view.rules[at], view.passing[at]
+        because = ""
+        wish = self._instance.wishes_for(self._host.node)
+        if passing is Passing.DRAINING and wish.of(rule) is RuleWish.ENABLED:
+            because = "The host is draining."
+            if rule.resource and wish.host is not HostWish.DRAINING:
+                because = f"It is bound to resource '{rule.resource}', which is not online on this node."
+        return {
+            "title": rule.title,
+            "state": passing.value,
+            "because": because,
+            "weight": view.weights[at],
+            "buckets": {
+                str(host): count for host, count in sorted(counts(view.maps[at]).items())
+            } if view.maps else {},
+        }  # fmt: skip
+
+    def connections(self) -> dict[str, Any]:
+        """What the flow table holds, as much of it as is shown."""
+        flows = self._filter.flows(FLOWS_SHOWN_MAX)
+        return {
+            "count": len(flows),
+            "connections": [
+                {
+                    "protocol": _PROTOCOLS.get(flow.protocol, str(flow.protocol)),
+                    "client": _end(flow.client, flow.client_port),
+                    "server": _end(flow.server, flow.server_port),
+                    "state": flow.state.value,
+                    "idle_ms": flow.idle_ms,
+                }
+                for flow in flows
+            ],
+        }
+
+    def explain(self, protocol: str, client: str, server: str, flags: str) -> dict[str, Any]:
+        """Which host takes such a packet, and why. Raises ClusterError."""
+        question = read_question(protocol, client, server, flags)
+        if isinstance(question, str):
+            raise ClusterError("bad-question", question)
+        table = self._filter_table(self._machine.table)
+        if question.protocol in _EXPLAINED_BY_FILTER:
+            decision = self._filter.explain(
+                client=question.client,
+                server=question.server,
+                protocol=_EXPLAINED_BY_FILTER[question.protocol],
+                client_port=question.client_port,
+                server_port=question.server_port,
+                opens=question.flags == "syn" or question.protocol != "tcp",
+            )
+        else:
+            # These have no ports and no opening packets; what is known of their sessions is not looked at.
+            decision = NativeFilter(table, flows_max=0).decide(question.frame(table.cluster_mac))
+        owner = next((one for one in self._instance.hosts if one.host == decision.owner), None)
+        sentences = [f"Host {self._host.host} ({self._host.node}): {decision.verdict.value}. {decision.because(table)}"]
+        if owner is not None and owner.host != self._host.host:
+            sentences.append(f"Host {owner.host} ({owner.node}) takes it, by what this host knows.")
+        return {
+            "sentences": sentences,
+            "verdict": decision.verdict.value,
+            "reason": decision.reason.value,
+            "host": decision.owner,
+            "bucket": decision.bucket,
+        }
+
+
+def _rule_buckets(slot: SlotTable) -> RuleBuckets:
+    size = len(slot.owners)
+    return RuleBuckets(
+        owners=slot.owners,
+        dirty=frozenset(bucket for bucket in range(size) if slot.dirty >> bucket & 1),
+        # What the machine knows of open connections is a report old; the filter itself finds out what it had.
+        kept=None,
+        cut=slot.passing is Passing.DISABLED,
+    )
+
+
+def _read(facts: Mapping[str, Any]) -> tuple[Instance, HostParameters]:
+    instance, problems = read_instance(_private(facts))
+    if instance is None:
+        raise ClusterError("bad-property", " ".join(problems))
+    host = instance.host(str(facts["node"]))
+    if host is None:
+        raise ClusterError("not-a-host", f"{facts['node']} is not named in HostParameters any more")
+    return instance, host
+
+
+def _private(facts: Mapping[str, Any]) -> dict[str, PropertyValue]:
+    """Lists of texts are tuples again, as everywhere but in JSON."""
+    return {
+        str(name): tuple(map(str, value)) if isinstance(value, list) else value
+        for name, value in facts["private"].items()
+    }
+
+
+def _fixed(instance: Instance) -> tuple[object, ...]:
+    """What a running host cannot change: the adapter and the heartbeats of the others are made for it."""
+    cluster = instance.cluster
+    return cluster.address, cluster.mode, cluster.link_address(), cluster.team
+
+
+def _card_of(instance: Instance) -> tuple[object, ...]:
+    cluster = instance.cluster
+    return cluster.all_vips, cluster.link_address(), cluster.mode
+
+
+def _host_code(link: Link) -> int:
+    """32 bits that belong to this machine, so that two machines with one number are told apart."""
+    with contextlib.suppress(OSError):
+        machine = Path("/etc/machine-id").read_bytes()
+        return int.from_bytes(hashlib.blake2b(machine + link.hardware, digest_size=4).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(link.hardware, digest_size=4).digest(), "big")
+
+
+def _peer_line(view: View, peer: PeerView) -> dict[str, Any]:
+    state = "draining" if peer.draining else "converging"
+    if peer.state == "converged" and not peer.draining:
+        state = "default" if peer.host == view.default_host else "converged"
+    return {
+        "id": int(peer.host),
+        "state": state,
+        "members": [int(member) for member in view.members],
+        "entered": 0,
+        "because": "" if peer.member else "It is not admitted; 'nlb diagnose' says why.",
+        "source": peer.source,
+        "silent_ms": peer.silent_ms,
+    }
+
+
+def _end(address: Address, port: int) -> str:
+    text = f"[{address}]" if address.version == 6 and port else str(address)
+    return f"{text}:{port}" if port else text
