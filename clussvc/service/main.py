@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="QUORUM",
         help="majority, local, or the place of a quorum disk (a device, a file on a share, iscsi://HOST/TARGET/LUN, or"
-        " TYPE://ARGUMENT of a quorum-capable type); by default the smallest shared disk over 50 MB that is free, else local",
+        " TYPE://ARGUMENT of a quorum-capable type); by default the smallest shared disk over 50 MB that is free, else"
+        " local",
     )
     create.add_argument("--max-log-size", type=int, default=0, metavar="KB", help="of a quorum disk")
     create.add_argument("--force", action="store_true", help="overwrite what lies on the quorum disk")

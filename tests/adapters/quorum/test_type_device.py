@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -11,17 +12,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from clussvc.global_update.disk.device_worker import DeviceWorker
+from clussvc.global_update.disk.disk_thread import DiskLogThread
 from clussvc.model.errors import ClusterError
 from clussvc.model.quorum import Quorum, QuorumKind
+from clussvc.model.settings import LOOPBACK, disk_timing
+from clussvc.ports import Outcome, OutcomeKind
+from clussvc.quorum import disk_messages
 from clussvc.quorum.devices import open_device, type_device
 from clussvc.quorum.devices.type_device import TypeDevice, TypeProcess
 from clussvc.quorum.devices.type_protocol import LENGTH, Done, Lost, Release, TypePlace, frame, parse_place
 from clussvc.quorum.disk_layout import Superblock, encode_superblock
-from clussvc.quorum.disk_messages import DiskFailed, DiskRequest, Read, Register, Write
+from clussvc.quorum.disk_messages import DiskFailed, DiskRequest, GiveWay, Held, Read, Register, Write
 from clussvc.service.quorum_choice import Wanted, choose
 from clussvc.service.quorum_type_main import Host
 from clussvc.service.settings_file import NodeFile
@@ -29,6 +35,7 @@ from tests.adapters.quorum.places import sector
 from tests.adapters.quorum.type_site import install, install_locked_file
 
 LIMIT_S = 20.0
+CLUSTER = "c" * 32
 ODD = """
 import os, threading, time
 
@@ -413,3 +420,137 @@ def test_what_was_won_anew_was_lost_before(started: Callable[[str], TypeProcess]
     assert [ask(Read(sector=600, count=1)), ask(Register(key=5))] == ["", ""]
     assert ask(Write(sector=600, data=sector("a new owner"))) == ""
     worker._close()
+
+
+class Member:
+    """A node's part of the log, on real threads, whose quorum is the locked file."""
+
+    highest_node = 2
+
+    def __init__(self, node: int, place: str, quorum: Quorum) -> None:
+        self.applied: list[bytes] = []
+        self.held, self.lost = threading.Event(), threading.Event()
+        self.because = ""
+        self.process = TypeProcess(place, timeout_ms=1_000)
+        self.log = DiskLogThread(
+            node_id=node,
+            cluster_id=CLUSTER,
+            boot=1,
+            quorum=quorum,
+            timing=disk_timing(LOOPBACK),
+            open_device=lambda: TypeDevice(self.process, ends=False),
+            state_machine=self,
+            index=0,
+            send=lambda to, frame: None,
+            tell=self.told,
+            on_leader_changed=lambda leader, leads: None,
+            on_fatal=self.failed.append,
+        )
+
+    failed: ClassVar[list[Exception]] = []
+
+    def take_part(self) -> None:
+        """Begin to contest."""
+        self.log.start()
+        self.log.contest(wanted=True, client_networks=1)
+
+    def told(self, what: Held | disk_messages.Lost | GiveWay) -> None:
+        """What the core would hear."""
+        if isinstance(what, Held):
+            self.held.set()
+        elif isinstance(what, disk_messages.Lost):
+            self.because = what.because
+            self.held.clear()
+            self.lost.set()
+
+    def propose(self, command: bytes) -> None:
+        """It is acknowledged."""
+        done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self.log.propose(command, LIMIT_S, done.put)
+        assert done.get(timeout=LIMIT_S).kind is OutcomeKind.COMMITTED
+
+    def apply(self, index: int, command: bytes) -> bytes:
+        """See StateMachine."""
+        self.applied.append(command)
+        return b""
+
+    def snapshot(self) -> bytes:
+        """See StateMachine."""
+        return b" ".join(self.applied)
+
+    def restore(self, index: int, image: bytes) -> None:
+        """See StateMachine."""
+        self.applied = image.split()
+
+    def stop(self) -> None:
+        """Leave."""
+        self.log.stop()
+        self.process.kill()
+
+
+@pytest.fixture
+def members(site: Path, tmp_path: Path) -> Iterator[tuple[Member, Member]]:
+    """Two that do not hear each other; the first one owns the quorum."""
+    place = f"locked-file://{tmp_path}/quorum?SizeMB=64"
+    block = Superblock(cluster=CLUSTER, cluster_name="", disk=7, sectors=64 * 256, prepared_ms=0)
+    device = open_device(place, initiator="", timeout_ms=5_000)
+    device.write(0, encode_superblock(block))
+    device.close()
+    quorum = Quorum(kind=QuorumKind.DISK, device=place, disk=f"{7:016x}", sectors=64 * 256, reservations=True)
+    first, second = Member(1, place, quorum), Member(2, place, quorum)
+    first.take_part()
+    assert first.held.wait(LIMIT_S)
+    second.take_part()
+    yield first, second
+    first.stop()
+    second.stop()
+    assert not Member.failed
+
+
+def take_the_file_away(first: Member, tmp_path: Path) -> None:
+    (tmp_path / "quorum").rename(tmp_path / "aside")
+    assert first.lost.wait(LIMIT_S)
+    (tmp_path / "aside").rename(tmp_path / "quorum")
+
+
+def kill(first: Member, tmp_path: Path) -> None:
+    assert first.process.pid is not None
+    os.kill(first.process.pid, signal.SIGKILL)
+
+
+def freeze(first: Member, tmp_path: Path) -> None:
+    assert first.process.pid is not None
+    os.kill(first.process.pid, signal.SIGSTOP)
+
+
+def give_back(first: Member, tmp_path: Path) -> None:
+    first.log.contest(wanted=False, client_networks=1)
+    first.log.give_back()
+
+
+@pytest.mark.parametrize(
+    ("what", "because"),
+    [
+        (take_the_file_away, "this node has lost the quorum"),
+        (kill, ""),
+        (freeze, "hold on it has ended"),
+        (give_back, "given back"),
+    ],
+    ids=["lost", "crashes", "hangs", "gives-back"],
+)
+def test_the_owner_lets_go_and_one_of_the_two_goes_on(
+    members: tuple[Member, Member], tmp_path: Path, what: Callable[[Member, Path], None], because: str
+) -> None:
+    """Whatever happens to the type's process, nothing that was acknowledged is lost, and there is an owner again."""
+    first, second = members
+    first.propose(b"kept")
+    assert not second.held.is_set()
+    what(first, tmp_path)
+    assert first.lost.wait(LIMIT_S)
+    assert because in first.because
+    eventually(lambda: first.held.is_set() or second.held.is_set())
+    owner = first if first.held.is_set() else second
+    owner.propose(b"after")
+    assert owner.applied == [b"kept", b"after"]
+    if what is give_back:
+        assert owner is second
