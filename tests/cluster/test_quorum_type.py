@@ -109,7 +109,7 @@ def test_a_process_of_the_type_that_fails_costs_the_quorum_at_most(cluster: Clus
     before = len(owner.log.read_text(errors="replace"))
     failed = type_process(owner)
     os.kill(failed, how)
-    eventually(lambda: "quorum disk was lost" in said_since(owner, before), "the owner has noticed")
+    eventually(lambda: "owns the quorum disk no more" in said_since(owner, before), "the owner has noticed")
     cluster.wait_all_up()
     assert f"KEPT{how}" in {group["name"] for group in cluster.ask("group", on=owner_of(cluster)[0])}
     eventually(lambda: not _words(failed), "the process is gone")
