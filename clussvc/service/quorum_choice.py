@@ -167,6 +167,9 @@ def prepare(
 
     Raises ClusterError as :func:`choose`.
     """
+    if present is not None and present.on_disk and place == present.device:
+        # Its owner has it open, and another look would only disturb it.
+        return present
     if _is_new_file(place):
         create_file(place, 2 * DISK_BYTES_MIN)
     facts = examine(place)

@@ -350,3 +350,17 @@ def test_a_damaged_disk_that_is_not_the_clusters_is_never_repaired(disk: MemoryD
         answers(disk, replace(quorum, disk=f"{int(quorum.disk, 16) ^ 1:016x}"), repair=True) == ["quorum-damaged"] * 4
     )
     assert damaged == bytes(disk.content)
+
+
+def test_the_present_disk_is_not_looked_at_again(
+    file: NodeFile, disk: MemoryDisk, quorum: Quorum, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service has it open: another look would be refused, or end its session."""
+
+    def never(place: str, **_: object) -> None:
+        raise AssertionError("it was opened")
+
+    monkeypatch.setattr(quorum_choice, "open_device", never)
+    before = bytes(disk.content)
+    assert choose(FORCED, file, generation=6, present=quorum) == quorum
+    assert before == bytes(disk.content)

@@ -426,6 +426,7 @@ class Member:
     """A node's part of the log, on real threads, whose quorum is the locked file."""
 
     highest_node = 2
+    retired = False
 
     def __init__(self, node: int, place: str, quorum: Quorum) -> None:
         self.applied: list[bytes] = []
