@@ -273,6 +273,46 @@ def load(kind: str) -> Callable[[], str]:
     return told
 
 
+def packet_filter(found: dict[str, Any]) -> str:
+    """What a frame costs in the program, on the whole path, and in the extension; and how even the shares are."""
+
+    def figures(values: list[float], form: str = "{:.0f}") -> list[str]:
+        return [form.format(min(values)), form.format(statistics.median(values))]
+
+    cases = [
+        [
+            one["table"],
+            one["case"],
+            *figures(one["ns"]),
+            f"{min(one['ns']) - min(one['floor_ns'])}",
+        ]
+        for one in found["kernel"]
+    ]
+    ways = [[one["way"], one["case"], *figures(one["ns"])] for one in found["path"]]
+    batches = [[one["table"], *figures(one["millions_per_s"], "{:.1f}")[1:]] for one in found["batches"]]
+    shares = []
+    for buckets in dict.fromkeys(one["buckets"] for one in found["evenness"]):
+        mine = [one for one in found["evenness"] if one["buckets"] == buckets]
+        worst = max(mine, key=lambda one: one["busiest_over_mean"])
+        by_clients = max((one for one in mine if "clients_over_mean" in one), key=lambda one: one["clients_over_mean"])
+        shares.append(
+            [
+                str(buckets),
+                f"{worst['busiest_over_mean']:.3f} ({worst['hosts']} hosts)",
+                f"{by_clients['clients_over_mean']:.3f} ({by_clients['hosts']} hosts)",
+            ]
+        )
+    about = found["machine"]
+    kernel_header = ["table", "frame", "least ns", "median ns", "least, harness deducted"]
+    return (
+        f"Measured on {about['date']} at commit {about['commit']}, Linux {about['kernel']}.\n\n"
+        f"{lines_of(kernel_header, cases)}\n\n"
+        f"{lines_of(['path', 'frame', 'least ns', 'median ns'], ways)}\n\n"
+        f"{lines_of(['extension', 'million decisions a second'], batches)}\n\n"
+        f"{lines_of(['buckets', 'busiest host over mean, at worst', 'of a million clients, at worst'], shares)}"
+    )
+
+
 def part_of(kind: str, told: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
     """A part that is left as it is when nothing was measured."""
 
@@ -293,6 +333,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "bulk-8": part_of("bulk-8-1000", bulk),
     "quorum-disk": part_of("quorum-disk", quorum_disk),
     "two-nodes": two_nodes,
+    "packet-filter": part_of("filter", packet_filter),
     "load-lan": load("lan"),
     "load-fast": load("fast"),
 }

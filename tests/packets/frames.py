@@ -65,7 +65,11 @@ class Packet:
         head = struct.pack(
             ">BBHHHBBH", 0x45 + self.options, 0, total, self.identification, fragment, 64, self.protocol, 0
         )
-        return b"\x08\x00" + head + source.packed + target.packed + options + transport
+        header = bytearray(head + source.packed + target.packed + options)
+        words = sum(struct.unpack(f">{len(header) // 2}H", header))
+        words = (words & 0xFFFF) + (words >> 16)
+        header[10:12] = struct.pack(">H", 0xFFFF ^ ((words & 0xFFFF) + (words >> 16)))
+        return b"\x08\x00" + bytes(header) + transport
 
     def _ipv6(self, source: Address, target: Address, transport: bytes) -> bytes:
         fragmented = self.fragment or self.more

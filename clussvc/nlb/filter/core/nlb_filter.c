@@ -628,10 +628,8 @@ nlb_name_flow(const struct nlb_table *table, const struct nlb_key *key, struct n
     }
     s.v2 ^= 0xee;
     sip_rounds(&s, 3);
-    name->high = s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
-    s.v1 ^= 0xdd;
-    sip_rounds(&s, 3);
-    name->low = (s.v0 ^ s.v1 ^ s.v2 ^ s.v3) | 1;
+    name->high = s.v0 ^ s.v1;
+    name->low = (s.v2 ^ s.v3) | 1;
 }
 
 /* The flow of a PPTP client's tunnel, which its control connection opens. */

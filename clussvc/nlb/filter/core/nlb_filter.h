@@ -21,7 +21,7 @@
  *   nlb_flow_find, nlb_flow_put, nlb_flow_forget, nlb_now
  *
  * A SYN always belongs to the owner of its bucket. A host that knows the connection but does not own the bucket
- * forgets it then, so that two hosts never answer one client (docs/decisions/0020-nlb-filter.md).
+ * forgets it then, so that two hosts never answer one client (docs/decisions/0021-packet-filter.md).
  */
 
 #ifndef CLUSSVC_NLB_FILTER_H
