@@ -205,6 +205,9 @@ def _read_ipv6(table: FilterTable, packet: bytes, to_cluster: bool) -> Decision 
     if len(packet) < 40 or packet[0] >> 4 != 6:
         return _MALFORMED
     source, target = IPv6Address(packet[8:24]), IPv6Address(packet[24:40])
+    if target.ipv4_mapped is not None:
+        # Such an address stands for IPv4 inside a program and is never on the wire.
+        return _settled(Verdict.PASS, Reason.OTHER_ADDRESS)
     through = _whose(table, target, packet[24] == 0xFF, to_cluster)
     if isinstance(through, Decision):
         return through

@@ -13,7 +13,18 @@ from clussvc.nlb.port_rule import Affinity, FilteringMode, PortRule, Protocol, s
 from tests.packets.frames import CLUSTER_MAC, OWN_MAC, Packet, ike, quoting
 
 VIPS = ("192.0.2.10", "192.0.2.20", "2001:db8::10", "2001:db8::20")
-TARGETS = (*VIPS, *VIPS, *VIPS, "192.0.2.1", "192.0.2.99", "224.0.0.1", "255.255.255.255", "2001:db8::99", "ff02::1")
+TARGETS = (
+    *VIPS,
+    *VIPS,
+    *VIPS,
+    "192.0.2.1",
+    "192.0.2.99",
+    "224.0.0.1",
+    "255.255.255.255",
+    "2001:db8::99",
+    "ff02::1",
+    "::ffff:192.0.2.10",
+)
 PORTS = (0, 22, 80, 81, 443, 500, 1023, 1723, 4500, 8080, 65_535)
 MACS = (CLUSTER_MAC, CLUSTER_MAC, CLUSTER_MAC, OWN_MAC, b"\xff" * 6)
 CLIENTS_V4 = tuple(f"198.51.100.{number}" for number in range(1, 30))

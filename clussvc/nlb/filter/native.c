@@ -233,20 +233,19 @@ nlb_count_flow(const struct nlb_table *table, uint32_t which, const struct nlb_k
 {
     if (which == NLB_FLOWS_FRAGMENTS || nlb_flow_state(table, key, flow, now_ticks) == NLB_UNKNOWN)
         return;
-    struct nlb_packet packet = {.key = *key};
-    struct nlb_decision decision;
-    struct nlb_address v4 = {0, NLB_IPV4_LOW(0)};
-    uint64_t mapped = NLB_IPV4_LOW(0) ^ NLB_IPV4_LOW(0xffffffffu);
-    if (key->client.high != 0 || (key->client.low & ~mapped) != v4.low)
-        packet.flags = NLB_PACKET_IPV6;
-    nlb_classify(&packet, key->protocol);
-    /* What passes through the cluster is for an address that the table does not know, and has the first list. */
-    uint32_t number = table->places[nlb_fold(table->fold, key->server) & (NLB_FOLDS - 1)];
+    struct nlb_work work = {.packet = {.key = *key}};
+    if (!nlb_is_ipv4(key->client) || !nlb_is_ipv4(key->server))
+        work.packet.flags = NLB_PACKET_IPV6;
+    nlb_classify(&work.packet, key->protocol);
+    /* What passes through the cluster is for an address that the table does not know, and has the first list. In a
+       reversed instance the address of ours, if it is one, is the client's. */
+    struct nlb_address ours = table->flags & NLB_FLAG_REVERSE ? key->client : key->server;
+    uint32_t number = table->places[nlb_fold(table->fold, ours) & (NLB_FOLDS - 1)];
     if (number < NLB_TARGETS && table->targets[number].sort == NLB_VIRTUAL &&
-        nlb_same_address(table->targets[number].address, key->server))
-        packet.list = table->targets[number].list;
-    nlb_place(table, &packet, &decision);
-    counts[decision.slot * NLB_BUCKETS_MAX + decision.bucket]++;
+        nlb_same_address(table->targets[number].address, ours))
+        work.packet.list = table->targets[number].list;
+    nlb_place(table, &work);
+    counts[work.decision.slot * NLB_BUCKETS_MAX + work.decision.bucket]++;
 }
 
 PyObject *

@@ -2,8 +2,6 @@
 
 #include "nlb_filter.h"
 
-#include "siphash.h"
-
 #define NLB_ETHERNET_BYTES 14u
 #define NLB_IPV4_BYTES 20u
 #define NLB_IPV6_BYTES 40u
@@ -50,6 +48,13 @@ NLB_CODE int
 nlb_same_address(struct nlb_address one, struct nlb_address other)
 {
     return one.high == other.high && one.low == other.low;
+}
+
+/* Whether this is an IPv4 address in the form that the table has it. */
+NLB_CODE int
+nlb_is_ipv4(struct nlb_address address)
+{
+    return address.high == 0 && address.low == NLB_IPV4_LOW(NLB_IPV4_WORD(address.low));
 }
 
 /* Whose the destination is: true if the frame is to be shared among the hosts, with the list of rules. */
@@ -332,6 +337,11 @@ nlb_parse_ipv6(const struct nlb_table *table, const uint8_t *frame, const uint8_
     struct nlb_address destination = {NLB_LOAD64(ip + 24), NLB_LOAD64(ip + 32)};
     uint8_t next = ip[6];
     uint32_t at = NLB_ETHERNET_BYTES + NLB_IPV6_BYTES, limit = at + NLB_BE16(NLB_LOAD16(ip + 4));
+    if (nlb_is_ipv4(destination)) {
+        /* No packet has an IPv4 address there; it would be taken for the IPv4 address in the table. */
+        nlb_settle(packet, NLB_PASS, NLB_REASON_OTHER_ADDRESS);
+        return;
+    }
     if (!nlb_is_shared(table, destination, ip[24] == 0xff, packet))
         return;
     if (table->state != NLB_RUNNING) {
@@ -419,31 +429,52 @@ nlb_find_rule(const struct nlb_table *table, uint32_t list, uint32_t protocol, u
     return ranges->first[at] <= port && port <= ranges->last[at] ? ranges->slot[at] : NLB_SLOT_DEFAULT;
 }
 
-/* SipHash-1-3 of the client: of its address, or of the part that the affinity leaves, and of its port. */
-NLB_CODE uint64_t
-nlb_hash(const struct nlb_table *table, const struct nlb_packet *packet, uint8_t affinity)
+/* SipHash-1-3 under the cluster's seed: its beginning, a word more, and its end. */
+NLB_CODE void
+nlb_sip_begin(const struct nlb_table *table, struct sip *s)
 {
-    struct sip s = {
-        0x736f6d6570736575ull ^ table->seed[0],
-        0x646f72616e646f6dull ^ table->seed[1],
-        0x6c7967656e657261ull ^ table->seed[0],
-        0x7465646279746573ull ^ table->seed[1],
-    };
+    s->v0 = 0x736f6d6570736575ull ^ table->seed[0];
+    s->v1 = 0x646f72616e646f6dull ^ table->seed[1];
+    s->v2 = 0x6c7967656e657261ull ^ table->seed[0];
+    s->v3 = 0x7465646279746573ull ^ table->seed[1];
+}
+
+NLB_CODE void
+nlb_sip_word(struct sip *s, uint64_t word)
+{
+    s->v3 ^= word;
+    sip_rounds(s, 1);
+    s->v0 ^= word;
+}
+
+NLB_CODE void
+nlb_sip_end(struct sip *s, uint8_t mark)
+{
+    s->v2 ^= mark;
+    sip_rounds(s, 3);
+}
+
+/* The hash of the client: of its address, or of the part that the affinity leaves, and of its port. */
+NLB_CODE uint64_t
+nlb_hash(const struct nlb_table *table, struct nlb_work *work, uint8_t affinity)
+{
+    const struct nlb_packet *packet = &work->packet;
     /* The control connection of PPTP falls where its tunnel does, which has no port. */
     int with_port = affinity == NLB_AFFINITY_NONE &&
                     (packet->key.protocol == NLB_IP_UDP ||
                      (packet->key.protocol == NLB_IP_TCP && packet->rule_port != NLB_PORT_PPTP));
     uint64_t last = 0, length = 0;
+    struct sip s;
+    nlb_sip_begin(table, &s);
     if (packet->flags & NLB_PACKET_IPV6) {
-        uint64_t words[2] = {NLB_LE64(packet->key.client.high), NLB_LE64(packet->key.client.low)};
-        if (affinity == NLB_AFFINITY_NETWORK)
-            words[1] = 0;
-        s.v3 ^= words[0];
-        sip_rounds(&s, 1);
-        s.v0 ^= words[0];
-        s.v3 ^= words[1];
-        sip_rounds(&s, 1);
-        s.v0 ^= words[1];
+        nlb_sip_word(&s, NLB_LE64(packet->key.client.high));
+        struct sip network = s;
+        nlb_sip_word(&s, NLB_LE64(packet->key.client.low));
+        work->client = s; /* The name of the flow begins alike. */
+        if (affinity == NLB_AFFINITY_NETWORK) {
+            nlb_sip_word(&network, 0);
+            s = network;
+        }
         length = 16;
         if (with_port)
             last = NLB_BE16(packet->key.client_port);
@@ -457,19 +488,17 @@ nlb_hash(const struct nlb_table *table, const struct nlb_packet *packet, uint8_t
     }
     if (with_port)
         length += 2;
-    last |= length << 56;
-    s.v3 ^= last;
-    sip_rounds(&s, 1);
-    s.v0 ^= last;
-    s.v2 ^= 0xff;
-    sip_rounds(&s, 3);
+    nlb_sip_word(&s, last | length << 56);
+    nlb_sip_end(&s, 0xff);
     return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
 }
 
 /* Rule, bucket and the byte of the bucket. */
 NLB_CODE uint8_t
-nlb_place(const struct nlb_table *table, const struct nlb_packet *packet, struct nlb_decision *decision)
+nlb_place(const struct nlb_table *table, struct nlb_work *work)
 {
+    const struct nlb_packet *packet = &work->packet;
+    struct nlb_decision *decision = &work->decision;
     uint32_t slot = NLB_SLOT_DEFAULT;
     if (packet->rule_protocol != 0)
         slot = nlb_find_rule(table, packet->list, packet->rule_protocol, packet->rule_port);
@@ -477,7 +506,7 @@ nlb_place(const struct nlb_table *table, const struct nlb_packet *packet, struct
         slot = table->icmp_slot[packet->list];
     if (slot >= NLB_SLOTS)
         slot = NLB_SLOT_DEFAULT;
-    uint64_t hash = nlb_hash(table, packet, table->rules[slot].affinity);
+    uint64_t hash = nlb_hash(table, work, table->rules[slot].affinity);
     uint32_t bucket = NLB_BOUND((uint32_t)((hash >> 32) * table->buckets >> 32), NLB_BUCKETS_MAX - 1);
     uint8_t cell = table->bucket[slot * NLB_BUCKETS_MAX + bucket];
     decision->slot = (uint8_t)slot;
@@ -601,35 +630,47 @@ nlb_forget(struct nlb_flows *flows, const struct nlb_key *key, const struct nlb_
     nlb_flow_forget(flows, NLB_FLOWS_OPEN, key, name);
 }
 
-/* The name of a flow in the kernel's tables. */
+/* Ports, protocol and whatever else is not an address. */
+NLB_CODE uint64_t
+nlb_ports_word(const struct nlb_key *key)
+{
+    return (uint64_t)key->client_port << 48 | (uint64_t)key->server_port << 32 | (uint64_t)key->protocol << 24 |
+           (uint64_t)key->fragments << 16;
+}
+
+NLB_CODE void
+nlb_name_ipv4(const struct nlb_key *key, struct nlb_name *name)
+{
+    name->high = (uint64_t)NLB_IPV4_WORD(key->client.low) << 32 | NLB_IPV4_WORD(key->server.low);
+    name->low = nlb_ports_word(key);
+}
+
+/* `client` is the state of the hash after the client's address. */
+NLB_CODE void
+nlb_name_ipv6(const struct sip *client, const struct nlb_key *key, struct nlb_name *name)
+{
+    struct sip s = *client;
+    nlb_sip_word(&s, NLB_LE64(key->server.high));
+    nlb_sip_word(&s, NLB_LE64(key->server.low));
+    nlb_sip_word(&s, nlb_ports_word(key));
+    nlb_sip_end(&s, 0xee);
+    name->high = s.v0 ^ s.v1;
+    name->low = (s.v2 ^ s.v3) | 1;
+}
+
+/* The name of a flow in the kernel's tables, from nothing but its key. */
 NLB_CODE void
 nlb_name_flow(const struct nlb_table *table, const struct nlb_key *key, struct nlb_name *name)
 {
-    if (key->client.high == 0 && key->server.high == 0) {
-        name->high = (uint64_t)NLB_IPV4_WORD(key->client.low) << 32 | NLB_IPV4_WORD(key->server.low);
-        name->low = (uint64_t)key->client_port << 48 | (uint64_t)key->server_port << 32 |
-                    (uint64_t)key->protocol << 24 | (uint64_t)key->fragments << 16;
+    if (nlb_is_ipv4(key->client) && nlb_is_ipv4(key->server)) {
+        nlb_name_ipv4(key, name);
         return;
     }
-    uint64_t words[5] = {key->client.high, key->client.low, key->server.high, key->server.low,
-                         (uint64_t)key->client_port << 48 | (uint64_t)key->server_port << 32 |
-                             (uint64_t)key->protocol << 24 | (uint64_t)key->fragments << 16};
-    struct sip s = {
-        0x736f6d6570736575ull ^ table->seed[0],
-        0x646f72616e646f6dull ^ table->seed[1],
-        0x6c7967656e657261ull ^ table->seed[0],
-        0x7465646279746573ull ^ table->seed[1],
-    };
-    NLB_UNROLL
-    for (int at = 0; at < 5; at++) {
-        s.v3 ^= words[at];
-        sip_rounds(&s, 1);
-        s.v0 ^= words[at];
-    }
-    s.v2 ^= 0xee;
-    sip_rounds(&s, 3);
-    name->high = s.v0 ^ s.v1;
-    name->low = (s.v2 ^ s.v3) | 1;
+    struct sip client;
+    nlb_sip_begin(table, &client);
+    nlb_sip_word(&client, NLB_LE64(key->client.high));
+    nlb_sip_word(&client, NLB_LE64(key->client.low));
+    nlb_name_ipv6(&client, key, name);
 }
 
 /* The flow of a PPTP client's tunnel, which its control connection opens. */
@@ -729,12 +770,15 @@ nlb_decide_fragment(const struct nlb_table *table, struct nlb_flows *flows, stru
 NLB_CODE void
 nlb_decide_whole(const struct nlb_table *table, struct nlb_flows *flows, struct nlb_work *work)
 {
-    uint8_t cell = nlb_place(table, &work->packet, &work->decision);
+    uint8_t cell = nlb_place(table, work);
     NLB_MEET();
     struct nlb_flow *found = NULL;
     int opening = 0;
     if (nlb_has_flow(&work->packet) && ((cell & NLB_KEPT) || work->decision.owner == table->self)) {
-        nlb_name_flow(table, &work->packet.key, &work->name);
+        if (work->packet.flags & NLB_PACKET_IPV6)
+            nlb_name_ipv6(&work->client, &work->packet.key, &work->name);
+        else
+            nlb_name_ipv4(&work->packet.key, &work->name);
         NLB_MEET();
         found = nlb_flow_find(flows, NLB_FLOWS_OPEN, &work->packet.key, &work->name);
         if (found == NULL) {

@@ -8,6 +8,7 @@
 #define CLUSSVC_NLB_STRUCTS_H
 
 #include "nlb_consts.h"
+#include "siphash.h"
 
 struct nlb_address {
     uint64_t high, low; /* The bytes as they lie in memory. */
@@ -144,6 +145,7 @@ struct nlb_work {
     struct nlb_key key;
     struct nlb_name name;
     struct nlb_decision decision;
+    struct sip client; /* The state of the hash after the client's IPv6 address. */
 };
 
 /* In the kernel, of each processor: its counters, and its room for work. */
