@@ -130,7 +130,7 @@ from clussvc.model.view import LiveView, PeerView
 from clussvc.model.witness import Witness
 from clussvc.quorum.disk_messages import GiveWay, Held, Lost
 from clussvc.quorum.majority import needed
-from clussvc.quorum.stand_in import electorates
+from clussvc.quorum.stand_in import electorates, is_stand_in
 from clussvc.resources.monitors import DEFAULT_MONITOR, MonitorPool, MonitorState
 from clussvc.resources.property_changes import PropertyChanges
 
@@ -145,6 +145,12 @@ COMMANDS_MAX = 1_000
 
 MEMBER_CHANGE_PAUSE_MS = 500
 """Pause between attempts to let a node take part in the log; right after its start it may not be connected yet."""
+
+MEMBER_CHANGES_KEPT = 64
+"""How many of these pauses are remembered before those that are over are forgotten."""
+
+STAND_IN_PAUSE_MS = 50
+"""The same for a member without a machine, which is always there."""
 
 RETRY_PAUSE_MS = 100
 """Pause before a proposal that certainly was not applied is made again, such as during an election."""
@@ -269,7 +275,7 @@ class NodeCore:
         self._log_members: frozenset[NodeId] = frozenset()
         self._planned_for: Config | None = None
         self._plan_again_wall_ms: int | None = None
-        self._member_changes: dict[NodeId, int] = {}
+        self._member_changes: dict[AddLogMember | RemoveLogMember, int] = {}
         self._fencing = Fencing()
 
         self._counter = 0
@@ -1369,14 +1375,15 @@ class NodeCore:
             self._planned_for, self._plan_again_wall_ms = config, decided.next_wall_ms
         if decided.updates:
             self._propose("coordination", Batch(updates=decided.updates))
-        for node in decided.add_log_members:
-            if self._now_ms >= self._member_changes.get(node, 0):
-                self._member_changes[node] = self._now_ms + MEMBER_CHANGE_PAUSE_MS
-                self._out.append(AddLogMember(node=node))
-        for node in decided.remove_log_members:
-            if self._now_ms >= self._member_changes.get(node, 0):
-                self._member_changes[node] = self._now_ms + MEMBER_CHANGE_PAUSE_MS
-                self._out.append(RemoveLogMember(node=node))
+        if len(self._member_changes) > MEMBER_CHANGES_KEPT:
+            self._member_changes = {each: at for each, at in self._member_changes.items() if at > self._now_ms}
+        changes: list[AddLogMember | RemoveLogMember] = [AddLogMember(node=each) for each in decided.add_log_members]
+        changes += [RemoveLogMember(node=each) for each in decided.remove_log_members]
+        for change in changes:
+            if self._now_ms >= self._member_changes.get(change, 0):
+                pause_ms = STAND_IN_PAUSE_MS if is_stand_in(change.node) else MEMBER_CHANGE_PAUSE_MS
+                self._member_changes[change] = self._now_ms + pause_ms
+                self._out.append(change)
 
     def _forget_dead_leader(self, config: Config) -> None:
         """A leader whose last will was heard need not be waited for (docs/decisions/0012)."""

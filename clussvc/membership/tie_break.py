@@ -143,8 +143,15 @@ def _while_closed(now: _Situation, decision: Decision | None) -> VoteStep:
         opened = OpenWitness(voters_version=config.voters_version) if now.settled else None
         return VoteStep(update=opened)
     dropped = dropped_by(stand_in)
+    if dropped is not None and dropped not in now.nodes and now.joiners == (dropped,) and len(now.nodes) % 2:
+        return VoteStep(update=now.change, add_log_members=now.joiners)
+    waits = now.restless or not now.settled
+    if waits and dropped in config.voters and now.nodes == config.voters and config.witness.chosen:
+        # Until the witness can be opened for both of them, the log goes on without the one that has come.
+        return VoteStep(update=now.change)
     in_force = dropped is not None and dropped not in config.voters and now.nodes == config.voters | {dropped}
-    if in_force and config.dynamic_votes and not now.joiners and not set(now.leavers) - {dropped}:
+    wanted = config.dynamic_votes or config.witness.chosen
+    if in_force and wanted and not now.joiners and not set(now.leavers) - {dropped}:
         # As it should be; the node itself leaves the log when it is down.
         return VoteStep(update=now.change, remove_log_members=now.leavers)
     step = _without_stand_in(now, decision)
@@ -167,6 +174,10 @@ def _without_stand_in(now: _Situation, decision: Decision | None) -> VoteStep:
 
 def _without_tie_breaker(now: _Situation) -> VoteStep:
     config = now.config
+    ties = config.dynamic_votes or config.witness.chosen
+    if ties and len(now.joiners) == 1 and not now.leavers and len(now.nodes) % 2:
+        # It is not to be needed at once: if it is lost again, those that are there go on.
+        return VoteStep(update=now.change, add_log_members=(dropped_stand_in(now.joiners[0]),))
     if now.restless:
         return VoteStep(update=now.change, add_log_members=now.joiners, remove_log_members=now.leavers)
     if not now.settled or len(now.nodes) % 2:

@@ -102,7 +102,8 @@ def electorates(members: Collection[int], decision: Decision | None) -> tuple[fr
 def change_refused(members: Collection[int], decision: Decision | None, member: int, *, adding: bool) -> str:
     """Why the log must not take in this member, or let it go, now; empty if it may.
 
-    While there is a stand-in, nothing changes but that it goes, or that the node goes whose vote was dropped.
+    While there is a stand-in, nothing changes but that it goes, or that the node goes whose vote was dropped. A node
+    may also come when its vote was dropped beforehand: then nobody needs it before it is there.
     """
     nodes, stand_in = split(members)
     if not is_stand_in(member):
@@ -112,16 +113,16 @@ def change_refused(members: Collection[int], decision: Decision | None, member: 
         if dropped is None and len(electorates(members, decision)) > 1:
             assert decision is not None
             dropped = decision.dropped
-        if not adding and dropped == member:
+        if dropped == member and (not adding or (dropped_by(stand_in) is not None and len(nodes) % 2)):
             return ""
         return "a tie-breaker is in force, which has to go first"
     if not adding:
         return ""
     if stand_in is not None:
         return "another tie-breaker is in force"
-    if len(nodes) % 2:
-        return "an odd number of members needs no tie-breaker"
     dropped = dropped_by(member)
-    if dropped is not None and dropped not in nodes:
-        return f"node {dropped} is no member"
+    if dropped is None:
+        return "an odd number of members needs no tie-breaker" if len(nodes) % 2 else ""
+    if (dropped in nodes) == len(nodes) % 2:
+        return f"with node {dropped} the members would be an odd number, which needs no tie-breaker"
     return ""
