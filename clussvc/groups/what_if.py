@@ -305,6 +305,8 @@ def _quorum(config: Config) -> tuple[bool, str]:
     votes = f"{len(present)} of {len(voters)} voters would be up, {needed(len(voters))} are needed"
     if is_majority([node.id for node in present], voters):
         return True, f"{votes}: the cluster goes on."
+    if config.witness_open and 2 * len(present) == len(voters) and present:
+        return True, f"{votes}: the cluster goes on if the witness is reached, which decides for this half."
     return False, f"{votes}: no node would hold quorum, and every group would stop."
 
 

@@ -21,6 +21,7 @@ from clussvc.groups.what_if import (
 from clussvc.model.config import Config
 from clussvc.model.ids import NodeId
 from clussvc.model.quorum import Quorum, QuorumKind
+from clussvc.model.witness import Witness
 from tests.unit.groups.samples import APP, N1, N2, N3, NOW_MS, SITE, SQL, WEB, cluster, group, node, resource
 
 HEALTHY = cluster(
@@ -211,3 +212,13 @@ def test_what_the_cluster_would_refuse(hypothesis: Hypothesis) -> None:
     assert len(answer.steps) == 1
     assert "paused" in answer.steps[0]
     assert answer.changes == ()
+
+
+def test_half_of_the_voters_goes_on_with_a_witness_that_is_open() -> None:
+    config = replace(HEALTHY, nodes={number: HEALTHY.nodes[number] for number in (N1, N2)}, voters_version=3)
+    witness = Witness(path="/mnt/witness", token="0" * 16, opened=3)
+
+    assert "no node would hold quorum" in ask(NodeDies(node=N1), config).quorum
+    assert "if the witness is reached" in ask(NodeDies(node=N1), replace(config, witness=witness)).quorum
+    closed = replace(witness, opened=2)
+    assert "no node would hold quorum" in ask(NodeDies(node=N1), replace(config, witness=closed)).quorum
