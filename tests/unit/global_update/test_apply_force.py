@@ -7,6 +7,7 @@ from dataclasses import replace
 from clussvc.global_update.apply_force import forced
 from clussvc.model.ids import NodeId
 from clussvc.model.quorum import Quorum, QuorumKind
+from clussvc.model.witness import Witness
 from tests.unit.groups.samples import cluster, node
 
 DISK = Quorum(kind=QuorumKind.DISK, device="/dev/sdb", disk="0" * 15 + "1", sectors=25_600, generation=3, hold_ms=5_000)
@@ -37,3 +38,12 @@ def test_after_a_disk_nobody_is_declared_down_while_somebody_may_hold_it() -> No
 def test_a_local_quorum_of_one_node_stays_one() -> None:
     before = replace(cluster(node(1)), quorum=Quorum(kind=QuorumKind.LOCAL))
     assert forced(before, voters=frozenset({NodeId(1)}), generation=9).quorum.kind is QuorumKind.LOCAL
+
+
+def test_what_the_witness_has_decided_before_counts_no_more() -> None:
+    before = cluster(node(1), node(2))
+    before = replace(before, witness=Witness(path="/mnt/w", token="0" * 16, opened=before.voters_version))
+    assert before.witness_open
+    after = forced(before, voters=frozenset({NodeId(2)}), generation=9)
+    assert not after.witness_open
+    assert after.witness.path == "/mnt/w"
