@@ -39,7 +39,7 @@ from clussvc.model.states import MoveCause
 FORM_VERSION: Final = 1
 """The first byte of everything that is encoded here, but for proposals that use a newer field."""
 
-PROPOSAL_VERSION_MAX: Final = 11
+PROPOSAL_VERSION_MAX: Final = 12
 """The newest form of proposals."""
 
 _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
@@ -54,6 +54,7 @@ _NEW_FIELDS: Final[Mapping[tuple[str, str], int]] = {
     ("SetGroupProperties", "instances"): 9,
     ("SetQuorum", "quorum"): 10,
     ("SetQuorum", "voters_version"): 10,
+    ("SetQuorum", "anew"): 12,
 }
 """The version that brought each later field of an update, which is left out while it is empty."""
 

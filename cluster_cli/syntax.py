@@ -285,6 +285,11 @@ _CLUSTER = ObjectSpec(
             help="With /quorum: how long the log on a quorum disk may grow.",
         ),
         OptionSpec(
+            name="renewlog",
+            modifier=True,
+            help="With /quorum: begin the log of a majority anew, for a node that has lost its part of it.",
+        ),
+        OptionSpec(
             name="hold",
             argument=Argument.REQUIRED,
             modifier=True,

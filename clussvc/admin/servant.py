@@ -44,7 +44,7 @@ from clussvc.model.config import PING_TARGETS, Config, FenceDevice, Group, Netwo
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import FenceDeviceId, GroupId, RequestId, ResourceId
 from clussvc.model.properties import common_values, kind_of
-from clussvc.model.quorum import QuorumKind
+from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.reports import Report
 from clussvc.model.states import MoveCause
 from clussvc.ports import ClusterAccess
@@ -291,6 +291,15 @@ class ClusterServant(Servant):
         if quorum.disk == present.disk and quorum.on_disk:
             return updates.SetQuorum(max_log_kb=max_log_kb, hold_ms=hold_ms)
         return updates.SetQuorum(quorum=quorum, voters_version=self.config.voters_version)
+
+    @change(Role.ADMINISTRATOR)
+    def renew_log(self) -> Update:
+        """Have the log among the nodes begin anew, so that a node can take part again that has lost its part of it."""
+        present = self.config.quorum
+        if not present.replicated:
+            raise Refused(reports.bad_argument(f"The log of a {present.kind.value} is not among the nodes."))
+        quorum = Quorum(kind=present.kind, generation=present.generation + 1)
+        return updates.SetQuorum(quorum=quorum, voters_version=self.config.voters_version, anew=True)
 
     @change(Role.ADMINISTRATOR)
     def set_witness(self, path: str, force: bool = False) -> Any:

@@ -52,7 +52,7 @@ def unsettled_nodes(config: Config) -> list[str]:
 def set_quorum(config: Config, update: SetQuorum) -> Result:
     """All of it, or nothing."""
     if update.quorum is not None:
-        return _cut(config, update.quorum, update.voters_version)
+        return _cut(config, update.quorum, update.voters_version, anew=update.anew)
     before = config.quorum
     kind = update.kind or before.kind
     if kind is not before.kind:
@@ -126,9 +126,9 @@ def _witness_first(before: Quorum, wanted: QuorumKind) -> Report:
     return quorum_cannot_become(before.kind.value, wanted.value, why)
 
 
-def _cut(config: Config, wanted: Quorum, voters_version: int) -> Result:
+def _cut(config: Config, wanted: Quorum, voters_version: int, *, anew: bool) -> Result:
     """The last update of the present log. What follows it there is ignored by everybody; the log of the next generation
-    begins with the state after it (docs/decisions/0020)."""
+    begins with the state after it (docs/decisions/0020). ``anew``: only for the sake of that (docs/decisions/0018)."""
     before = config.quorum
     if wanted.generation != before.generation + 1 or voters_version != config.voters_version:
         return quorum_changed()
@@ -136,7 +136,9 @@ def _cut(config: Config, wanted: Quorum, voters_version: int) -> Result:
         return not_settled(unsettled)
     if config.witness.chosen:
         return _witness_first(before, wanted.kind)
-    if wanted.same_log(before):
+    if anew and not (wanted.replicated and wanted.kind is before.kind):
+        return quorum_cannot_become(before.kind.value, wanted.kind.value, "only a log among the nodes is begun anew")
+    if wanted.same_log(before) and not anew:
         return quorum_cannot_become(before.kind.value, wanted.kind.value, "its log is the same one")
     if bad := _not_alone(config, wanted.kind) or check_quorum(wanted) or _short_of_votes(config, wanted):
         return bad
@@ -162,6 +164,8 @@ def _cut(config: Config, wanted: Quorum, voters_version: int) -> Result:
     where = f" ({wanted.device})" if wanted.on_disk else ""
     message = f"The quorum of cluster {config.name} is a {wanted.kind.value}{where} now."
     because = f"an administrator has changed it; it was a {before.kind.value} before"
+    if anew:
+        message, because = f"The log of cluster {config.name} begins anew.", "an administrator wants it to"
     return Done(
         config=changed, records=note("cluster.quorum", message, kind="cluster", thing=config.name, because=because)
     )

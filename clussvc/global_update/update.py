@@ -310,6 +310,8 @@ class SetQuorum:
     (docs/decisions/0020). It must not be part of a batch."""
     voters_version: int = 0
     """With ``quorum``: every node that is up has said that it acts by this version of the voters."""
+    anew: bool = False
+    """With ``quorum``: it may be the present one, whose log begins anew, as a node has lost its part of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

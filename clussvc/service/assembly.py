@@ -83,7 +83,7 @@ from clussvc.quorum.devices import Writer
 from clussvc.resources.monitor.host import MonitorHost
 from clussvc.resources.monitors import DEFAULT_MONITOR
 from clussvc.service.balancers import Balancers
-from clussvc.service.engines import DiskEngine, Engine, NoEngine, RaftEngine
+from clussvc.service.engines import DiskEngine, Engine, LostLogEngine, NoEngine, RaftEngine
 from clussvc.service.fences import Fences
 from clussvc.service.joining import Doorkeeper
 from clussvc.service.last_will import write_will
@@ -110,8 +110,10 @@ log = structlog.get_logger()
 class Node(Runtime):
     """One node, whole: the runtime with all its adapters."""
 
-    def __init__(self, file: NodeFile, birth: Birth, switches: Switches | None = None) -> None:
-        """Open everything; nothing is sent or started yet. Raises ClusterError that names what is wrong."""
+    def __init__(self, file: NodeFile, birth: Birth, switches: Switches | None = None, lost_log: str = "") -> None:
+        """Open everything; nothing is sent or started yet. ``lost_log``: why this node's part of the log cannot be
+        used, if it is to wait for another one. Raises ClusterError that names what is wrong."""
+        self._lost_log = lost_log
         self._file = file
         self._switches = switches or Switches()
         self._clock_ = SystemClock()
@@ -250,6 +252,8 @@ class Node(Runtime):
         birth = self._birth
         if self._switches.watches_only:
             return self._no_engine(quorum, stored)
+        if self._lost_log:
+            return LostLogEngine(stored[0] if stored else 0, self._lost_log)
         if quorum.on_disk:
             engine = self._open_disk_log(quorum, stored, reset_log=self._switches.resetquorumlog)
         else:
@@ -294,6 +298,7 @@ class Node(Runtime):
             engine = self._open_raft(quorum, members, first_boot=True, joining=not begun, begun=begun)
         with self._birth_lock:
             self._change_birth(replace(self._birth, quorum=quorum, log_made=True))
+        self._lost_log = ""
         return engine
 
     def _discard_log(self, generation: int) -> None:
@@ -384,6 +389,7 @@ class Node(Runtime):
             self._shortcomings += (self._logs.trouble,)
         else:
             self._start_network()
+            self._shortcomings += (self._logs.trouble,) if self._lost_log else ()
         self._shortcomings += self._fences.open(self._timing)
         for shortcoming in self._shortcomings:
             log.warning("service.shortcoming", because=shortcoming)
@@ -425,6 +431,9 @@ class Node(Runtime):
     # --- the network ------------------------------------------------------------------------------------------------
 
     def _vouch(self, action: Vouch) -> None:
+        if self._lost_log:
+            # Who is heard is admitted, and given groups; this node would not even read of it.
+            return
         self._fences.vouch(action.until_ms)
         if not self._has_lease_to_lose and action.phase is not NodePhase.STARTING:
             self._has_lease_to_lose = True

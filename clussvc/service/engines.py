@@ -117,6 +117,18 @@ class NoEngine:
         """See Engine."""
 
 
+class LostLogEngine(NoEngine):
+    """This node has lost its part of the log, and with it what it has promised: it votes for nothing and says nothing
+    until the cluster begins another one."""
+
+    def __init__(self, applied_index: int, why: str) -> None:
+        super().__init__(applied_index, "resetquorumlog")
+        self.trouble = (
+            f"this node has lost its part of the log ({why}), and waits until another one begins: give the command"
+            " 'cluster /quorum /renewlog' on another node"
+        )
+
+
 class RaftEngine:
     """The log among the nodes."""
 

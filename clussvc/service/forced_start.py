@@ -119,15 +119,16 @@ def _nothing() -> ClusterError:
 # --- resetquorumlog ---------------------------------------------------------------------------------------------------
 
 
-def reset_log(file: NodeFile, birth: Birth) -> Birth:
-    """``resetquorumlog`` where the log is among the nodes: if this node's part of it is good, nothing; if it is damaged
-    and no other node has a part of it, it is made anew from the copy of the configuration.
+def reset_log(file: NodeFile, birth: Birth) -> tuple[Birth, str]:
+    """``resetquorumlog`` where the log is among the nodes. If this node's part of it is good, nothing is done. If it is
+    damaged, it is made anew from the copy of the configuration in a cluster of one node; in others the answer is why it
+    cannot be used, and the node has to wait for another log: it must not vote again under what it has forgotten.
 
-    Raises ClusterError(``journal-damaged`` and others, with the way out) when others have promises of this node.
+    Raises ClusterError(``journal-damaged`` and others) when there is not even a copy.
     """
     if not birth.quorum.replicated or not birth.log_made:
         # The log on a quorum disk is made anew by whoever takes the disk over.
-        return birth
+        return birth, ""
     try:
         _from_log(file, birth)
     except ClusterError as damage:
@@ -139,17 +140,13 @@ def reset_log(file: NodeFile, birth: Birth) -> Birth:
         if copy is None:
             raise
         index, config = copy
-        others = [node.name for node in config.nodes.values() if node.id != file.node_id]
-        if others:
-            raise ClusterError(
-                damage.code,
-                f"{damage.message} resetquorumlog makes such a log anew only in a cluster of one node, since"
-                f" {', '.join(others)} may count on what this one has promised.",
-            ) from damage
+        if len(config.nodes) > 1:
+            log.warning("log.lost", because=damage.message)
+            return birth, damage.code
         log.warning("log.reset", because=damage.message, from_entry=index)
         stored = Stored(term=0, entry=index, index=index, config=config)
-        return _begin(file, birth, _beginning(file, stored, frozenset({NodeId(file.node_id)})))
-    return birth
+        return _begin(file, birth, _beginning(file, stored, frozenset({NodeId(file.node_id)}))), ""
+    return birth, ""
 
 
 # --- forcequorum ------------------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ def _run(options: argparse.Namespace) -> int:
             if ended:
                 log.warning("service.leftovers", monitors=ended)
             try:
-                birth = _prepared(file, birth, switches)
-                why = Node(file, birth, switches).serve()
+                birth, lost_log = _prepared(file, birth, switches)
+                why = Node(file, birth, switches, lost_log).serve()
             except ClusterError as error:
                 log.critical("service.refused", because=error.message, code=error.code)
                 raise
@@ -151,15 +151,16 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepared(file: NodeFile, birth: Birth, switches: Switches) -> Birth:
-    """What switches do before the service itself starts."""
+def _prepared(file: NodeFile, birth: Birth, switches: Switches) -> tuple[Birth, str]:
+    """What switches do before the service itself starts; and why its log cannot be used, if it is to start without."""
     from clussvc.service.forced_start import force_quorum, reset_log
 
+    lost_log = ""
     if switches.resetquorumlog:
-        birth = reset_log(file, birth)
+        birth, lost_log = reset_log(file, birth)
     if switches.forcequorum:
         birth = force_quorum(file, birth, switches.forcequorum)
-    return birth
+    return birth, lost_log
 
 
 def _die_with_thread(ended: threading.ExceptHookArgs) -> None:

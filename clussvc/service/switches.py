@@ -17,8 +17,8 @@ class Switches:
     noquorumlogging: bool = False
     """As fixquorum; the log is read as well, though nothing is written to it, and what is damaged is named."""
     resetquorumlog: bool = False
-    """If the log is damaged, make it anew from what this node has stored; else no effect. Where the log is among the
-    nodes this is for a cluster of one."""
+    """If the log is damaged, make it anew from what this node has stored; else no effect. Where the log is among
+    several nodes this one waits without its part of it until the cluster begins another log."""
     forcequorum: tuple[str, ...] = ()
     """Go on with these nodes alone, by force: the quorum is a majority of them from now on. Empty: as always."""
     nogroupinfoevtlogging: bool = False
@@ -31,6 +31,10 @@ class Switches:
 
     def validate(self) -> None:
         """Raises ClusterError(``switch-refused``) for switches that contradict each other."""
+        if self.resetquorumlog and self.forcequorum:
+            raise ClusterError(
+                "switch-refused", "/forcequorum goes on with a good log, and /resetquorumlog is for a damaged one"
+            )
         if self.watches_only and (self.forcequorum or self.resetquorumlog):
             other = "forcequorum" if self.forcequorum else "resetquorumlog"
             raise ClusterError(

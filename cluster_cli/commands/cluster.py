@@ -109,6 +109,8 @@ def _quorum(invocation: Invocation, session: Session) -> Screen:
     witness = invocation.argument("witness")
     if witness is not None:
         session.change("Cluster", "set_witness", "" if witness.casefold() == "none" else witness, force)
+    if invocation.has("renewlog"):
+        session.change("Cluster", "renew_log")
     if wanted or path or int(size) or hold_ms:
         kind = QUORUMS.get((wanted or "").casefold())
         if wanted and kind is None and path:

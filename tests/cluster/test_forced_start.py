@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster.formation import Cluster
+from tests.cluster.formation import WORKER, Cluster
 from tests.cluster.lab import Lab, Node, eventually
 
 
@@ -54,6 +54,34 @@ def test_two_listed_nodes_go_on_with_the_newest_log_of_both(folder: Path) -> Non
             lambda: cluster.ask("/quorum", on=first)["voters"] == ["NODE1", "NODE2", "NODE3"],
             "NODE1 has its vote again",
         )
+        cluster.check_worker()
+
+
+def test_a_node_without_its_part_of_the_log_waits_for_another_one(folder: Path) -> None:
+    """It votes for nothing meanwhile, and nobody takes it for a member; then it has everything, and its vote counts."""
+    with Lab(folder=folder / "lost", nodes=3) as lab:
+        cluster = Cluster(lab)
+        cluster.form("loopback")
+        cluster.create_web_group(failback=False)
+        first, second, third = lab.nodes
+        third.crash()
+        cluster.command("group", "MEANWHILE", "/create", on=first)
+        (third.data / "log" / "raft.journal").unlink()
+        third.boot()
+        third.start_service()
+        third.wait_service_ended()
+        assert "journal-missing" in third.log.read_text()
+        third.start_service("/resetquorumlog")
+        eventually(lambda: "/renewlog" in third.cluster("node").stderr, "it says what it waits for")
+        assert cluster.node_states(first)["NODE3"] == "Down"
+        worker = cluster.process(first, WORKER)
+        cluster.command("/quorum", "/renewlog", on=second)
+        cluster.wait_all_up()
+        assert "MEANWHILE" in group_names(cluster, third)
+        assert cluster.process(first, WORKER) == worker, "nobody else has noticed"
+        # Its vote is worth something again.
+        second.crash()
+        cluster.command("group", "AGAIN", "/create", on=third)
         cluster.check_worker()
 
 

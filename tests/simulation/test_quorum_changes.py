@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from clussvc.global_update.update import CreateGroup
+from clussvc.global_update.update import CreateGroup, SetQuorum
 from clussvc.model.ids import GroupId
+from clussvc.model.quorum import Quorum
 from tests.simulation.quorum_changes import LEASES, MAJORITY, RESERVATIONS, change
 from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.world import World
@@ -33,6 +34,26 @@ def everywhere(world: World, generation: int) -> bool:
 
 def settled(world: World) -> bool:
     return not any(node.unsettled for node in world.config.nodes.values())
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 4])
+def test_a_log_that_begins_anew_changes_nothing_else(nodes: int) -> None:
+    """For a node that has lost its part of the log: the same voters begin another one, and everything stays online."""
+    with World(nodes=nodes, seed=nodes, log="raft") as world:
+        world.form()
+        group = world.make_group("web", {"a": [], "b": ["a"]}, on=f"n{nodes}")
+        world.run_until(lambda: world.online_on(group) is not None)
+        before = incarnations(world)
+        for generation in (1, 2):
+            config = world.config
+            renewed = SetQuorum(quorum=Quorum(generation=generation), voters_version=config.voters_version, anew=True)
+            assert world.do(renewed, on=f"n{nodes}") is None
+            world.run_until(lambda generation=generation: everywhere(world, generation))  # type: ignore[misc]
+            create(world, f"after-{generation}", on="n1")
+            world.run_for(3_000)
+            assert incarnations(world) == before
+            assert world.config.groups[group].epoch == 1
+            assert world.online_on(group) is not None
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 5])

@@ -139,21 +139,26 @@ def test_a_log_that_cannot_be_read_forces_nothing(tmp_path: Path) -> None:
 
 def test_the_damaged_log_of_one_node_is_made_anew_from_the_copy(tmp_path: Path) -> None:
     file, birth = made(tmp_path, cluster(node(1)))
-    assert reset_log(file, birth) is birth
+    assert reset_log(file, birth) == (birth, "")
     damage(file)
-    fresh = reset_log(file, birth)
-    assert fresh == read_birth(file)
+    fresh, lost = reset_log(file, birth)
+    assert (fresh, lost) == (read_birth(file), "")
     index, begun = taken_over(file)
     assert (index, begun.quorum.kind) == (40 + RESET_LEAP, QuorumKind.MAJORITY)
     assert begun.voters == {1}
 
 
 def test_the_damaged_log_of_one_of_several_nodes_is_not(tmp_path: Path) -> None:
-    """The others may count on what it has promised; the way out is to join anew."""
+    """The others may count on what it has promised; it has to wait for another log."""
     file, birth = made(tmp_path, THREE)
     damage(file)
-    with pytest.raises(ClusterError, match="NODE2, NODE3 may count on what this one has promised") as caught:
-        reset_log(file, birth)
-    assert caught.value.code == "journal-damaged"
-    assert "join anew" in caught.value.message
+    assert reset_log(file, birth) == (birth, "journal-damaged")
     assert read_birth(file) == birth
+
+
+def test_without_even_a_copy_there_is_nothing_to_begin_with(tmp_path: Path) -> None:
+    file, birth = made(tmp_path, cluster(node(1)))
+    damage(file)
+    file.database.unlink()
+    with pytest.raises(ClusterError, match="is damaged"):
+        reset_log(file, birth)

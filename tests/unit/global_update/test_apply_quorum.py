@@ -188,3 +188,20 @@ def test_a_cut_is_an_entry_of_its_own() -> None:
     done = apply(THREE, Proposal(request=RequestId("x"), proposer=NodeId(1), at_ms=0, update=batch))
     assert done.refusal is not None and done.refusal.code == "quorum-in-batch"
     assert done.config.quorum == Quorum()
+
+
+def test_the_log_of_a_majority_begins_anew_for_a_node_that_lost_its_part() -> None:
+    """It is a cut like any other, but nobody acts by anything else than before."""
+    before = cluster(node(1), node(2), node(3))
+    wanted = Quorum(generation=1)
+    done = set_quorum(before, SetQuorum(quorum=wanted, voters_version=before.voters_version, anew=True))
+    assert isinstance(done, Done)
+    after = done.config
+    assert (after.quorum.kind, after.quorum.generation, after.timing) == (QuorumKind.MAJORITY, 1, before.timing)
+    assert after.nodes == before.nodes
+    assert "begins anew" in done.records[0].message
+    disk = replace(before, quorum=DISK)
+    for config, quorum in ((disk, replace(DISK, generation=1)), (before, replace(DISK, generation=1)), (disk, wanted)):
+        refused = set_quorum(config, SetQuorum(quorum=quorum, voters_version=config.voters_version, anew=True))
+        assert isinstance(refused, Report)
+        assert refused.code == "quorum-change-refused"
