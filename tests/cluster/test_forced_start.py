@@ -12,77 +12,67 @@ def group_names(cluster: Cluster, on: Node) -> set[str]:
     return {group["name"] for group in cluster.ask("group", on=on) or ()}
 
 
-def test_two_listed_nodes_go_on_with_the_newest_log_of_both(folder: Path) -> None:
+def test_a_node_without_its_part_of_the_log_waits_for_another_one(cluster: Cluster) -> None:
+    """It votes for nothing meanwhile, and nobody takes it for a member; then it has everything, and its vote counts."""
+    first, second, third = cluster.lab.nodes
+    third.crash()
+    cluster.command("group", "MEANWHILE", "/create", on=first)
+    (third.data / "log" / "raft.journal").unlink()
+    third.boot()
+    third.start_service()
+    third.wait_service_ended()
+    assert "journal-missing" in third.log.read_text()
+    third.start_service("/resetquorumlog")
+    eventually(lambda: "/renewlog" in third.cluster("node").stderr, "it says what it waits for")
+    assert cluster.node_states(first)["NODE3"] == "Down"
+    worker = cluster.process(first, WORKER)
+    cluster.command("/quorum", "/renewlog", on=second)
+    cluster.wait_all_up()
+    assert "MEANWHILE" in group_names(cluster, third)
+    assert cluster.process(first, WORKER) == worker, "nobody else has noticed"
+    # Its vote is worth something again.
+    second.crash()
+    cluster.command("group", "AGAIN", "/create", on=third)
+
+
+def test_two_listed_nodes_go_on_with_the_newest_log_of_both(cluster: Cluster) -> None:
     """NODE1 is gone. NODE2 lacks what was changed last, NODE3 has it: nothing of that is lost, whichever of them is
     started first. When NODE1 comes back, it follows."""
-    with Lab(folder=folder, nodes=3) as lab:
-        cluster = Cluster(lab)
-        cluster.form("loopback")
-        cluster.create_web_group(failback=False)
-        first, second, third = lab.nodes
-        second.crash()
-        cluster.wait_nodes({"NODE1": "Up", "NODE2": "Down", "NODE3": "Up"}, on=first)
-        cluster.command("group", "LATE", "/create", on=first)
-        eventually(lambda: "LATE" in group_names(cluster, third), "NODE3 has the newest group")
-        third.crash()
-        gone = cluster.group(on=first)
-        first.crash()
+    first, second, third = cluster.lab.nodes
+    second.crash()
+    cluster.wait_nodes({"NODE1": "Up", "NODE2": "Down", "NODE3": "Up"}, on=first)
+    cluster.command("group", "LATE", "/create", on=first)
+    eventually(lambda: "LATE" in group_names(cluster, third), "NODE3 has the newest group")
+    third.crash()
+    gone = cluster.group(on=first)
+    first.crash()
 
-        for node in (second, third):
-            node.boot()
-        third.start_service("/forcequorum:NODE1,NODE2")
-        third.wait_service_ended()
-        assert "NODE3 is not on the list" in third.log.read_text()
-        second.start_service("/fo:NODE2,NODE3")
-        eventually(lambda: "NODE3 has not been heard" in second.log.read_text(), "it says for whom it waits")
-        third.start_service("/forcequorum:node3,node2")
-        for node in (second, third):
-            eventually(lambda node=node: cluster.takes_part(node), f"{node.name} takes part\n{node.tail()}")  # type: ignore[misc]
-        told = cluster.ask("/quorum", on=second)
-        assert (told["type"], told["voters"]) == ("Majority Node Set", ["NODE2", "NODE3"])
-        # NODE1 may act by slower times than it does; so long its group is not started elsewhere.
-        eventually(lambda: cluster.group(on=third) != gone, "NODE1 is declared down")
-        assert cluster.owner(on=third) is not first
-        assert "LATE" in group_names(cluster, second)
-        cluster.command("group", "GOES ON", "/create", on=second)
+    for node in (second, third):
+        node.boot()
+    third.start_service("/forcequorum:NODE1,NODE2")
+    third.wait_service_ended()
+    assert "NODE3 is not on the list" in third.log.read_text()
+    second.start_service("/fo:NODE2,NODE3")
+    eventually(lambda: "NODE3 has not been heard" in second.log.read_text(), "it says for whom it waits")
+    third.start_service("/forcequorum:node3,node2")
+    for node in (second, third):
+        eventually(lambda node=node: cluster.takes_part(node), f"{node.name} takes part\n{node.tail()}")  # type: ignore[misc]
+    told = cluster.ask("/quorum", on=second)
+    assert (told["type"], told["voters"]) == ("Majority Node Set", ["NODE2", "NODE3"])
+    # NODE1 may act by slower times than it does; so long its group is not started elsewhere.
+    eventually(lambda: cluster.group(on=third) != gone, "NODE1 is declared down")
+    assert cluster.owner(on=third) is not first
+    assert "LATE" in group_names(cluster, second)
+    cluster.command("group", "GOES ON", "/create", on=second)
 
-        first.boot()
-        first.start_service()
-        cluster.wait_all_up()
-        assert "GOES ON" in group_names(cluster, first)
-        eventually(
-            lambda: cluster.ask("/quorum", on=first)["voters"] == ["NODE1", "NODE2", "NODE3"],
-            "NODE1 has its vote again",
-        )
-        cluster.check_worker()
-
-
-def test_a_node_without_its_part_of_the_log_waits_for_another_one(folder: Path) -> None:
-    """It votes for nothing meanwhile, and nobody takes it for a member; then it has everything, and its vote counts."""
-    with Lab(folder=folder / "lost", nodes=3) as lab:
-        cluster = Cluster(lab)
-        cluster.form("loopback")
-        cluster.create_web_group(failback=False)
-        first, second, third = lab.nodes
-        third.crash()
-        cluster.command("group", "MEANWHILE", "/create", on=first)
-        (third.data / "log" / "raft.journal").unlink()
-        third.boot()
-        third.start_service()
-        third.wait_service_ended()
-        assert "journal-missing" in third.log.read_text()
-        third.start_service("/resetquorumlog")
-        eventually(lambda: "/renewlog" in third.cluster("node").stderr, "it says what it waits for")
-        assert cluster.node_states(first)["NODE3"] == "Down"
-        worker = cluster.process(first, WORKER)
-        cluster.command("/quorum", "/renewlog", on=second)
-        cluster.wait_all_up()
-        assert "MEANWHILE" in group_names(cluster, third)
-        assert cluster.process(first, WORKER) == worker, "nobody else has noticed"
-        # Its vote is worth something again.
-        second.crash()
-        cluster.command("group", "AGAIN", "/create", on=third)
-        cluster.check_worker()
+    first.boot()
+    first.start_service()
+    cluster.wait_all_up()
+    assert "GOES ON" in group_names(cluster, first)
+    eventually(
+        lambda: cluster.ask("/quorum", on=first)["voters"] == ["NODE1", "NODE2", "NODE3"],
+        "NODE1 has its vote again",
+    )
 
 
 def test_one_node_goes_on_when_the_quorum_disk_is_lost(folder: Path) -> None:

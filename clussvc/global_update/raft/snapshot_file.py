@@ -17,8 +17,9 @@ from clussvc.model.errors import ClusterError
 from clussvc.native import crc32c
 
 JOIN_ANEW = (
-    "evict the node from the cluster ('cluster node NAME /evict' on another node), remove its node file and its data "
-    "folder, and let it join anew."
+    "start it with --resetquorumlog and give 'cluster /quorum /renewlog' on another node. If that is not possible, evict"
+    " the node from the cluster ('cluster node NAME /evict' on another node), remove its node file and its data folder,"
+    " and let it join anew."
 )
 """The way out for a node whose part of the log is lost; it must not vote under its old identity."""
 
