@@ -17,7 +17,7 @@ from clussvc.model.errors import ClusterError
 from clussvc.native import crc32c
 
 JOIN_ANEW = (
-    "start it with --resetquorumlog and give 'cluster /quorum /renewlog' on another node. If that is not possible, evict"
+    "start it with --resetquorumlog and give 'cluster /quorum /renewlog' on another node. If that cannot be, evict"
     " the node from the cluster ('cluster node NAME /evict' on another node), remove its node file and its data folder,"
     " and let it join anew."
 )
