@@ -479,7 +479,7 @@ class Convergence:
         key = (said.host, said.host_code)
         if key == (self._me, self._host_code) or not self._running:
             return False
-        if (said.boot, said.seq) <= self._newest.get(key, (0, 0)):
+        if self._is_old(said):
             self.counters["heartbeats that were old"] += 1
             return False
         if key not in self._newest and len(self._newest) >= 2 * PEERS_MAX:
@@ -530,6 +530,10 @@ class Convergence:
         ):
             self._adopt(promised, now_ms)
         return True
+
+    def _is_old(self, said: MembershipHeartbeat) -> bool:
+        """Whether a heartbeat of that machine has been heard that was sent later, or in a later life."""
+        return (said.boot, said.seq) <= self._newest.get((said.host, said.host_code), (0, 0))
 
     def _learn(self, part: MapPart) -> bool:
         if part.buckets != self._buckets or not self._running:
@@ -683,9 +687,7 @@ class Convergence:
         for key, peer in self._peers.items():
             differs[key] = compare(mine, peer.said, self._rules)
             if key[0] == self._me:
-                differs[key].append(
-                    duplicate_host(self._me, f"this one ({self._dip})", f"{peer.source or 'another'} ({peer.said.dip})")
-                )
+                differs[key].append(duplicate_host(self._me, f"this one ({self._dip})", _machine(peer)))
         # Somebody who has a map and agrees with this host vouches for it: those who differ are the strangers then.
         anchored = mapped or any(
             self._may_take(peer) and not differs[key] and not inactive_team(peer.said)
@@ -696,9 +698,7 @@ class Convergence:
             wrong = differs[key] or inactive_team(peer.said)
             if not wrong and key[0] in seats:
                 other = seats[key[0]]
-                wrong = [
-                    duplicate_host(key[0], f"{other.source} ({other.said.dip})", f"{peer.source} ({peer.said.dip})")
-                ]
+                wrong = [duplicate_host(key[0], _machine(other), _machine(peer))]
                 blocked |= not self._may_take(other)
             findings += wrong
             if not wrong:
@@ -764,11 +764,7 @@ class Convergence:
         if agreement is None or not self._may_found(company, now_ms):
             self._because = self._waiting_for(company)
             return
-        unlike = [
-            host
-            for host, peer in company.others.items()
-            if peer.said.agreement != agreement.value or peer.said.members != agreement.members
-        ]
+        unlike = self._unlike(company, agreement)
         if unlike:
             self._because = f"waits for {_hosts(unlike)} to see the same members, weights and rules"
             return
@@ -781,11 +777,23 @@ class Convergence:
         if leader != self._me:
             self._because = f"waits for host {leader} to end the convergence"
             return
-        unready = [host for host, peer in company.others.items() if peer.said.state is not State.STABLE]
+        unready = self._unready(company)
         if unready:
             self._because = f"waits for {_hosts(unready)} to be stable"
             return
         self._adopt(agreement, now_ms)
+
+    def _unlike(self, company: _Company, agreement: Agreement) -> list[HostId]:
+        """Who does not announce this agreement."""
+        return [
+            host
+            for host, peer in company.others.items()
+            if peer.said.agreement != agreement.value or peer.said.members != agreement.members
+        ]
+
+    def _unready(self, company: _Company) -> list[HostId]:
+        """Who has not promised yet to adopt what he announces."""
+        return [host for host, peer in company.others.items() if peer.said.state is not State.STABLE]
 
     def _may_found(self, company: _Company, now_ms: int) -> bool:
         """Whether this host has listened long enough, if nobody has a map yet."""
@@ -843,10 +851,11 @@ class Convergence:
         """Why the adopted map does not hold any more."""
         adopted = self._adopted
         assert adopted is not None
-        if company.blocked and company.findings:
-            return company.findings[0].cause, company.findings[0].message.rstrip(".")
         if adopted.codes != self._codes or adopted.buckets != self._buckets:
             return Cause.MODIFIED_RULES, "the rules or parameters have changed"
+        if company.blocked and company.findings:
+            others = [host for host in company.findings[0].hosts if host != self._me] or [self._me]
+            return company.findings[0].cause, f"{_hosts(others)} must not balance with the others as configured"
         before, now = adopted.agreement.members, {self._me, *company.others}
         if before - now:
             return Cause.MEMBER_LOST, f"{_hosts(before - now)} left or cannot be heard"
@@ -876,7 +885,7 @@ class Convergence:
         before = self._claims()
         own = agreement.shares[self._me]
         table_code = self._table_code
-        changed_rules = former is not None and former.table_code != table_code
+        changed_rules = self._lives_by_other_rules()
         pending: dict[HostId, Claims] = {}
         for host, said in agreement.statements.items():
             if host == self._me or said.generation == 0 or self._is_dead(host):
@@ -932,6 +941,10 @@ class Convergence:
             self._note(29, "nlb.converged", text)
         else:
             self._note(28, "nlb.converged", f"Host {self._me} converged with {_hosts(set(members) - {self._me})}.")
+
+    def _lives_by_other_rules(self) -> bool:
+        """Whether the adopted map is one for other rules than those that are configured now."""
+        return self._adopted is not None and self._adopted.table_code != self._table_code
 
     def _is_dead(self, host: HostId) -> bool:
         return self._nodes_up is not None and host not in self._nodes_up
@@ -1044,9 +1057,12 @@ class Convergence:
             self._actions.append(UseTable(table=self._table))
 
     def _keep(self, adopted: _Adopted, taking: Claims) -> None:
-        """What this host does not take any more, it may still have connections of; the filter will tell."""
+        """What this host does not take any more, it may still have connections of; the filter will tell. What it takes
+        now and did not take before, others may have connections of."""
         if self._taken is not None and self._taken[0] == adopted.codes:
             left = [was & ~bits for was, bits in zip(self._taken[1], taking, strict=True)]
+            more = [bits & ~was for was, bits in zip(self._taken[1], taking, strict=True)]
+            self._moves.gained = [had | bits for had, bits in zip(self._moves.gained, more, strict=True)]
             if any(left):
                 self._moves.held = [had | bits for had, bits in zip(self._moves.held, left, strict=True)]
                 self._moves.since_table = (self._table.number if self._table else 0) + 1
@@ -1207,8 +1223,10 @@ class Convergence:
     def wish_rules(self, passing: Mapping[int, Passing], now_ms: int) -> tuple[Action, ...]:
         """What is wanted of the rules on this host, by their codes, whether it takes part now or not; those that are
         not named are enabled."""
+        self._now_ms = now_ms
+        changed = self._own_silence(now_ms)
         wanted = {code: passing.get(code, Passing.ENABLED) for code in self._codes[:-1]}
-        changed = wanted != {code: self._rule_states.get(code, Passing.ENABLED) for code in wanted}
+        changed |= wanted != {code: self._rule_states.get(code, Passing.ENABLED) for code in wanted}
         self._rule_states = wanted
         return self._finish(now_ms, changed=changed)
 
@@ -1351,6 +1369,11 @@ def _row(numbers: list[int]) -> tuple[int, ...]:
 
 def _is_missing(resource: str, online: frozenset[str]) -> bool:
     return resource != "" and resource.casefold() not in online
+
+
+def _machine(peer: _Peer) -> str:
+    """How messages name a machine whose host id says nothing."""
+    return f"{peer.source or 'another machine'} ({peer.said.dip})"
 
 
 def _key(said: MembershipHeartbeat) -> tuple[object, ...]:

@@ -55,7 +55,7 @@ def compare(one: MembershipHeartbeat, other: MembershipHeartbeat, rules: Sequenc
         # The number of rules follows from the codes, which are never 0.
         return []
     hosts = (one.host, other.host)
-    pair = f"Hosts {one.host} ({one.dip}) and {other.host} ({other.dip})"
+    pair = f"Hosts {_labelled(one)} and {_labelled(other)}"
 
     def finding(cause: Cause, event_id: int, message: str) -> Misconfiguration:
         return Misconfiguration(cause=cause, event_id=event_id, hosts=hosts, message=message)
@@ -101,6 +101,11 @@ def compare(one: MembershipHeartbeat, other: MembershipHeartbeat, rules: Sequenc
             )
         )
     return found
+
+
+def _labelled(said: MembershipHeartbeat) -> str:
+    """The host id, with a dedicated address if there is one."""
+    return f"{said.host} ({said.dip})" if int(said.dip) else str(said.host)
 
 
 def duplicate_handling(

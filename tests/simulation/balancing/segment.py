@@ -187,7 +187,8 @@ class Segment:
         return station
 
     def _machine(self, host: HostParameters, cluster: ClusterParameters, quorum: bool) -> Convergence:
-        self._boots += 1
+        # A host counts on by itself whenever it loses its map, so lives are a good deal apart, as clocks are.
+        self._boots += 1_000
         return Convergence(cluster=cluster, host=host, host_code=0xC0DE00 + host.host, boot=self._boots, quorum=quorum)
 
     def restart(self, station: Station, cluster: ClusterParameters, host: HostParameters, *, quorum: bool) -> None:

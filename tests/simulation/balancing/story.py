@@ -23,6 +23,7 @@ OTHER_RULES = (
     "192.0.2.10 443 TCP Disabled",
     "All 53 UDP Single",
 )
+AS_MANY_RULES = ("All 80-90 TCP Multiple Single Equal", "192.0.2.10 443 TCP Multiple None 30", "All 25 TCP Multiple")
 LEASE_MS = 480
 """After so long, at the latest, a node that was cut off knows that it has no quorum."""
 DECLARED_MS = 800
@@ -203,9 +204,9 @@ class Story:
         if self.plot.cluster:
             # A node that returns before it was declared down is declared down first.
             self.up.discard(host)
-            self.without_quorum.discard(host)
             self.spread_membership()
-            self.admit(station)
+            if host not in self.without_quorum:
+                self.admit(station)
 
     def pause(self) -> None:
         station = self.some()
@@ -303,8 +304,7 @@ class Story:
 
     def rewrite(self) -> None:
         """The rules are changed."""
-        old = [rule.text() for rule in self.rules]
-        texts = RULES if old != [rule.text() for rule in parse_rules(RULES)[0]] else OTHER_RULES
+        texts = self.random.choice((RULES, OTHER_RULES, AS_MANY_RULES))
         self.say(f"other rules: {texts}")
         self.rules = parse_rules(texts)[0]
         self.spread_parameters()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulation.balancing.mutations import MUTATIONS, hunt, named
 from tests.simulation.balancing.story import Ending, draw, tell
 
 SEEDS = range(60)
+TRIED = tuple(mutation.name for mutation in MUTATIONS if mutation.seeds_max <= 60)
+"""Those that are caught at once; ``python -m tests.simulation.balancing --mutations`` tries all."""
 
 
 def expect_well(ending: Ending) -> None:
@@ -26,3 +29,22 @@ def test_a_seed_tells_the_same_story() -> None:
 
     assert one == two
     assert one.frames > 100
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_a_mutation_is_caught_and_its_story_ends_well_without_it(name: str) -> None:
+    """Whatever is taken away, the referee notices; the same story of the whole product ends well."""
+    caught = hunt(named(name))
+
+    assert caught is not None, "the referee saw nothing"
+    expect_well(tell(caught.plot))
+
+
+def test_the_seeds_draw_every_sort_of_segment() -> None:
+    """Small and large maps, with a cluster and without, on good networks and on bad ones."""
+    plots = [draw(seed) for seed in SEEDS]
+
+    assert {plot.hosts for plot in plots} == {2, 3, 4, 5}
+    assert {plot.buckets for plot in plots} == {60, 960}
+    assert {plot.cluster for plot in plots} == {False, True}
+    assert {plot.loss for plot in plots} == {0.0, 0.02, 0.1, 0.3}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clussvc.nlb.messages import Control, Passing
-from tests.unit.nlb.test_convergence import RULES, Wire, settled
+from tests.unit.nlb.wire import RULES, Wire, settled
 
 
 def wish(wire: Wire, number: int, passing: dict[int, Passing]) -> None:
