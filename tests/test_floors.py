@@ -129,7 +129,6 @@ ADAPTERS_THAT_MEET = {
     ("clussvc.nlb.card", "clussvc.resources.types"): "links and addresses are asked of the kernel in one place",
     ("clussvc.resources.types", "clussvc.nlb.card"): "the type prepares the adapter that its host process uses",
     ("clussvc.comms", "clussvc.resources.types"): "links and addresses are asked of the kernel in one place",
-    ("clussvc.nlb.segment", "clussvc.resources.types"): "links are asked of the kernel in one place",
     ("clussvc.global_update.raft", "clussvc.native"): "checksums in C",
     ("clussvc.configdb", "clussvc.native"): "checksums in C",
     ("clussvc.nlb.filter", "clussvc.native"): "the packet filter in C",

@@ -43,14 +43,16 @@ import hashlib
 import struct
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import assert_never
 
 from clussvc.model.ids import HostId
 from clussvc.model.reports import Severity
 from clussvc.nlb.agreement import Agreement, Statement, agree, agreement_value
-from clussvc.nlb.bucket_map import NOBODY, BucketMap
+from clussvc.nlb.bucket_map import NOBODY
+from clussvc.nlb.company import Company, Machine, Peer, company_of, peer_of
+from clussvc.nlb.handover import Adopted, Handover, KnownMaps, Setting
 from clussvc.nlb.heartbeat import (
     DEFAULT_SLOT,
     MAP_BITS,
@@ -61,7 +63,6 @@ from clussvc.nlb.heartbeat import (
     State,
     TeamWord,
     all_groups,
-    bits_of_groups,
     group_bits,
     map_word,
     words,
@@ -88,7 +89,6 @@ from clussvc.nlb.messages import (
     RuleControl,
     SendHeartbeat,
     SendMaps,
-    SlotTable,
     Status,
     Table,
     TeamChanged,
@@ -96,14 +96,7 @@ from clussvc.nlb.messages import (
     UseTable,
     View,
 )
-from clussvc.nlb.misconfiguration import (
-    Cause,
-    Misconfiguration,
-    compare,
-    duplicate_handling,
-    duplicate_host,
-    inactive_team,
-)
+from clussvc.nlb.misconfiguration import Cause, Misconfiguration
 from clussvc.nlb.parameters import ClusterParameters, HostParameters, HostState
 from clussvc.nlb.port_rule import FilteringMode, PortRule, RuleScope
 
@@ -112,9 +105,6 @@ PEERS_MAX = 64
 HISTORY_MAX = 64
 PROMISES_MAX = 8
 """Agreements that a host has announced as stable and may still hear to have been adopted."""
-KNOWN_MAPS_MAX = 4_096
-"""Bitmaps that are remembered by their digest, where words hold digests: 33 slots of 32 hosts, three generations
-long."""
 FAREWELLS = 3
 """Heartbeats in which a host that leaves says so; two may be lost."""
 LOST_MAX = 2
@@ -125,64 +115,6 @@ DRIFT_PPM = 1_000
 SEND_GAP_PARTS = 20
 """What is sent at once is sent at least a twentieth of a period after the last heartbeat, so that a host sends at most
 twenty times as many in a storm of changes as at rest."""
-
-Claims = tuple[int, ...]
-"""A bitmap of buckets for each slot: each rule, and the default rule at the end."""
-
-
-@dataclass(slots=True)
-class _Peer:
-    """What is known of one machine. ``said`` is its last heartbeat."""
-
-    said: MembershipHeartbeat
-    received_ms: int
-    source: str
-    statement: Statement
-    idle: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Adopted:
-    """The map by which this host takes traffic."""
-
-    agreement: Agreement
-    rules: tuple[PortRule, ...]
-    codes: tuple[int, ...]
-    """Of these rules, and of the cluster's parameters at the end."""
-    code_words: tuple[int, ...]
-    """The codes as heartbeats carry them."""
-    table_code: int
-    buckets: int
-    own: Claims
-
-    def is_spoken_of(self, said: MembershipHeartbeat) -> bool:
-        """Whether the words of a heartbeat are about the rules by which this host decides, and its sender too."""
-        return said.generation > 0 and said.table_code == self.table_code and said.codes == self.code_words
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Company:
-    """Whom this host reckons with at a moment."""
-
-    others: Mapping[HostId, _Peer]
-    """Those with whom it may share."""
-    findings: tuple[Misconfiguration, ...]
-    blocked: bool
-    """Some difference must go away before anybody may share out anew."""
-
-
-@dataclass(slots=True)
-class _Connections:
-    """What of a move is not over yet; a bitmap for each slot."""
-
-    held: list[int] = field(default_factory=list)
-    """Buckets that this host does not take, and in which it may still have connections."""
-    gained: list[int] = field(default_factory=list)
-    """Own buckets that may be dirty."""
-    contested: list[int] = field(default_factory=list)
-    """Own buckets that another host takes as well, with less right; it will leave them as soon as it hears of that."""
-    since_table: int = 0
-    """A report of connections counts if it was made under this table or a later one."""
 
 
 class Convergence:
@@ -222,32 +154,26 @@ class Convergence:
         self._connections_number = 0
         self._packets = 0
 
-        self._peers: dict[tuple[HostId, int], _Peer] = {}
-        self._newest: OrderedDict[tuple[HostId, int], tuple[int, int]] = OrderedDict()
+        self._peers: dict[Machine, Peer] = {}
+        self._newest: OrderedDict[Machine, tuple[int, int]] = OrderedDict()
         """The newest heartbeat of each machine, living or not: no older one counts."""
         self._names: dict[HostId, str] = {}
-        self._known: OrderedDict[int, int] = OrderedDict()
+        self._maps = KnownMaps(cluster.bucket_count)
 
         self._now_ms = 0
         self._ended = False
         self._running = False
         self._listen_until_ms = 0
-        self._adopted: _Adopted | None = None
+        self._hand = Handover(host.host, host_code)
         self._state = State.CONVERGING
         self._agreement: Agreement | None = None
         self._promises: OrderedDict[int, Agreement] = OrderedDict()
-        self._pending: dict[HostId, Claims] = {}
-        self._taken: tuple[tuple[int, ...], Claims] | None = None
-        """By which rules and of which buckets this host has told the filter to take new connections."""
-        self._yielded: Claims = ()
-        self._moves = _Connections()
         self._convergences = 0
 
         self._farewells = 0
         self._last_sent_ms: int | None = None
         self._next_send_ms: int | None = None
         self._said: tuple[object, ...] | None = None
-        self._table: Table | None = None
         self._findings: tuple[Misconfiguration, ...] = ()
         self._found_ms: dict[str, int | None] = {}
         """Since when each finding lasts; None once it has been noted."""
@@ -262,16 +188,19 @@ class Convergence:
     def _prepare(self) -> None:
         """All that follows from the parameters."""
         self._octets = address_octets(self._cluster.address.address)
-        self._rules = self._cluster.rules
-        self._codes = (*(rule.code() for rule in self._rules), self._cluster.code())
-        self._buckets = self._cluster.bucket_count
-        self._code_words = words(self._codes[:-1], self._codes[-1])
-        digest = hashlib.blake2b(struct.pack(f"<I{len(self._codes)}I", self._buckets, *self._codes), digest_size=4)
-        self._table_code = int.from_bytes(digest.digest(), "little") or 1
+        rules, buckets = self._cluster.rules, self._cluster.bucket_count
+        codes = (*(rule.code() for rule in rules), self._cluster.code())
+        digest = hashlib.blake2b(struct.pack(f"<I{len(codes)}I", buckets, *codes), digest_size=4).digest()
+        self._setting = Setting(
+            rules=rules,
+            codes=codes,
+            code_words=words(codes[:-1], codes[-1]),
+            table_code=int.from_bytes(digest, "little") or 1,
+            buckets=buckets,
+        )
         self._weighed: tuple[object, tuple[int, ...]] | None = None
         self._stated: tuple[object, Statement] | None = None
-        self._zeros: Claims = (0,) * (len(self._rules) + 1)
-        self._rule_states = {code: state for code, state in self._rule_states.items() if code in self._codes}
+        self._rule_states = {code: state for code, state in self._rule_states.items() if code in codes}
         dips = [dip.address for dip in self._host.dips if isinstance(dip.address, IPv4Address)]
         self._dip = dips[0] if dips else NO_ADDRESS
 
@@ -290,10 +219,26 @@ class Convergence:
     def _me(self) -> HostId:
         return self._host.host
 
+    @property
+    def _rules(self) -> tuple[PortRule, ...]:
+        return self._setting.rules
+
+    @property
+    def _buckets(self) -> int:
+        return self._setting.buckets
+
+    @property
+    def _adopted(self) -> Adopted | None:
+        return self._hand.adopted
+
+    @property
+    def _generation(self) -> int:
+        return self._hand.generation
+
     def _passing(self, slot: int) -> Passing:
         """What this host does with the packets of one of its configured rules."""
         rule = self._rules[slot]
-        state = self._rule_states.get(self._codes[slot], Passing.ENABLED)
+        state = self._rule_states.get(self._setting.codes[slot], Passing.ENABLED)
         if state is Passing.ENABLED and (self._draining or _is_missing(rule.resource, self._online)):
             return Passing.DRAINING
         return state
@@ -345,8 +290,7 @@ class Convergence:
             case NodesUp(hosts=hosts):
                 changed |= hosts != self._nodes_up
                 self._nodes_up = hosts
-                for host in [host for host in self._pending if self._is_dead(host)]:
-                    del self._pending[host]
+                self._hand.release_of_dead(self._is_dead)
             case QuorumChanged(held=held):
                 self._quorum = held
             case LinkChanged(up=up):
@@ -440,13 +384,9 @@ class Convergence:
     def _forget(self) -> None:
         """This host has no map any more, and takes nothing: another life of it begins, which has promised nothing."""
         self._boot += 1
-        self._adopted = None
+        self._hand.forget()
         self._agreement = None
         self._promises.clear()
-        self._pending.clear()
-        self._taken = None
-        self._yielded = ()
-        self._moves = _Connections(held=[*self._zeros], gained=[*self._zeros], contested=[*self._zeros])
 
     def _own_silence(self, now_ms: int) -> bool:
         """Whether this host was silent for so long that others may have taken its buckets; then it begins anew."""
@@ -493,7 +433,7 @@ class Convergence:
             known = self._peers.pop(key, None)
             if known is not None:
                 known.said = said
-                self._take_release(known)
+                self._hand.release(known, self._maps)
             return known is not None
         former = self._peers.get(key)
         if former is None and len(self._peers) >= PEERS_MAX:
@@ -502,24 +442,9 @@ class Convergence:
         if former is not None and _same(former.said, said):
             former.received_ms, former.said, former.source = now_ms, said, event.source
             return False
-        slots = range(said.rules)
-        peer = _Peer(
-            said=said,
-            received_ms=now_ms,
-            source=event.source,
-            statement=Statement(
-                host=said.host,
-                host_code=said.host_code,
-                boot=said.boot,
-                generation=said.generation,
-                table_code=said.table_code,
-                words=(*(said.current[slot] for slot in slots), said.current[DEFAULT_SLOT]),
-                weights=(*(said.weights[slot] for slot in slots), said.weights[DEFAULT_SLOT]),
-            ),
-            idle=(*(said.idle[slot] for slot in slots), said.idle[DEFAULT_SLOT]),
-        )
+        peer = peer_of(said, received_ms=now_ms, source=event.source)
         self._peers[key] = peer
-        self._take_release(peer)
+        self._hand.release(peer, self._maps)
         promised = self._promises.get(said.agreement)
         if (
             promised is not None
@@ -538,53 +463,10 @@ class Convergence:
     def _learn(self, part: MapPart) -> bool:
         if part.buckets != self._buckets or not self._running:
             return False
-        before = len(self._known)
+        before = len(self._maps)
         for bits in part.bits.values():
-            self._know(bits)
-        return len(self._known) != before
-
-    def _know(self, bits: int) -> None:
-        """Remembers a bitmap by its word."""
-        if self._buckets <= MAP_BITS or bits == 0:
-            return
-        word = map_word(bits, self._buckets)
-        self._known[word] = bits
-        self._known.move_to_end(word)
-        if len(self._known) > KNOWN_MAPS_MAX:
-            self._known.popitem(last=False)
-
-    def _bits(self, word: int) -> int | None:
-        """The bitmap behind a map word; None: nobody has told it."""
-        if self._buckets <= MAP_BITS:
-            return word & (1 << self._buckets) - 1
-        return 0 if word == 0 else self._known.get(word)
-
-    def _claims_of(self, statement: Statement) -> Claims | None:
-        """The bitmaps that another host claims; None if some are not known."""
-        bits = [self._bits(word) for word in statement.words]
-        return None if None in bits else tuple(each or 0 for each in bits)
-
-    def _take_release(self, peer: _Peer) -> None:
-        """Whether a host that had buckets of ours has let them go by what it says now."""
-        waiting = self._pending.get(peer.said.host)
-        if waiting is None or self._adopted is None:
-            return
-        basis = self._adopted.agreement.statements.get(peer.said.host)
-        if basis is None or peer.said.host_code != basis.host_code:
-            return
-        if peer.said.boot != basis.boot or peer.said.generation == 0 or peer.said.state is State.LEAVING:
-            # It has begun anew, and what it had it has not any more.
-            del self._pending[peer.said.host]
-        elif peer.said.generation >= self._adopted.agreement.generation:
-            if peer.said.agreement == self._adopted.agreement.value:
-                del self._pending[peer.said.host]
-                return
-            claims = self._claims_of(peer.statement)
-            if claims is not None and self._adopted.is_spoken_of(peer.said):
-                left = tuple(bits & claimed for bits, claimed in zip(waiting, claims, strict=True))
-                self._pending[peer.said.host] = left
-                if not any(left):
-                    del self._pending[peer.said.host]
+            self._maps.know(bits)
+        return len(self._maps) != before
 
     def _expire(self, now_ms: int) -> bool:
         silent = [key for key, peer in self._peers.items() if now_ms - peer.received_ms >= self.detection_ms]
@@ -596,15 +478,11 @@ class Convergence:
 
     def _report(self, report: ConnectionsReported) -> bool:
         """What the filter says of connections; whether that changes anything."""
-        before = self._moves.held, self._drained()
+        before = self._drained()
         self._connections_total = report.total
         self._connections_number = report.number
         self._packets = report.packets
-        if self._adopted is None or len(report.buckets) != len(self._moves.held):
-            return False
-        if report.number >= self._moves.since_table:
-            self._moves.held = [bits & ~mine for bits, mine in zip(report.buckets, self._taking(), strict=True)]
-        return before != (self._moves.held, self._drained())
+        return self._hand.report(report.number, report.buckets) or before != self._drained()
 
     def _refuse(self, reason: Refused) -> None:
         """Counts what was not believed, and tells of the first of its kind."""
@@ -624,26 +502,11 @@ class Convergence:
             self._adopted is not None
             and self._state is State.CONVERGED
             and not any(self._adopted.own)
-            and self._table is not None
-            and self._connections_number >= self._moves.since_table
+            and self._hand.is_told(self._connections_number)
             and self._connections_total == 0
         )
 
     # --- the state --------------------------------------------------------------------------------------------------
-
-    @property
-    def _generation(self) -> int:
-        return self._adopted.agreement.generation if self._adopted else 0
-
-    def _claims(self) -> Claims:
-        """What this host owns, for the rules as they are configured now."""
-        adopted = self._adopted
-        if adopted is None or adopted.buckets != self._buckets:
-            return self._zeros
-        if adopted.codes == self._codes:
-            return adopted.own
-        by_code = dict(zip(adopted.codes, adopted.own, strict=True))
-        return tuple(by_code.get(code, 0) for code in self._codes)
 
     def _statement(self) -> Statement:
         weights = self._weights()
@@ -654,8 +517,8 @@ class Convergence:
             host_code=self._host_code,
             boot=self._boot,
             generation=self._generation,
-            table_code=self._adopted.table_code if self._adopted else 0,
-            words=tuple(map_word(bits, self._buckets) for bits in self._claims()),
+            table_code=self._adopted.setting.table_code if self._adopted else 0,
+            words=tuple(map_word(bits, self._buckets) for bits in self._hand.claims(self._setting)),
             weights=weights,
         )
         self._stated = self._adopted, statement
@@ -669,62 +532,16 @@ class Convergence:
             dip=self._dip,
             rules=len(self._rules),
             team=self._team,
-            codes=self._code_words,
+            codes=self._setting.code_words,
             weights=words(mine.weights[:-1], mine.weights[-1]),
             generation=mine.generation,
             buckets=self._buckets,
         )
 
-    def _company(self) -> _Company:
-        """Who may share, who is not admitted, and whether anything forbids to share out anew."""
-        if not self._peers and self._team.participants == 0:
-            return _Company(others={}, findings=(), blocked=False)
-        mine = self._self_portrait(self._statement())
-        mapped = self._adopted is not None
-        findings: list[Misconfiguration] = inactive_team(mine)
-        blocked = bool(findings)
-        differs: dict[tuple[HostId, int], list[Misconfiguration]] = {}
-        for key, peer in self._peers.items():
-            differs[key] = compare(mine, peer.said, self._rules)
-            if key[0] == self._me:
-                differs[key].append(duplicate_host(self._me, f"this one ({self._dip})", _machine(peer)))
-        # Somebody who has a map and agrees with this host vouches for it: those who differ are the strangers then.
-        anchored = mapped or any(
-            self._may_take(peer) and not differs[key] and not inactive_team(peer.said)
-            for key, peer in self._peers.items()
+    def _company(self) -> Company:
+        return company_of(
+            self._self_portrait(self._statement()), self._peers, rules=self._rules, may_take=self._hand.may_take
         )
-        seats: dict[HostId, _Peer] = {}
-        for key, peer in sorted(self._peers.items(), key=lambda each: each[1].statement.rank):
-            wrong = differs[key] or inactive_team(peer.said)
-            if not wrong and key[0] in seats:
-                other = seats[key[0]]
-                wrong = [duplicate_host(key[0], _machine(other), _machine(peer))]
-                blocked |= not self._may_take(other)
-            findings += wrong
-            if not wrong:
-                seats[key[0]] = peer
-            elif self._may_take(peer) or not anchored:
-                blocked = True
-        said = {host: peer.said for host, peer in seats.items()} | {self._me: mine}
-        for finding in duplicate_handling(said, self._rules):
-            findings.append(finding)
-            if not set(finding.hosts) <= {self._me, *seats}:
-                continue
-            takers = {host for host in finding.hosts if (mapped if host == self._me else self._may_take(seats[host]))}
-            strangers = [host for host in finding.hosts if host not in takers and host != self._me]
-            if not strangers or not takers:
-                blocked = True
-            else:
-                for host in strangers:
-                    seats.pop(host, None)
-        return _Company(others=seats, findings=tuple(findings), blocked=blocked)
-
-    def _may_take(self, peer: _Peer) -> bool:
-        """Whether a host takes traffic, or may do so without our having heard of it: it was to adopt our map."""
-        if peer.said.generation or self._adopted is None:
-            return peer.said.generation > 0
-        basis = self._adopted.agreement.statements.get(peer.said.host)
-        return basis is not None and (basis.boot, basis.host_code) == (peer.said.boot, peer.said.host_code)
 
     def _reconsider(self, now_ms: int) -> None:
         """The heart: where this host stands, by all that it has heard, and what it has to announce."""
@@ -733,7 +550,7 @@ class Convergence:
             self._begin(now_ms, "the bi-directional affinity team is inactive")
         company = self._company()
         self._tell(company.findings)
-        self._yield()
+        self._hand.yield_to(self._peers.values(), self._maps)
         mine = self._statement()
         if self._is_settled(company, mine):
             self._state, self._agreement = State.CONVERGED, None
@@ -748,7 +565,7 @@ class Convergence:
                 f"Host {self._me} is converging ({cause.words}): {why}. Until then everybody goes on as before.",
             )
             strangers = [
-                host for host, peer in company.others.items() if peer.said.generation and self._is_stranger(host)
+                host for host, peer in company.others.items() if peer.said.generation and self._hand.is_stranger(host)
             ]
             if strangers:
                 self._note(
@@ -783,7 +600,7 @@ class Convergence:
             return
         self._adopt(agreement, now_ms)
 
-    def _unlike(self, company: _Company, agreement: Agreement) -> list[HostId]:
+    def _unlike(self, company: Company, agreement: Agreement) -> list[HostId]:
         """Who does not announce this agreement."""
         return [
             host
@@ -791,11 +608,11 @@ class Convergence:
             if peer.said.agreement != agreement.value or peer.said.members != agreement.members
         ]
 
-    def _unready(self, company: _Company) -> list[HostId]:
+    def _unready(self, company: Company) -> list[HostId]:
         """Who has not promised yet to adopt what he announces."""
         return [host for host, peer in company.others.items() if peer.said.state is not State.STABLE]
 
-    def _may_found(self, company: _Company, now_ms: int) -> bool:
+    def _may_found(self, company: Company, now_ms: int) -> bool:
         """Whether this host has listened long enough, if nobody has a map yet."""
         return (
             self._adopted is not None
@@ -803,33 +620,34 @@ class Convergence:
             or any(peer.said.generation for peer in company.others.values())
         )
 
-    def _waiting_for(self, company: _Company) -> str:
+    def _waiting_for(self, company: Company) -> str:
         if company.findings and company.blocked:
             return company.findings[0].message.rstrip(".")
         if self._agreement is None:
             return "waits for the maps of other hosts"
         return "listens for other hosts"
 
-    def _agree(self, company: _Company, mine: Statement) -> Agreement | None:
+    def _agree(self, company: Company, mine: Statement) -> Agreement | None:
         """What all statements lead to; None if some maps are not known."""
         statements = [mine, *(peer.statement for peer in company.others.values())]
-        value = agreement_value(statements, self._codes, self._buckets)
+        setting = self._setting
+        value = agreement_value(statements, setting.codes, setting.buckets)
         if self._agreement is not None and self._agreement.value == value:
             return self._agreement
         if value in self._promises:
             return self._promises[value]
-        claims: dict[HostId, Claims] = {self._me: self._claims()}
+        claims = {self._me: self._hand.claims(setting)}
         for host, peer in company.others.items():
-            known = self._claims_of(peer.statement)
+            known = self._maps.claims(peer.statement)
             if known is None:
                 return None
             claims[host] = known
-        return agree(statements, claims, self._rules, self._codes, self._buckets)
+        return agree(statements, claims, setting.rules, setting.codes, setting.buckets)
 
-    def _is_settled(self, company: _Company, mine: Statement) -> bool:
+    def _is_settled(self, company: Company, mine: Statement) -> bool:
         """Whether everybody is where the adopted map has put him, or is about to go there."""
         adopted = self._adopted
-        if adopted is None or company.blocked or adopted.codes != self._codes or adopted.buckets != self._buckets:
+        if adopted is None or company.blocked or self._hand.lives_by_other_rules(self._setting):
             return False
         agreement = adopted.agreement
         if {self._me, *company.others} != agreement.members:
@@ -847,11 +665,11 @@ class Convergence:
                 return False
         return True
 
-    def _cause(self, company: _Company, mine: Statement) -> tuple[Cause, str]:
+    def _cause(self, company: Company, mine: Statement) -> tuple[Cause, str]:
         """Why the adopted map does not hold any more."""
         adopted = self._adopted
         assert adopted is not None
-        if adopted.codes != self._codes or adopted.buckets != self._buckets:
+        if self._hand.lives_by_other_rules(self._setting):
             return Cause.MODIFIED_RULES, "the rules or parameters have changed"
         if company.blocked and company.findings:
             others = [host for host in company.findings[0].hosts if host != self._me] or [self._me]
@@ -870,9 +688,6 @@ class Convergence:
                 return Cause.MODIFIED_PARAMETERS, f"the weights of host {host} have changed"
         return Cause.UNKNOWN, "another host sees other members"
 
-    def _is_stranger(self, host: HostId) -> bool:
-        return self._adopted is not None and host not in self._adopted.agreement.members
-
     def _begin(self, now_ms: int, why: str) -> None:
         self._state = State.CONVERGING
         self._convergences += 1
@@ -881,58 +696,19 @@ class Convergence:
 
     def _adopt(self, agreement: Agreement, now_ms: int) -> None:
         """From now on this host lives by these maps."""
-        former = self._adopted
-        before = self._claims()
-        own = agreement.shares[self._me]
-        table_code = self._table_code
-        changed_rules = self._lives_by_other_rules()
-        pending: dict[HostId, Claims] = {}
-        for host, said in agreement.statements.items():
-            if host == self._me or said.generation == 0 or self._is_dead(host):
-                continue
-            if changed_rules or said.table_code != table_code:
-                # It decides by other rules until it adopts, so any packet may still be its own.
-                waiting = own
-            else:
-                waiting = tuple(bits & claimed for bits, claimed in zip(own, agreement.claims[host], strict=True))
-                if former is not None:
-                    # What this host takes already, it goes on to take.
-                    mine = self._taking()
-                    waiting = tuple(bits & ~taken for bits, taken in zip(waiting, mine, strict=True))
-            if any(waiting):
-                pending[host] = waiting
-        taken = self._taking() if former is not None and not changed_rules else self._zeros
-        # Under other rules nobody knows yet to which buckets the connections belong.
-        everywhere = (1 << self._buckets) - 1 if changed_rules else 0
-        held = [everywhere] * len(own) if changed_rules or former is None else self._moves.held
-        gained = [everywhere] * len(own) if changed_rules or former is None else self._moves.gained
-        self._moves = _Connections(
-            held=list(held),
-            gained=[(had | ~was) & bits for had, was, bits in zip(gained, taken, own, strict=True)],
-            contested=[0] * len(own),
-            since_table=(self._table.number if self._table else 0) + 1,
-        )
-        self._adopted = _Adopted(
-            agreement=agreement,
-            rules=self._rules,
-            codes=self._codes,
-            code_words=self._code_words,
-            table_code=self._table_code,
-            buckets=self._buckets,
-            own=own,
-        )
-        self._pending = pending
+        before = self._hand.claims(self._setting)
+        self._hand.adopt(agreement, self._setting, self._is_dead)
         self._agreement = None
         self._state = State.CONVERGED
         self._because = ""
         for share in (*agreement.shares.values(), before):
             for bits in share:
-                self._know(bits)
+                self._maps.know(bits)
         for value in [value for value, each in self._promises.items() if each.generation <= agreement.generation]:
             del self._promises[value]
         for peer in self._peers.values():
-            self._take_release(peer)
-        self._yield()
+            self._hand.release(peer, self._maps)
+        self._hand.yield_to(self._peers.values(), self._maps)
         members = tuple(sorted(agreement.members))
         self._remember(now_ms, "converged", members, "")
         if members[0] == self._me:
@@ -942,140 +718,17 @@ class Convergence:
         else:
             self._note(28, "nlb.converged", f"Host {self._me} converged with {_hosts(set(members) - {self._me})}.")
 
-    def _lives_by_other_rules(self) -> bool:
-        """Whether the adopted map is one for other rules than those that are configured now."""
-        return self._adopted is not None and self._adopted.table_code != self._table_code
-
     def _is_dead(self, host: HostId) -> bool:
         return self._nodes_up is not None and host not in self._nodes_up
 
-    # --- what is taken ----------------------------------------------------------------------------------------------
-
-    def _yield(self) -> None:
-        """Leaves what others claim with more right, and reckons with connections of those who have less."""
-        adopted = self._adopted
-        if adopted is None:
-            self._yielded = ()
-            return
-        yielded = [0] * len(adopted.own)
-        contested = [0] * len(adopted.own)
-        rank = self._statement_rank()
-        for peer in self._peers.values():
-            if not peer.said.generation:
-                continue
-            spoken_of = adopted.is_spoken_of(peer.said)
-            if not spoken_of or self._is_stranger(peer.said.host):
-                # It lives by other rules, or has balanced without this host: its connections may lie in any bucket.
-                contested = [had | own for had, own in zip(contested, adopted.own, strict=True)]
-            if not spoken_of:
-                continue
-            for slot, (own, word) in enumerate(zip(adopted.own, peer.statement.words, strict=True)):
-                bits = self._bits(word)
-                if bits is None:
-                    contested[slot] |= own
-                elif own & bits and peer.statement.rank < rank:
-                    yielded[slot] |= own & bits
-                else:
-                    contested[slot] |= own & bits
-        self._yielded = tuple(yielded)
-        self._moves.contested = contested
-        self._moves.gained = [was | more for was, more in zip(self._moves.gained, contested, strict=True)]
-
-    def _statement_rank(self) -> tuple[int, int, int]:
-        return -self._generation, int(self._me), self._host_code
-
-    def _taking(self) -> Claims:
-        """The buckets of which this host takes new connections, by the rules that it has adopted."""
-        adopted = self._adopted
-        if adopted is None or not self._running:
-            return ()
-        yielded = self._yielded or (0,) * len(adopted.own)
-        taken = [own & ~left for own, left in zip(adopted.own, yielded, strict=True)]
-        for waiting in self._pending.values():
-            taken = [bits & ~wait for bits, wait in zip(taken, waiting, strict=True)]
-        return tuple(taken)
-
-    def _dirty(self) -> Claims:
-        """Own buckets of which others still have connections; those that are clean now stay clean."""
-        adopted = self._adopted
-        assert adopted is not None
-        gained = self._moves.gained
-        dirty = [0] * len(gained)
-        unsure = bool(self._pending) or any(self._moves.contested)
-        if any(gained):
-            full = all_groups(self._buckets)
-            for peer in self._peers.values():
-                if not peer.said.generation:
-                    continue
-                if peer.said.generation < self._generation or not adopted.is_spoken_of(peer.said):
-                    unsure = True
-                    continue
-                for slot, idle in enumerate(peer.idle[: len(dirty)]):
-                    busy = ~idle & full
-                    if busy and gained[slot]:
-                        dirty[slot] |= gained[slot] & bits_of_groups(busy, self._buckets)
-        if unsure:
-            # What has not been said yet cannot be known to be clean.
-            return tuple(gained)
-        self._moves.gained = list(dirty)
-        return tuple(dirty)
-
     def _use_table(self) -> None:
         """Tells the filter, if anything is new to it."""
-        adopted = self._adopted
-        if adopted is None or not self._running:
-            fresh = Table(number=0, generation=0, active=False, host=self._me, rules=self._rules, slots=())
-        else:
-            taking = self._taking()
-            self._keep(adopted, taking)
-            dirty = self._dirty()
-            by_code = {code: slot for slot, code in enumerate(self._codes[:-1])}
-            slots = []
-            for slot, owners in enumerate(adopted.agreement.maps):
-                off = adopted.own[slot] & ~taking[slot]
-                passing = Passing.DRAINING if self._draining else Passing.ENABLED
-                if slot < len(adopted.rules) and adopted.codes[slot] in by_code:
-                    passing = self._passing(by_code[adopted.codes[slot]])
-                slots.append(
-                    SlotTable(
-                        owners=self._others_first(slot, owners, off) if off else owners,
-                        dirty=dirty[slot] & taking[slot],
-                        kept=self._moves.held[slot] & ~taking[slot],
-                        passing=passing,
-                    )
-                )
-            fresh = Table(
-                number=0,
-                generation=self._generation,
-                active=True,
-                host=self._me,
-                rules=adopted.rules,
-                slots=tuple(slots),
-            )
-        if self._table is None or replace(self._table, number=0) != fresh:
-            self._table = replace(fresh, number=(self._table.number if self._table else 0) + 1)
-            self._actions.append(UseTable(table=self._table))
-
-    def _keep(self, adopted: _Adopted, taking: Claims) -> None:
-        """What this host does not take any more, it may still have connections of; the filter will tell. What it takes
-        now and did not take before, others may have connections of."""
-        if self._taken is not None and self._taken[0] == adopted.codes:
-            left = [was & ~bits for was, bits in zip(self._taken[1], taking, strict=True)]
-            more = [bits & ~was for was, bits in zip(self._taken[1], taking, strict=True)]
-            self._moves.gained = [had | bits for had, bits in zip(self._moves.gained, more, strict=True)]
-            if any(left):
-                self._moves.held = [had | bits for had, bits in zip(self._moves.held, left, strict=True)]
-                self._moves.since_table = (self._table.number if self._table else 0) + 1
-        self._taken = adopted.codes, taking
-
-    def _others_first(self, slot: int, owners: BucketMap, off: int) -> BucketMap:
-        """The map with those hosts in the place of this one from whom it waits to get the buckets."""
-        result = list(owners)
-        for bucket in range(len(result)):
-            if off >> bucket & 1:
-                holders = [host for host, bits in self._pending.items() if bits[slot] >> bucket & 1]
-                result[bucket] = min(holders, default=NOBODY)
-        return tuple(result)
+        rest = Passing.DRAINING if self._draining else Passing.ENABLED
+        passing = {self._setting.codes[slot]: self._passing(slot) for slot in range(len(self._rules))}
+        nothing = Table(number=0, generation=0, active=False, host=self._me, rules=self._rules, slots=())
+        if self._hand.renew_table(self._peers.values(), passing, rest, nothing):
+            assert self._hand.table is not None
+            self._actions.append(UseTable(table=self._hand.table))
 
     # --- saying -----------------------------------------------------------------------------------------------------
 
@@ -1084,16 +737,16 @@ class Convergence:
         adopted = self._adopted
         state = self._state if self._running else State.LEAVING
         agreement = adopted.agreement if adopted and state is State.CONVERGED else self._agreement
-        coming = self._claims()
+        claims = coming = self._hand.claims(self._setting)
         ready = [all_groups(self._buckets)] * len(coming)
         if self._agreement is not None:
             coming = self._agreement.shares[self._me]
-            lost = [was & ~will for was, will in zip(self._claims(), coming, strict=True)]
+            lost = [was & ~will for was, will in zip(claims, coming, strict=True)]
             ready = [each & ~group_bits(gone, self._buckets) for each, gone in zip(ready, lost, strict=True)]
         full = all_groups(self._buckets)
-        held: Iterable[int] = self._zeros
-        if adopted is not None and adopted.codes == self._codes and self._running:
-            held = [bits & ~mine for bits, mine in zip(self._moves.held, self._taking(), strict=True)]
+        # Of other rules than those by which this host decides, others do not read what it holds.
+        speaks = adopted is not None and not self._hand.lives_by_other_rules(self._setting)
+        held = self._hand.held() if speaks else (0,) * len(claims)
         idle = [full & ~group_bits(bits, self._buckets) for bits in held]
         default_owner = adopted.agreement.maps[-1][0] if adopted else NOBODY
         return MembershipHeartbeat(
@@ -1107,7 +760,7 @@ class Convergence:
             packets=self._packets,
             team=self._team,
             members=agreement.members if agreement else frozenset({self._me}),
-            codes=words(self._codes[:-1], self._codes[-1]),
+            codes=self._setting.code_words,
             current=words(mine.words[:-1], mine.words[-1]),
             new=_row([map_word(bits, self._buckets) for bits in coming]),
             idle=_row(idle),
@@ -1142,7 +795,8 @@ class Convergence:
         settled = self._running and self._state is State.CONVERGED
         if self._buckets > MAP_BITS and self._adopted is not None and not settled:
             bits = {
-                (slot if slot < len(self._rules) else DEFAULT_SLOT): each for slot, each in enumerate(self._claims())
+                (slot if slot < len(self._rules) else DEFAULT_SLOT): each
+                for slot, each in enumerate(self._hand.claims(self._setting))
             }
             self._actions.append(
                 SendMaps(
@@ -1225,7 +879,7 @@ class Convergence:
         not named are enabled."""
         self._now_ms = now_ms
         changed = self._own_silence(now_ms)
-        wanted = {code: passing.get(code, Passing.ENABLED) for code in self._codes[:-1]}
+        wanted = {code: passing.get(code, Passing.ENABLED) for code in self._setting.codes[:-1]}
         changed |= wanted != {code: self._rule_states.get(code, Passing.ENABLED) for code in wanted}
         self._rule_states = wanted
         return self._finish(now_ms, changed=changed)
@@ -1269,6 +923,11 @@ class Convergence:
         if moved and self._running:
             self._leave(now_ms, "its host id or the cluster's address changes")
             self._send(now_ms)
+        if cluster.bucket_count != self._cluster.bucket_count:
+            self._maps = KnownMaps(cluster.bucket_count)
+        if host.host != self._me:
+            table, self._hand = self._hand.table, Handover(host.host, self._host_code)
+            self._hand.table = table
         self._cluster, self._host = cluster, host
         self._agreement = None
         self._promises.clear()
@@ -1301,7 +960,7 @@ class Convergence:
     @property
     def table(self) -> Table | None:
         """What the filter was told last."""
-        return self._table
+        return self._hand.table
 
     @property
     def wanted(self) -> HostState:
@@ -1369,11 +1028,6 @@ def _row(numbers: list[int]) -> tuple[int, ...]:
 
 def _is_missing(resource: str, online: frozenset[str]) -> bool:
     return resource != "" and resource.casefold() not in online
-
-
-def _machine(peer: _Peer) -> str:
-    """How messages name a machine whose host id says nothing."""
-    return f"{peer.source or 'another machine'} ({peer.said.dip})"
 
 
 def _key(said: MembershipHeartbeat) -> tuple[object, ...]:

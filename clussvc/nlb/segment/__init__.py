@@ -1,1 +1,1 @@
-"""The segment on which load-balancing hosts hear each other: raw frames, and the thread that drives the machine."""
+"""The segment on which load-balancing hosts hear each other: raw frames on an adapter."""

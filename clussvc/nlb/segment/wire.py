@@ -26,15 +26,11 @@ RECEIVE_BUFFER_BYTES: Final = 1 << 20
 FRAMES_AT_ONCE_MAX: Final = 64
 """Read in one turn, so that a flood does not keep the thread from sending."""
 
-_SOL_PACKET: Final = 263
-_ADD_MEMBERSHIP: Final = 1
-_MULTICAST: Final = 0
 _ATTACH_FILTER: Final = 26
 _GET_MTU: Final = 0x8921
 _OUTGOING: Final = 4
 _PACKET_TYPE: Final = 0xFFFFF000 + 4
 """SKF_AD_OFF + SKF_AD_PKTTYPE: where a socket filter finds where a frame came from."""
-_MEMBERSHIP_REQUEST: Final = struct.Struct("@iHH8s")
 
 _LOAD_HALF, _LOAD_WORD, _LOAD_LENGTH, _EQUAL, _GREATER, _RETURN = 0x28, 0x20, 0x80, 0x15, 0x25, 0x06
 
@@ -61,11 +57,11 @@ def _program() -> bytes:
 class SegmentWire:
     """Sends and hears heartbeat frames on one adapter. Use it in a ``with`` statement, or call ``close``.
 
-    ``groups`` are the multicast link addresses to be heard besides broadcast and the adapter's own. Raises ClusterError
-    when there is no such adapter, when it cannot carry a heartbeat, or when the system does not permit it.
+    Frames for multicast addresses arrive when the adapter has joined these. Raises ClusterError when there is no such
+    adapter, when it cannot carry a heartbeat, or when the system does not permit it.
     """
 
-    def __init__(self, interface: str, *, groups: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, interface: str) -> None:
         self.interface = interface
         try:
             self._socket = socket.socket(
@@ -74,7 +70,7 @@ class SegmentWire:
         except OSError as error:
             raise _failed("open a packet socket", interface, error) from error
         try:
-            self._prepare(groups)
+            self._prepare()
         except OSError as error:
             self._socket.close()
             raise _failed("listen", interface, error) from error
@@ -82,7 +78,7 @@ class SegmentWire:
             self._socket.close()
             raise
 
-    def _prepare(self, groups: tuple[bytes, ...]) -> None:
+    def _prepare(self) -> None:
         program = ctypes.create_string_buffer(_program())
         length = (len(program) - 1) // 8
         # The filter comes first: what arrives between binding and filtering would pass.
@@ -101,10 +97,6 @@ class SegmentWire:
         kind = self._socket.getsockname()[3]
         if kind != 1:
             raise ClusterError("not-ethernet", f"{self.interface} is not an Ethernet adapter; heartbeats need one.")
-        index = socket.if_nametoindex(self.interface)
-        for group in groups:
-            request = _MEMBERSHIP_REQUEST.pack(index, _MULTICAST, MAC_BYTES, group)
-            self._socket.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, request)
 
     def __enter__(self) -> Self:
         return self

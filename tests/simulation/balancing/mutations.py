@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from clussvc.nlb import heartbeat
 from clussvc.nlb.convergence import Convergence
+from clussvc.nlb.handover import Handover, Setting
 from tests.simulation.balancing.story import Ending, draw, tell
 from tests.simulation.mutation import broken_by
 
@@ -29,20 +30,18 @@ class Mutation:
     """Within how many seeds, from 1 on, it must be noticed."""
 
 
-def _takes_at_once(self: Convergence) -> tuple[int, ...]:
-    adopted = self._adopted
-    if adopted is None or not self._running:
+def _takes_at_once(self: Handover) -> tuple[int, ...]:
+    if self.adopted is None:
         return ()
-    yielded = self._yielded or (0,) * len(adopted.own)
-    return tuple(own & ~left for own, left in zip(adopted.own, yielded, strict=True))
+    return tuple(own & ~left for own, left in zip(self.adopted.own, self._yielded, strict=True))
 
 
-def _clean(self: Convergence) -> tuple[int, ...]:
-    return (0,) * len(self._adopted.own) if self._adopted else ()
+def _clean(self: Handover, peers: object) -> tuple[int, ...]:
+    return (0,) * len(self.adopted.own) if self.adopted else ()
 
 
-def _new_number_of_rules(self: Convergence) -> bool:
-    return self._adopted is not None and len(self._adopted.codes) != len(self._codes)
+def _new_number_of_rules(self: Handover, setting: Setting) -> bool:
+    return self.adopted is not None and len(self.adopted.setting.codes) != len(setting.codes)
 
 
 def _quorum_does_not_matter(self: Convergence) -> str:
@@ -54,7 +53,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         name="takes at once",
         what="A host takes what it gains without waiting for the former owner's word.",
         caught_as=frozenset({"one taker"}),
-        broken=broken_by((Convergence, "_taking", _takes_at_once)),
+        broken=broken_by((Handover, "taking", _takes_at_once)),
         seeds_max=20,
     ),
     Mutation(
@@ -89,21 +88,21 @@ MUTATIONS: tuple[Mutation, ...] = (
         name="yields nothing",
         what="After a cut, hosts of both sides keep what both have.",
         caught_as=frozenset({"one taker", "connections stay"}),
-        broken=broken_by((Convergence, "_yield", lambda self: None)),
+        broken=broken_by((Handover, "yield_to", lambda *_: None)),
         seeds_max=1_500,
     ),
     Mutation(
         name="nothing is dirty",
         what="The new owner of a bucket answers packets of connections that are not its own.",
         caught_as=frozenset({"connections stay"}),
-        broken=broken_by((Convergence, "_dirty", _clean)),
+        broken=broken_by((Handover, "dirty", _clean)),
         seeds_max=100,
     ),
     Mutation(
         name="keeps nothing",
         what="The former owner of a bucket forgets that it has connections there.",
         caught_as=frozenset({"connections stay"}),
-        broken=broken_by((Convergence, "_keep", lambda *_: None)),
+        broken=broken_by((Handover, "keep", lambda *_: None)),
         seeds_max=60,
     ),
     Mutation(
@@ -131,14 +130,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         name="new rules at once",
         what="A host takes buckets of new rules while another one decides by the old rules.",
         caught_as=frozenset({"one taker", "connections stay"}),
-        broken=broken_by((Convergence, "_lives_by_other_rules", _new_number_of_rules)),
+        broken=broken_by((Handover, "lives_by_other_rules", _new_number_of_rules)),
         seeds_max=600,
     ),
     Mutation(
         name="a member is a stranger",
         what="A member that has promised to adopt the map, and has not been heard since, counts as one without a map.",
         caught_as=frozenset({"one taker"}),
-        broken=broken_by((Convergence, "_may_take", lambda self, peer: peer.said.generation > 0)),
+        broken=broken_by((Handover, "may_take", lambda self, peer: peer.said.generation > 0)),
         seeds_max=4_000,
     ),
 )
