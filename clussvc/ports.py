@@ -159,6 +159,9 @@ class PacketFilter(Protocol):
     def load(self, table: FilterTable) -> None:
         """Decide by this table from now on; it replaces the former one whole."""
 
+    def keep_until(self, boot_time_ms: int | None) -> None:
+        """Accept nothing for the cluster after that moment of CLOCK_BOOTTIME, unless it is moved; None: no end."""
+
     def attach(self, interface: str, *, native: bool = False) -> None:
         """Begin to decide what that interface receives. A table must be loaded."""
 

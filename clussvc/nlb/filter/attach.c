@@ -35,7 +35,7 @@
 #endif
 
 /* In the order of MAPS in script/build-filter. */
-enum nlb_map { MAP_TABLES, MAP_CPU, MAP_OPENING, MAP_OPEN, MAP_FRAGMENTS, MAP_COUNT };
+enum nlb_map { MAP_TABLES, MAP_CPU, MAP_UNTIL, MAP_OPENING, MAP_OPEN, MAP_FRAGMENTS, MAP_COUNT };
 
 typedef struct {
     PyObject_HEAD
@@ -258,6 +258,7 @@ program_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (template >= 0)
         maps[MAP_TABLES] = make_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, template, "nlb_tables");
     maps[MAP_CPU] = make_map(BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct nlb_cpu), 1, -1, "nlb_cpu");
+    maps[MAP_UNTIL] = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(uint64_t), 1, -1, "nlb_until");
     for (int which = MAP_OPENING; which < MAP_COUNT; which++) {
         unsigned entries = which == MAP_OPENING ? openings : which == MAP_OPEN ? flows : fragments;
         if (sharing != Py_None)
@@ -267,7 +268,9 @@ program_init(PyObject *object, PyObject *args, PyObject *kwargs)
     }
     /* Until the first real one there is a table of zeros: no address is known, so everything passes. */
     uint32_t zero = 0;
-    bool failed = template < 0 || update_map(maps[MAP_TABLES], &zero, &template) < 0;
+    const uint64_t forever = UINT64_MAX;
+    bool failed = template < 0 || update_map(maps[MAP_TABLES], &zero, &template) < 0 ||
+                  update_map(maps[MAP_UNTIL], &zero, &forever) < 0;
     for (int which = 0; which < MAP_COUNT; which++)
         failed |= maps[which] < 0;
     self->table = template;
@@ -323,6 +326,20 @@ program_load(PyObject *object, PyObject *value)
     }
     close_fd(&self->table);
     self->table = made;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+program_keep_until(PyObject *object, PyObject *args)
+{
+    Program *self = (Program *)object;
+    unsigned long long ticks;
+    if (!PyArg_ParseTuple(args, "K", &ticks) || !is_open(self))
+        return NULL;
+    uint32_t zero = 0;
+    uint64_t until = ticks;
+    if (update_map(self->maps[MAP_UNTIL], &zero, &until) < 0)
+        return refuse("the kernel does not take the filter's deadman");
     Py_RETURN_NONE;
 }
 
@@ -723,6 +740,7 @@ static PyMethodDef program_methods[] = {
     {"identity", program_identity, METH_NOARGS, "identity() -> (id, name, compiled to machine code) in the kernel."},
     {"identity_of", program_name_of, METH_VARARGS | METH_STATIC,
      "identity_of(id) -> (id, name, compiled) of any program."},
+    {"keep_until", program_keep_until, METH_VARARGS, "keep_until(ticks): accept nothing when the kernel has counted more."},
     {"ticks", program_ticks, METH_NOARGS | METH_STATIC, "ticks() -> the kernel's count of ticks, as flows have it."},
     {"counters", program_counters, METH_NOARGS, "counters() -> packets by reason, in the order of NLB_REASONS."},
     {"flows", program_flows, METH_VARARGS, "flows(limit) -> list of flows."},

@@ -251,6 +251,19 @@ class XdpFilter:
                 self._program.forget_flows()
         self._table, self._built = completed, built
 
+    def keep_until(self, boot_time_ms: int | None) -> None:
+        """Accept what is for the cluster until that moment of CLOCK_BOOTTIME, and drop it as ``stopped`` from then on,
+        unless this is called again: the deadman, for an agent that stands still. None: without an end, as before the
+        first call. Exact to a tick of the kernel; time in which the machine is suspended does not count.
+        """
+        self._require_open()
+        with _kernel("set the packet filter's deadman"):
+            if boot_time_ms is None:
+                self._program.keep_until(2**64 - 1)
+                return
+            left_ms = max(0, boot_time_ms - time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000)
+            self._program.keep_until(NlbProgram.ticks() + int(left_ms / self._tick_ms))
+
     def attach(self, interface: str, *, native: bool = False) -> None:
         """Decide what that interface receives, from now on. A table must be loaded.
 

@@ -31,8 +31,8 @@ static uint64_t (*const bpf_jiffies64)(void) = (void *)118; /* A mere load; ever
 struct map {
     uint32_t number;
 };
-struct map nlb_map_tables SECTION("maps"), nlb_map_cpu SECTION("maps"), nlb_map_opening SECTION("maps"),
-    nlb_map_open SECTION("maps"), nlb_map_fragments SECTION("maps");
+struct map nlb_map_tables SECTION("maps"), nlb_map_cpu SECTION("maps"), nlb_map_until SECTION("maps"),
+    nlb_map_opening SECTION("maps"), nlb_map_open SECTION("maps"), nlb_map_fragments SECTION("maps");
 
 /* The tables are maps of the program, so nothing is handed around; which one is known when this is compiled. */
 #define NLB_MAP(which) \
@@ -89,6 +89,14 @@ clussvc_nlb(struct xdp_md *context)
         return XDP_DROP;
     nlb_decide(table, NULL, frame, end, &cpu->work);
     NLB_MEET();
+    /* The deadman: when the agent stands still, others have taken over, or will in a moment. */
+    if (cpu->work.decision.verdict == NLB_ACCEPT && cpu->work.decision.reason != NLB_REASON_NEIGHBOUR) {
+        const uint64_t *until = bpf_map_lookup_elem(&nlb_map_until, &zero);
+        if (until == NULL || bpf_jiffies64() > *until) {
+            cpu->work.decision.verdict = NLB_DROP;
+            cpu->work.decision.reason = NLB_REASON_STOPPED;
+        }
+    }
     if (cpu->work.decision.rewrite && frame + 14 <= end) {
         *(uint32_t *)frame = NLB_LOAD32(table->own_mac);
         *(uint16_t *)(frame + 4) = NLB_LOAD16(table->own_mac + 4);

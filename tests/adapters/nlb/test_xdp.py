@@ -22,6 +22,11 @@ from tests.packets.frames import ACK, CLUSTER_MAC, OWN_MAC, Packet
 from tests.packets.tables import table
 
 
+def boot_time_ms() -> int:
+    """The clock of deadlines."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 def test_accepted_frames_get_the_own_link_address(kernel_filter: XdpFilter) -> None:
     """Two hosts, a hundred clients: the kernel lets through what host 1 owns, readdressed, and drops the rest."""
     kernel_filter.load(table())
@@ -88,6 +93,27 @@ def test_a_stopped_host_forgets_its_connections(kernel_filter: XdpFilter) -> Non
 
     assert not kernel_filter.flows()
     assert not kernel_filter.test_run(Packet(source_port=5000, flags=ACK).frame())[0]
+
+
+def test_the_deadman_ends_what_is_accepted(kernel_filter: XdpFilter) -> None:
+    """Nothing for the cluster after that moment, connections included, until it is moved; other traffic passes."""
+    kernel_filter.load(table(hosts=1))
+    connection, foreign = Packet(), Packet(target="192.0.2.77")
+    assert kernel_filter.test_run(connection.frame())[0]
+
+    kernel_filter.keep_until(boot_time_ms() + 60_000)
+    assert kernel_filter.test_run(connection.but(flags=ACK).frame())[0]
+    kernel_filter.keep_until(boot_time_ms() - 1)
+    deadline_s = time.monotonic() + 10
+    while kernel_filter.test_run(connection.but(flags=ACK).frame())[0]:
+        # The tick in which it was set has to end.
+        assert time.monotonic() < deadline_s
+    assert not kernel_filter.test_run(Packet(source_port=5000).frame())[0]
+    assert kernel_filter.counters()[Reason.STOPPED] >= 2
+    assert kernel_filter.test_run(foreign.frame())[0]
+
+    kernel_filter.keep_until(None)
+    assert kernel_filter.test_run(connection.but(flags=ACK).frame())[0]
 
 
 def test_members_of_a_team_share_what_they_know(kernel_filter: XdpFilter) -> None:
