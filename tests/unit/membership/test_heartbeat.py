@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clussvc.model.ids import NodeId
@@ -180,21 +180,32 @@ def test_a_node_that_was_forgotten_has_not_been_silent_before() -> None:
         max_size=120,
     )
 )
+@example(steps=[(N1, 201, set()), (N1, 300, set()), (N1, 300, set()), (N2, 1, set()), (N3, 1, {N1}), (N2, 1, {N1})])
 def test_nobody_holds_quorum_after_a_majority_was_silent_together(
     steps: list[tuple[NodeId, int, set[NodeId]]],
 ) -> None:
     """The theorem at the head of the module, against any loss of any message.
 
     Whenever a table says that some node may be declared down, that node's own table says that it has held no quorum for
-    at least the release budget.
+    at least the release budget. A node whose quorum comes back, or comes for the first time, acts only as another
+    incarnation, and silences before that one was known say nothing of it.
     """
     tables = {node: table(node) for node in VOTERS}
+    incarnations = dict.fromkeys(VOTERS, 0)
+    holding: set[NodeId] = set()
     now_ms = 0
     for sender, pause_ms, lost in steps:
         now_ms += pause_ms
+        holding = {node for node in holding if tables[node].quorum_until_ms(VOTERS, now_ms) > now_ms}
         heartbeat = beat(tables[sender], now_ms)
         for receiver in VOTERS - {sender} - lost:
             tables[receiver].listen(heartbeat, now_ms)
+        for node in VOTERS - holding:
+            if tables[node].quorum_until_ms(VOTERS, now_ms) > now_ms:
+                holding.add(node)
+                incarnations[node] += 1
+                for other in VOTERS - {node}:
+                    tables[other].know_incarnation(node, incarnations[node], now_ms)
         for judge in VOTERS:
             for judged in VOTERS - {judge}:
                 silence_ms = tables[judge].common_silence_ms(judged, VOTERS, now_ms, newborn_grace_ms=0)
