@@ -91,13 +91,30 @@ class Host:
         """Until the service is gone, or there is nothing to do for long. The exit status."""
         threading.Thread(target=self._listen, daemon=True).start()
         while True:
+            holds = self._asked if self._storage is not None else None
+            silence_s = holds.silence_ms / 1000 if holds is not None else IDLE_S
             try:
-                question = self._questions.get(timeout=None if self._storage is not None else IDLE_S)
+                question = self._questions.get(timeout=silence_s)
             except queue.Empty:
-                return 0
+                if holds is None:
+                    return 0
+                # A service that is stuck must not keep the others from the quorum.
+                if not self._give_up(f"the service has asked for nothing for {silence_s:g} s"):
+                    return BROKEN
+                continue
             if question is None:
                 return self._end()
             self._send(self._answer(question))
+
+    def _give_up(self, because: str) -> bool:
+        """False if the type does not let go; its process has to end then."""
+        self._lost = because
+        try:
+            self._release()
+        except Exception as error:  # noqa: BLE001 (whatever a type raises is its failure)
+            self._send(Said("error", f"release: {_words(error, 'failed')}"))
+            return False
+        return True
 
     def _end(self) -> int:
         """The service is gone: release, but hang in nothing."""
@@ -216,6 +233,7 @@ class Host:
             )
             self._type, self._asked = cast(QuorumType, kind(cast(Resource, resource))), question
             self._type.open()
+        self._asked = question
         return self._type
 
 

@@ -14,6 +14,9 @@ from clussvc.quorum.devices.shared_file import SharedFile, lost
 from clussvc.quorum.devices.type_device import TypeDevice, TypeProcess
 from clussvc.quorum.devices.type_protocol import parse_place
 
+LOOKING_MS = 60_000
+"""How long somebody who prepares a quorum of a type may take between two looks."""
+
 
 def is_of_a_type(spec: str) -> bool:
     """Whether it names a quorum-capable resource type. Raises ClusterError(``device-unsuitable``)."""
@@ -38,7 +41,7 @@ def open_device(spec: str, *, initiator: str, timeout_ms: int) -> QuorumDevice:
     if spec.startswith("iscsi:"):
         return IscsiDevice(spec, initiator=initiator, timeout_ms=timeout_ms)
     if is_of_a_type(spec):
-        return TypeDevice(TypeProcess(spec, timeout_ms=timeout_ms), ends=True)
+        return TypeDevice(TypeProcess(spec, timeout_ms=timeout_ms, silence_ms=LOOKING_MS), ends=True)
     if not os.path.isabs(spec):
         raise ClusterError(
             "device-unsuitable",

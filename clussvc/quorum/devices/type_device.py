@@ -47,6 +47,9 @@ from clussvc.quorum.disk_layout import SECTOR_BYTES
 ARBITRATE_TIMEOUT_MS: Final = 20_000
 """How long an arbitration may take (QuorumArbitrationTimeMax, as since Windows Server 2008; in 2003 it was 60 s)."""
 RELEASE_TIMEOUT_MS: Final = 2_000
+SILENCE_MS: Final = 10_000
+"""After so long without a question the process lets the quorum go: the service is stuck, or does not want it. An owner
+renews its slot every 4 s at least."""
 END_TIMEOUT_S: Final = 5.0
 PROGRAM: Final = "clussvc.service.quorum_type_main"
 _CODES: Final = ("device-lost", "device-unsuitable", "reservation-conflict")
@@ -58,14 +61,15 @@ log = structlog.get_logger()
 class TypeProcess:
     """The process of a type. It is started when it is needed, and again after it was killed or has ended."""
 
-    def __init__(self, place: str, *, timeout_ms: int) -> None:
-        """``timeout_ms`` bounds every request but the arbitration. Raises ClusterError(``device-unsuitable``)."""
+    def __init__(self, place: str, *, timeout_ms: int, silence_ms: int = SILENCE_MS) -> None:
+        """``timeout_ms`` bounds every request but the arbitration; ``silence_ms``: how long the quorum stays won when
+        nothing is asked. Raises ClusterError(``device-unsuitable``)."""
         found = type_protocol.parse_place(place)
         if found is None:
             raise ClusterError("device-unsuitable", f"{place!r} names no quorum type; write TYPE://ARGUMENT")
         self.place = place
         self._found: TypePlace = found
-        self._timeout_ms = timeout_ms
+        self._timeout_ms, self._silence_ms = timeout_ms, silence_ms
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._number = 0
@@ -94,7 +98,7 @@ class TypeProcess:
             return self._arbitrated()
 
     def _arbitrated(self) -> int:
-        question = Arbitrate(self._next(), self._found.type, self._found.properties)
+        question = Arbitrate(self._next(), self._found.type, self._found.properties, self._silence_ms)
         return self._ask(question, ARBITRATE_TIMEOUT_MS).size_bytes
 
     def read(self, at: int, size: int) -> bytes:
@@ -111,8 +115,11 @@ class TypeProcess:
     def release(self) -> None:
         """Let another node have the quorum; a process that does not do that is killed."""
         if self._process is not None:
-            with contextlib.suppress(ClusterError):
+            try:
                 self._ask(Release(self._next()), max(self._timeout_ms, RELEASE_TIMEOUT_MS))
+            except ClusterError as error:
+                log.warning("quorum.type", device=self.place, text=f"it does not let go: {error.message}")
+                self.kill()
 
     def kill(self) -> None:
         """End the process; whatever it holds in the system goes with it."""
@@ -127,6 +134,11 @@ class TypeProcess:
             except subprocess.TimeoutExpired:
                 # It hangs in the kernel, and cannot write once it comes back.
                 log.warning("quorum.type_stuck", device=self.place, pid=process.pid)
+
+    def __del__(self) -> None:
+        """Nobody can ask any more, such as after a change to another quorum."""
+        with contextlib.suppress(Exception):
+            self.kill()
 
     # --- parts ------------------------------------------------------------------------------------------------------
 

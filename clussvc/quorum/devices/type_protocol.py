@@ -28,11 +28,13 @@ _PLACE = re.compile(r"(?P<type>[A-Za-z][A-Za-z0-9-]*)://(?P<argument>[^?]*)(\?(?
 
 
 class Arbitrate(msgspec.Struct, frozen=True, tag=True, tag_field="message"):
-    """Win the quorum. ``properties`` are as they were written; an empty name is the first property of the type."""
+    """Win the quorum. ``properties`` are as they were written; an empty name is the first property of the type. It is
+    lost again when nothing is asked for ``silence_ms``: who does not renew is no owner."""
 
     number: int
     type: str
     properties: dict[str, str]
+    silence_ms: int
 
 
 class ReadAt(msgspec.Struct, frozen=True, tag=True, tag_field="message"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -69,6 +70,8 @@ class Odd(QuorumType):
         return self
 
     def release(self):
+        if self.resource.properties["Does"] == "stay":
+            raise RuntimeError("it stays")
         self.kept = {}
 
     def read(self, at, size):
@@ -231,6 +234,29 @@ def test_who_loses_the_file_has_lost_the_quorum(started: Callable[[str], TypePro
     assert TypeDevice(process, ends=False).read(1, 1) == bytes(4096)
 
 
+def test_a_service_that_is_stuck_does_not_keep_the_quorum(site: Path, tmp_path: Path) -> None:
+    """It asks for nothing any more; when it does again, another node has it."""
+    place = f"locked-file://{tmp_path}/quorum?SizeMB=64"
+    stuck, other = TypeProcess(place, timeout_ms=5_000, silence_ms=2_000), TypeProcess(place, timeout_ms=5_000)
+    device = TypeDevice(stuck, ends=True)
+    device.write(1, sector("x"))
+    assert code_of(lambda: TypeDevice(other, ends=True)) == "reservation-conflict"
+    found: list[TypeDevice] = []
+
+    def won() -> bool:
+        with contextlib.suppress(ClusterError):
+            found.append(TypeDevice(other, ends=False))
+        return bool(found)
+
+    eventually(won)
+    with pytest.raises(ClusterError, match="asked for nothing for 2 s") as caught:
+        device.write(1, sector("late"))
+    assert caught.value.code == "reservation-conflict"
+    assert found[0].read(1, 1) == sector("x")
+    device.close()
+    other.kill()
+
+
 def test_a_node_that_is_gone_has_nothing_any_more(site: Path, tmp_path: Path) -> None:
     """The service was killed: the process of the type sees that its end of the connection is gone."""
     place = f"locked-file://{tmp_path}/quorum?SizeMB=64"
@@ -340,6 +366,17 @@ def test_an_ended_process_is_started_again(started: Callable[[str], TypeProcess]
     os.kill(pid, signal.SIGKILL)
     TypeDevice(process, ends=False).close()
     assert process.pid not in (None, pid)
+
+
+def test_a_type_that_does_not_let_go_is_ended(started: Callable[[str], TypeProcess]) -> None:
+    """Whatever it holds goes with its process."""
+    process = started("odd-quorum://stay")
+    device = TypeDevice(process, ends=False)
+    pid = process.pid
+    assert pid is not None
+    device.close()
+    assert process.pid is None
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
 @pytest.mark.parametrize(
