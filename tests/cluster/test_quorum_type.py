@@ -127,3 +127,19 @@ def test_the_owner_gives_up_what_the_type_says_is_lost(cluster: Cluster, file: P
     cluster.wait_all_up()
     assert "SEEN" in {group["name"] for group in cluster.ask("group", on=other)}
     cluster.command("group", "FOUND", "/create", on=other)
+
+
+def test_it_is_changed_on_the_running_cluster_and_back(cluster: Cluster, file: Path) -> None:
+    """To a majority, and to the same file again, which was given free; the group stays where it is."""
+    first, second = cluster.lab.nodes
+    owner = cluster.owner(on=first)
+    worker = cluster.process(owner, WORKER)
+    cluster.command("/quorum:majority", on=first)
+    eventually(lambda: cluster.takes_part(first) and cluster.takes_part(second), "both act by the majority")
+    cluster.command("group", "BETWEEN", "/create", on=second)
+    cluster.command("/quorum:disk", f"/path:locked-file://{file}?SizeMB=64", on=second)
+    assert cluster.ask("/quorum", on=first)["type"] == "locked-file"
+    owner_of(cluster)
+    cluster.command("group", "BACK", "/create", on=first)
+    assert cluster.process(owner, WORKER) == worker
+    cluster.wait_all_up()
