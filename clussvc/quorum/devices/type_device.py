@@ -298,7 +298,7 @@ class TypeDevice:
     def register(self, key: int) -> None:
         """See QuorumDevice; nothing to do, as the module says."""
 
-    reserve = clear = unregister = register
+    reserve = unregister = register
 
     def resume(self, key: int) -> None:
         """See QuorumDevice. Who had to arbitrate anew had lost the quorum: another node may have had it meanwhile."""
@@ -313,6 +313,8 @@ class TypeDevice:
         """See QuorumDevice. Whoever wants the storage again has to open the device anew."""
         self._won = False
         self._process.release()
+
+    clear = release
 
     def registrants(self) -> Registrants | None:
         """See QuorumDevice; nobody else can have it now."""
