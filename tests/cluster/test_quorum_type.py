@@ -137,7 +137,9 @@ def test_it_is_changed_on_the_running_cluster_and_back(cluster: Cluster, file: P
     cluster.command("/quorum:majority", on=first)
     eventually(lambda: cluster.takes_part(first) and cluster.takes_part(second), "both act by the majority")
     cluster.command("group", "BETWEEN", "/create", on=second)
-    cluster.command("/quorum:disk", f"/path:locked-file://{file}?SizeMB=64", on=second)
+    change = ["/quorum:disk", f"/path:locked-file://{file}?SizeMB=64"]
+    # Refused for as long as not every node acts by the majority.
+    eventually(lambda: second.cluster(*change).returncode == 0, "the locked file is the quorum again")
     assert cluster.ask("/quorum", on=first)["type"] == "locked-file"
     owner_of(cluster)
     cluster.command("group", "BACK", "/create", on=first)
