@@ -98,8 +98,6 @@ def _lives(config: Config, table: HeartbeatTable, me: NodeId, node: NodeId, now_
     heartbeat, silent_ms = table.last(node), table.silent_ms(node, now_ms)
     if heartbeat is not None and silent_ms is not None and silent_ms <= fresh_ms:
         return any(heard.node == me and heard.seq and heard.silent_ms <= fresh_ms for heard in heartbeat.heard)
-    if heartbeat is not None:
-        return False
     for other in config.nodes:
         heartbeat, silent_ms = table.last(other), table.silent_ms(other, now_ms)
         if heartbeat is None or silent_ms is None or silent_ms > fresh_ms:

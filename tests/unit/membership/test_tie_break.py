@@ -157,3 +157,22 @@ def test_dynamic_votes_with_a_witness_keep_an_even_number() -> None:
     two = config_of(N1, N2, others=(N3,), down=(N3,), dynamic=True)
 
     assert step(two, N1, N2) == VoteStep(add_log_members=(W7,))
+
+
+def test_a_node_that_does_not_know_the_coordinator_comes_back_by_the_word_of_others() -> None:
+    """It was away while N1 joined, and speaks to those it knows; the coordinator has heard it in an earlier life."""
+    config = config_of(N1, N2, others=(N3,), witness=False)
+    me, other = Station(N1, (N2, N3)), Station(N2, (N1, N3))
+    earlier, away = Station(N3, (N1, N2)), Station(N3, (N2,), boot=2, now_ms=5_000)
+    me.listen(earlier.say(100), 101)
+
+    def members(now_ms: int) -> tuple[NodeId, ...]:
+        log_members = frozenset({N1, N2})
+        return next_step(config, me, node=N1, log_members=log_members, decision=None, now_ms=now_ms).add_log_members
+
+    other.listen(me.say(5_990), 5_990)
+    me.listen(other.say(5_991), 5_991)
+    assert members(6_000) == ()
+    other.listen(away.say(6_000), 6_000)
+    me.listen(other.say(6_001), 6_001)
+    assert members(6_002) == (N3,)
