@@ -143,7 +143,7 @@ def _while_closed(now: _Situation, decision: Decision | None) -> VoteStep:
     dropped = dropped_by(stand_in)
     if dropped is not None and dropped not in now.nodes and now.joiners == (dropped,) and len(now.nodes) % 2:
         return VoteStep(update=now.change, add_log_members=now.joiners)
-    waits = now.restless or not now.settled
+    waits = not now.joiners and not now.leavers and (now.change is not None or not now.settled)
     if waits and dropped in config.voters and now.nodes == config.voters and config.witness.chosen:
         # Until the witness can be opened for both of them, the log goes on without the one that has come.
         return VoteStep(update=now.change)

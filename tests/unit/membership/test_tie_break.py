@@ -113,6 +113,8 @@ def test_a_node_that_comes_back_is_needed_by_nobody_before_it_is_there() -> None
     assert step(back, N1, N2, D2) == VoteStep(update=give)
     assert step(config_of(N1, N2), N1, N2, D2, says=6) == VoteStep()
     assert step(config_of(N1, N2), N1, N2, D2) == VoteStep(remove_log_members=(D2,))
+    # Somebody else who wants to take part is not held up by that.
+    assert step(config_of(N1, N2, others=(N3,)), N1, N2, D2).remove_log_members == (D2,)
 
 
 def test_a_node_that_was_just_lost_does_not_come_back_into_the_log() -> None:
