@@ -100,9 +100,15 @@ _INITIAL = {
 _ADAPTER = re.compile(r"[^\s/]{1,15}")
 
 
-def claimed_addresses(values: Mapping[str, PropertyValue]) -> frozenset[Address]:
-    """The virtual addresses in properties that may be incomplete or wrong otherwise."""
-    texts = (str(values.get("ClusterIPAddress", "")), *_texts(values, "VirtualIPAddresses"))
+def team_id(values: Mapping[str, PropertyValue]) -> str:
+    """The team that properties name; empty: none."""
+    return str(values.get("TeamID", "")).strip().casefold()
+
+
+def claimed_addresses(values: Mapping[str, PropertyValue], *, primary: bool = False) -> frozenset[Address]:
+    """The virtual addresses in properties that may be incomplete or wrong otherwise; or the primary one alone."""
+    further = () if primary else _texts(values, "VirtualIPAddresses")
+    texts = (str(values.get("ClusterIPAddress", "")), *further)
     found = set()
     for text in texts:
         try:

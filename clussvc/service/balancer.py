@@ -46,6 +46,7 @@ class Balancer:
     def __init__(self, resource: ResourceId, interface: str, folder: Path) -> None:
         """Raises OSError when the socket cannot be made."""
         self._interface = interface
+        self._folder = folder
         self._selector = selectors.DefaultSelector()
         self._listening = listen(folder, socket_name(resource))
         self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
@@ -149,6 +150,7 @@ class Balancer:
                 "status": self._status,
                 "connections": self._connections,
                 "explain": self._explain,
+                "team": self._team,
             }.get(str(question.get("ask")) if isinstance(question, dict) else "")
         except ValueError:
             known = None
@@ -162,7 +164,7 @@ class Balancer:
 
     def _facts(self, question: dict[str, Any]) -> dict[str, Any]:
         if self._host is None:
-            self._host = Host(self._interface, question, self._selector, self._note)
+            self._host = Host(self._interface, question, self._selector, self._folder, self._note)
         else:
             self._host.learn(question)
         self._trouble = ""
@@ -184,6 +186,9 @@ class Balancer:
     def _explain(self, question: dict[str, Any]) -> dict[str, Any]:
         words = [str(question.get(name, "")) for name in ("protocol", "client", "server", "flags")]
         return self._need_host().explain(*words)
+
+    def _team(self, question: dict[str, Any]) -> dict[str, Any]:
+        return self._need_host().team()
 
     def _need_host(self) -> Host:
         if self._host is None:

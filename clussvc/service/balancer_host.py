@@ -11,17 +11,17 @@ import hashlib
 import selectors
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, assert_never
 
 from clussvc.model.errors import ClusterError
-from clussvc.model.ids import HostId
+from clussvc.model.ids import HostId, ResourceId
 from clussvc.model.monitoring import PropertyValue
 from clussvc.nlb.bucket_map import NOBODY, counts
 from clussvc.nlb.card import card
 from clussvc.nlb.card.answering import Answerer
-from clussvc.nlb.card.heartbeats import Segment
 from clussvc.nlb.control import HostWish, RuleWish, Wishes
 from clussvc.nlb.convergence import Convergence
 from clussvc.nlb.filter.binding import ESP, FLOWS_DEFAULT, GRE, TCP, UDP, NativeFilter, XdpFilter
@@ -40,14 +40,16 @@ from clussvc.nlb.heartbeat import (
     HostName,
     MembershipHeartbeat,
     Refused,
+    TeamWord,
     decode,
     decode_extended,
     encode,
     encode_maps,
     encode_name,
+    frame,
 )
 from clussvc.nlb.instance import Instance, digest, read_instance
-from clussvc.nlb.mac import Address, OperationMode, address_octets, heartbeat_mac, igmp_group, mac_text
+from clussvc.nlb.mac import Address, OperationMode, address_octets, heartbeat_mac, igmp_group
 from clussvc.nlb.messages import (
     Action,
     ConnectionsReported,
@@ -69,13 +71,16 @@ from clussvc.nlb.messages import (
     SlotTable,
     Status,
     Table,
+    TeamChanged,
     Tick,
     UseTable,
     View,
 )
 from clussvc.nlb.parameters import HostParameters, HostState
+from clussvc.nlb.segment.wire import SegmentWire
 from clussvc.resources.types import rtnetlink
 from clussvc.resources.types.rtnetlink import Link
+from clussvc.service.balancer_team import Partner, write_table
 
 IDENTITY_INTERVAL_MS: Final = 10_000
 """Between two extended heartbeats with the name of the host, as in the original."""
@@ -121,6 +126,7 @@ class Host:
         interface: str,
         facts: Mapping[str, Any],
         selector: selectors.BaseSelector,
+        folder: Path,
         note: Callable[[int, str], None],
     ) -> None:
         """Begin with the first facts. Raises ClusterError; nothing is left then."""
@@ -138,7 +144,13 @@ class Host:
         self._identity_seq = 0
         self._held_ms = 0
         self._count_ms = 0
+        self._team_ms = NEVER_MS
         self._failed = ""
+        self._seed = bytes.fromhex(str(facts["seed"]))[:SEED_BYTES]
+        self._folder = folder
+        self._partners: dict[ResourceId, Partner] = {}
+        self._team_complete = True
+        self._team_told: dict[str, Any] | None = None
         self._machine = Convergence(
             cluster=instance.cluster, host=host, host_code=_host_code(self._link), boot=self._boot, quorum=True
         )
@@ -147,7 +159,7 @@ class Host:
             undo.callback(self._filter.close)
             self._filter.load(self._filter_table(None))
             self._filter.attach(self._link.name)
-            self._segment = Segment(self._link)
+            self._segment = SegmentWire(self._link.name)
             undo.callback(self._segment.close)
             self._open_card()
             undo.callback(self._close_card)
@@ -180,6 +192,7 @@ class Host:
         up = {str(name).casefold() for name in facts["up"]}
         self._tell(NodesUp(hosts=frozenset(one.host for one in instance.hosts if one.node.casefold() in up)))
         self._tell(ResourcesOnline(names=frozenset(map(str, facts["online"]))))
+        self._meet_team(facts.get("team"))
         self._obey(instance.wishes_for(host.node))
 
     def _obey(self, wishes: Wishes) -> None:
@@ -193,7 +206,8 @@ class Host:
             self._control(Control.RESUME)
         match wishes.host:
             case HostWish.STARTED:
-                self._control(Control.START)
+                # What one member of a team accepted alone would come back on the other to nobody.
+                self._control(Control.START if self._team_complete else Control.STOP)
             case HostWish.STOPPED:
                 self._control(Control.STOP)
             case HostWish.DRAINING:
@@ -206,6 +220,72 @@ class Host:
     def _control(self, what: Control) -> None:
         _, actions = self._machine.control(what, now_ms())
         self._do(actions)
+
+    # --- the team ---------------------------------------------------------------------------------------------------
+
+    def _meet_team(self, told: Mapping[str, Any] | None) -> None:
+        """Take over who belongs to the team of this adapter."""
+        mates = {ResourceId(str(each["resource"])): bool(each["master"]) for each in told["mates"]} if told else {}
+        for gone in [known for known in self._partners if known not in mates]:
+            self._partners.pop(gone).close()
+        for resource, master in mates.items():
+            if resource not in self._partners:
+                self._partners[resource] = Partner(
+                    resource, master=master, folder=self._folder, selector=self._selector, news=self._use_table
+                )
+            self._partners[resource].master = master
+        self._team_told = dict(told) if told else None
+        self._look_at_team()
+
+    def _look_at_team(self) -> None:
+        """Whether all of the team are able on this node; this host takes part only then."""
+        told, team, now = self._team_told, self._instance.cluster.team, now_ms()
+        complete = team is None
+        if told is not None and team is not None:
+            complete = (
+                told["masters"] == 1
+                and len(self._partners) == told["participants"] - 1
+                and all(partner.able(now) for partner in self._partners.values())
+            )
+            word = TeamWord(
+                active=told["masters"] == 1,
+                master=team.master,
+                reverse=team.reverse_hash,
+                participants=min(told["participants"], 31),
+                xor_of_addresses=told["xor"],
+            )
+            self._tell(TeamChanged(team=word))
+        if complete is not self._team_complete:
+            self._team_complete = complete
+            self._note(0, "The team is complete on this node." if complete else f"{self._missing(now)}")
+            self._obey(self._instance.wishes_for(self._host.node))
+
+    def _missing(self, now: int) -> str:
+        told = self._team_told
+        if told is not None and told["masters"] != 1:
+            return f"The team has {told['masters']} masters; set Master=1 on exactly one of its members."
+        able = sum(partner.able(now) for partner in self._partners.values())
+        wanted = told["participants"] - 1 if told is not None else 1
+        return f"Of {wanted} other members of the team {able} are able on this node; it takes nothing until all are."
+
+    def team(self) -> dict[str, Any]:
+        """What the other members on this node ask."""
+        started = self._instance.wishes_for(self._host.node).host is HostWish.STARTED
+        team = self._instance.cluster.team
+        master = team is not None and team.master
+        return {
+            "able": started and self._link_up and not self._failed,
+            "table": write_table(self._machine.table) if master else None,
+        }
+
+    def _master(self) -> Partner | None:
+        """The member by which this one decides; None: by itself."""
+        return next((partner for partner in self._partners.values() if partner.master), None)
+
+    def _use_table(self) -> None:
+        """Have the filter decide by what counts now."""
+        self._look_at_team()
+        self._filter.load(self._filter_table(self._machine.table))
 
     def stop(self) -> None:
         """Leave: the others are told at the next ticks."""
@@ -222,7 +302,7 @@ class Host:
     def next_ms(self) -> int:
         """When anything is due, the keeping of addresses and counting included."""
         deadline_ms = self._machine.deadline_ms
-        times = (self._held_ms, self._count_ms, self._identity_ms)
+        times = (self._held_ms, self._count_ms, self._identity_ms, self._team_ms)
         return min(min(times), NEVER_MS if deadline_ms is None else deadline_ms)
 
     def tick(self) -> None:
@@ -230,6 +310,9 @@ class Host:
         now = now_ms()
         if self._machine.deadline_ms is not None and now >= self._machine.deadline_ms:
             self._tell(Tick())
+        if self._partners or self._team_told is not None:
+            self._team_ms = min((partner.tick(now) for partner in self._partners.values()), default=now + 500)
+            self._look_at_team()
         if now >= self._held_ms:
             self._hold_addresses(now)
         if now >= self._count_ms:
@@ -258,12 +341,11 @@ class Host:
     def _segment_send(self, payload: bytes) -> None:
         cluster = self._instance.cluster
         # A link that is down is told by the kernel; the machine notices its own silence.
-        with contextlib.suppress(OSError):
-            self._segment.send(heartbeat_mac(cluster.mode, cluster.address.address), payload)
+        self._segment.send(frame(heartbeat_mac(cluster.mode, cluster.address.address), self._link.hardware, payload))
 
     def _hear(self) -> None:
         octets = address_octets(self._instance.address)
-        for source, payload in self._segment.receive():
+        for payload, source in self._segment.receive():
             said: MembershipHeartbeat | HostName | Any
             if payload[:4] == EXTENDED.to_bytes(4, "little"):
                 said = decode_extended(payload, self._key, octets)
@@ -272,7 +354,7 @@ class Host:
             if isinstance(said, Refused):
                 self._tell(HeartbeatRefused(reason=said))
             elif isinstance(said, MembershipHeartbeat):
-                self._tell(HeartbeatHeard(heartbeat=said, source=mac_text(source, ":")))
+                self._tell(HeartbeatHeard(heartbeat=said, source=source))
             elif isinstance(said, HostName):
                 self._tell(NameHeard(name=said))
             else:
@@ -323,6 +405,8 @@ class Host:
 
     def close(self) -> None:
         """Be no host any more."""
+        for partner in self._partners.values():
+            partner.close()
         self._close_card()
         with contextlib.suppress(OSError):
             card.drop_addresses(self._instance.cluster.all_vips)
@@ -336,6 +420,11 @@ class Host:
         """What the machine wants, with what it does not know: addresses, times, the hash."""
         cluster = self._instance.cluster
         team = cluster.team
+        if team is not None and not team.master and table is not None and table.active:
+            master = self._master()
+            told = master.table(now_ms()) if master is not None else None
+            # Of connections that the master's side keeps this side knows nothing, so it marks none.
+            table = replace(told, slots=tuple(replace(slot, dirty=0) for slot in told.slots)) if told else None
         active = table is not None and table.active
         rules = table.rules if table is not None and active else ()
         slots = table.slots if table is not None and active else ()
@@ -343,7 +432,7 @@ class Host:
         buckets = [_rule_buckets(slot) for slot in slots]
         return FilterTable(
             generation=table.number if table is not None else 0,
-            seed=hashlib.blake2b(self._key, digest_size=SEED_BYTES, person=b"nlb buckets").digest(),
+            seed=self._seed,
             buckets=len(buckets[0].owners) if buckets else cluster.bucket_count,
             host=self._host.host,
             running=active,
@@ -365,7 +454,9 @@ class Host:
         begun_ms = now_ms()
         table = self._machine.table
         if table is not None and table.active:
-            occupied = self._filter.occupied()
+            team = self._instance.cluster.team
+            # The buckets of a member that is not the master are not those of its own machine.
+            occupied = self._filter.occupied() if team is None or team.master else {}
             places = (*range(len(table.rules)), DEFAULT_RULE)
             buckets = tuple(sum(1 << bucket for bucket in occupied.get(place, ())) for place in places)
             self._tell(
@@ -427,7 +518,10 @@ class Host:
             "history": [
                 {"at_ms": wall_ms + line.at_ms, "state": line.state, "because": line.because} for line in view.history
             ],
-            "findings": [finding.message for finding in view.findings],
+            "findings": [
+                *(finding.message for finding in view.findings),
+                *(() if self._team_complete else (self._missing(now_ms()),)),
+            ],
             "parameters_digest": self._digest,
             "trouble": self._failed,
         }

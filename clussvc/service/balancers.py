@@ -8,7 +8,9 @@ and one whose node loses quorum is ended by its monitor like everything else, so
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import operator
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +22,8 @@ from clussvc.model.config import Config, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, ResourceId
 from clussvc.model.states import ResourceState
-from clussvc.nlb.instance import TYPE_NAME
+from clussvc.nlb.instance import TYPE_NAME, claimed_addresses, team_id
+from clussvc.nlb.mac import address_octets
 from clussvc.ports import ClusterAccess
 from clussvc.resources.type_info import BUILTIN_TYPES, complete_private
 from clussvc.resources.types.balancer_socket import Connection
@@ -48,6 +51,34 @@ def facts_of(config: Config, resource: Resource, node: NodeId) -> dict[str, Any]
         "private": dict(complete_private(BUILTIN_TYPES[TYPE_NAME], _pattern_of(config, resource).private)),
         "up": sorted(each.name for each in config.nodes.values() if each.up),
         "online": sorted(names),
+        "team": _team_of(config, resource, node),
+    }
+
+
+def _team_of(config: Config, resource: Resource, node: NodeId) -> dict[str, Any] | None:
+    """The team of bi-directional affinity that the resource belongs to: how it is configured, and who else of it is on
+    this node."""
+    team = team_id(_pattern_of(config, resource).private)
+    if not team:
+        return None
+    mates = [
+        each
+        for each in config.resources.values()
+        if each.type == TYPE_NAME and each.instance_of is None and team_id(each.private) == team
+    ]
+    addresses = [address for mate in mates for address in claimed_addresses(mate.private, primary=True)]
+    here = [each for each in balanced_here(config, node) if each.id != resource.id]
+    return {
+        "participants": len(mates),
+        "masters": sum(1 for mate in mates if mate.private.get("Master") == 1),
+        "xor": functools.reduce(
+            operator.xor, (int.from_bytes(address_octets(each)[2:], "big") for each in addresses), 0
+        ),
+        "mates": [
+            {"resource": each.id, "master": _pattern_of(config, each).private.get("Master") == 1}
+            for each in here
+            if team_id(_pattern_of(config, each).private) == team
+        ],
     }
 
 
@@ -131,7 +162,12 @@ class Balancers:
         return all(told)
 
     def _tell_one(self, config: Config, resource: Resource, node: NodeId) -> bool:
-        facts = facts_of(config, resource, node) | {"key": self._key(_pattern_of(config, resource).id)}
+        pattern = _pattern_of(config, resource)
+        facts = facts_of(config, resource, node) | {
+            "key": self._key(pattern.id),
+            # The members of a team must hash alike.
+            "seed": self._key(f"seed {team_id(pattern.private) or pattern.id}"),
+        }
         connection, former = self._told.get(resource.id, (None, {}))
         if connection is not None and former == facts and resource.state is ResourceState.ONLINE:
             return True
@@ -149,8 +185,8 @@ class Balancers:
         self._told[resource.id] = connection, facts
         return True
 
-    def _key(self, resource: ResourceId) -> str:
-        """The key of the heartbeats of one cluster, equal on all its hosts and known to nobody else."""
+    def _key(self, resource: str) -> str:
+        """A key that is equal on all hosts of one cluster and known to nobody else: that of heartbeats, of the hash."""
         return hashlib.blake2b(
             resource.encode(), key=self._secret[:64], person=b"nlb heartbeats", digest_size=32
         ).hexdigest()

@@ -458,6 +458,29 @@ class Lab:
         """Run lines of ip(8) on the switch."""
         self._ip(self._switch, *lines, check=check)
 
+    def snoop(self) -> None:
+        """Let the bridge listen to who joins which group, and ask for it."""
+        self.switch_ip(
+            "link set br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_query_interval 200"
+            " mcast_query_response_interval 100 mcast_startup_query_interval 50"
+        )
+
+    def members(self, group: str) -> set[str]:
+        """The ports of the switch behind which a group has members."""
+        shown = subprocess.run(
+            ["nsenter", "-t", str(self._switch.pid), "-n", "--", "bridge", "mdb", "show", "dev", "br0"],
+            capture_output=True,
+            text=True,
+            timeout=START_LIMIT_S,
+            check=True,
+        ).stdout
+        lines = [line.split() for line in shown.splitlines() if group in line.split()]
+        return {words[words.index("port") + 1] for words in lines}
+
+    def holder_ip(self, holder: Holder, *lines: str) -> None:
+        """Run lines of ip(8) on a further machine."""
+        self._ip(holder, *lines)
+
     def client_ip(self, *lines: str) -> None:
         """Run lines of ip(8) on the client."""
         self._ip(self._client, *lines)

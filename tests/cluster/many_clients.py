@@ -1,11 +1,13 @@
 """Many clients of a load-balanced service, in one process on the client machine.
 
 ``many_clients.py connect ADDRESS PORT COUNT [FIRST [LIMIT_MS]]`` makes COUNT connections, each from an address of its
-own (10.79.x.y, counted from FIRST on), and prints a line of JSON: who answered each, or null after the limit.
+own (10.79.x.y, counted from FIRST on; over IPv6 all from that of the machine), and prints a line of JSON: who answered
+each, or null after the limit.
 ``many_clients.py drip ADDRESS PORT COUNT LINES`` opens COUNT downloads of that many lines at once and prints for each
 the lines that came.
-``many_clients.py steady ADDRESS PORT COUNT SECONDS`` has COUNT clients, each with an address of its own, ask again and
-again until the time is over, and prints for each attempt: client, start, duration in seconds, answer or null.
+``many_clients.py steady ADDRESS PORT COUNT SECONDS LIMIT_MS FIRST`` has COUNT clients, each with an address of its own,
+ask again and again until the time is over, and prints for each attempt: client, start, duration in seconds, answer or
+null.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ def ask(
     while waiting or open_:
         while waiting and len(open_) < AT_ONCE:
             number, address = waiting.pop()
-            made = socket.socket()
+            made = socket.socket(socket.AF_INET6 if ":" in where[0] else socket.AF_INET)
             made.setblocking(False)
-            made.bind((address, 0))
+            if made.family == socket.AF_INET:
+                made.bind((address, 0))
             made.connect_ex(where)
             open_[made] = [number, time.monotonic(), b""]
             selector.register(made, selectors.EVENT_WRITE)
@@ -77,12 +80,14 @@ def _finish(
     results[number] = (start_s, time.monotonic() - start_s, body)
 
 
-def steady(where: tuple[str, int], clients: int, seconds: float) -> list[tuple[int, float, float, str | None]]:
-    """Rounds of requests, one from each client, until the time is over. The limit is one second."""
+def steady(
+    where: tuple[str, int], clients: int, seconds: float, limit_s: float, first: int
+) -> list[tuple[int, float, float, str | None]]:
+    """Rounds of requests, one from each client, until the time is over."""
     attempts = []
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
-        round_ = ask(b"whoami", where, [source(number) for number in range(clients)], 1.0)
+        round_ = ask(b"whoami", where, [source(first + number) for number in range(clients)], limit_s)
         attempts += [(number, *each) for number, each in enumerate(round_)]
     return attempts
 
@@ -93,7 +98,7 @@ def main() -> None:
     where = (address, port)
     rest = [float(word) for word in sys.argv[5:]]
     if what == "steady":
-        print(json.dumps(steady(where, count, rest[0])))
+        print(json.dumps(steady(where, count, rest[0], rest[1] / 1000, int(rest[2]))))
         return
     if what == "drip":
         answers = ask(b"drip/%d" % int(rest[0]), where, [source(number) for number in range(count)], 60.0)

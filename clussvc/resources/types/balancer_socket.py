@@ -57,6 +57,19 @@ def listen(folder: Path, name: str) -> socket.socket:
     return listening
 
 
+def connect_at_once(folder: Path, resource: ResourceId) -> socket.socket | None:
+    """A connection that never waits, for those who have a loop; None: nobody listens there."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    made.setblocking(False)
+    try:
+        with _short_path(folder, socket_name(resource)) as path:
+            made.connect(path)
+    except OSError:
+        made.close()
+        return None
+    return made
+
+
 class Connection:
     """One connection to a host process. For one thread."""
 
