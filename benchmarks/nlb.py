@@ -3,11 +3,11 @@
 Four machines made of namespaces, each a host; a client machine on the same bridge. Clients ask again and again, each
 from an address of its own; the fault comes after a second or two of that. Two sorts of clients ask at the same time:
 
-* *impatient* ones give an attempt up after 50 ms and try anew. Of those that the killed host answered last, the outage
-  is the time from the end of the last answer before the fault to the end of the first one after it;
+* *impatient* ones give an attempt up after 50 ms and try anew. Of those that the host had before the fault, the outage
+  is the time from the end of its last answer to the end of the first one by another host;
 * *patient* ones wait up to a second for each answer. A lost packet of theirs is sent again by TCP after 200 ms or more
-  (a first one after a second); so among clients of the other hosts attempts that took so long, or had no answer, show a
-  loss (or a machine that was too busy, which counts as one here).
+  (a first one after a second), so among clients of the other hosts an attempt without an answer is *lost*, and one that
+  took a fifth of a second or more is *late*: a packet may have been lost, or the machine was busy.
 
 | fault | what happens |
 |---|---|
@@ -97,7 +97,7 @@ def one_round(farm: Farm, fault: str, chance: random.Random) -> dict[str, Any]:
     outages = [
         outage for outage in (_outage(seen["impatient"], client, fault_s) for client in range(IMPATIENT)) if outage
     ]
-    unaffected, lost = _losses(seen["patient"], fault_s)
+    unaffected, lost, late = _losses(seen["patient"], fault_s)
     return {
         "fault": fault,
         "command_s": round(done_s - fault_s, 3),
@@ -105,24 +105,28 @@ def one_round(farm: Farm, fault: str, chance: random.Random) -> dict[str, Any]:
         "outage_max_s": round(max(outages), 3),
         "outage_median_s": round(statistics.median(outages), 3),
         "unaffected_clients": unaffected,
-        "unaffected_lost": lost,
+        "unaffected_attempts_lost": lost,
+        "unaffected_attempts_late": late,
         "load": os.getloadavg()[0],
     }
 
 
 def _outage(attempts: list[Attempt], client: int, fault_s: float) -> float | None:
     """How long a client of NODE3 had no answer; None: it was none of its clients."""
-    mine = [(start_s, start_s + took_s, answer) for number, start_s, took_s, answer in attempts if number == client]
-    before = [one for one in mine if one[1] < fault_s and one[2]]
-    after = [one for one in mine if one[0] > before[-1][1] and one[2] and one[2].strip() != "NODE3"]
-    if not before or (before[-1][2] or "").strip() != "NODE3" or not after:
+    answered = [
+        (start_s + took_s, answer.strip())
+        for number, start_s, took_s, answer in attempts
+        if number == client and answer
+    ]
+    before = [name for end_s, name in answered if end_s < fault_s]
+    if before[-1:] != ["NODE3"]:
         return None
-    return after[0][1] - max(before[-1][1], fault_s)
+    first = next(at for at, (end_s, name) in enumerate(answered) if end_s >= fault_s and name != "NODE3")
+    return answered[first][0] - answered[first - 1][0]
 
 
-def _losses(attempts: list[Attempt], fault_s: float) -> tuple[int, int]:
-    """How many patient clients the host did not have, and how many of their attempts were not answered in a fifth of a
-    second, which is the soonest that TCP sends again."""
+def _losses(attempts: list[Attempt], fault_s: float) -> tuple[int, int, int]:
+    """How many patient clients other hosts had, and how many of their attempts were lost, and late."""
     clients = {number for number, *_ in attempts}
     served = {
         number: next(
@@ -136,8 +140,9 @@ def _losses(attempts: list[Attempt], fault_s: float) -> tuple[int, int]:
         for number in clients
     }
     others = {number for number, name in served.items() if name and name != "NODE3"}
-    slow = sum(1 for number, _, took_s, answer in attempts if number in others and (answer is None or took_s >= 0.2))
-    return len(others), slow
+    mine = [(answer, took_s) for number, _, took_s, answer in attempts if number in others]
+    lost = sum(answer is None for answer, _ in mine)
+    return len(others), lost, sum(answer is not None and took_s >= 0.2 for answer, took_s in mine)
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -165,15 +170,17 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def table(rounds: list[dict[str, Any]], faults: list[str]) -> str:
     """The figures, one line for each fault."""
     lines = [
-        "| fault | rounds | clients of the host | outage, median s | outage, max s | late or lost attempts of others |",
-        "|---|---|---|---|---|---|",
+        "| fault | rounds | clients of the host | outage, median s | outage, max s | others' lost | others' late |",
+        "|---|---|---|---|---|---|---|",
     ]
     for fault in faults:
         mine = [one for one in rounds if one["fault"] == fault]
         lines.append(
             f"| {fault} | {len(mine)} | {sum(one['clients_of_the_host'] for one in mine)}"
             f" | {statistics.median(one['outage_median_s'] for one in mine):.3f}"
-            f" | {max(one['outage_max_s'] for one in mine):.3f} | {sum(one['unaffected_lost'] for one in mine)} |"
+            f" | {max(one['outage_max_s'] for one in mine):.3f}"
+            f" | {sum(one['unaffected_attempts_lost'] for one in mine)}"
+            f" | {sum(one['unaffected_attempts_late'] for one in mine)} |"
         )
     return "\n".join(lines)
 

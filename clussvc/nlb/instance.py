@@ -75,6 +75,8 @@ def read_instance(values: Mapping[str, PropertyValue]) -> tuple[Instance | None,
             wrong.append(f"HostInterfaces has {text!r}; write NODE ADAPTER, such as 'NODE1 eth1'.")
         else:
             interfaces[words[0].casefold()] = words[1]
+    if balancing is not None:
+        wrong += _not_done(balancing.cluster)
     wishes, bad_wishes = parse_wishes(_texts(values, "HostStates"))
     wrong += bad_wishes
     if balancing is None or wrong:
@@ -89,6 +91,18 @@ def read_instance(values: Mapping[str, PropertyValue]) -> tuple[Instance | None,
         ),
         (),
     )
+
+
+def _not_done(cluster: ClusterParameters) -> list[str]:
+    """What can be said and is not done here; to accept it silently would be a lie."""
+    found = [
+        f"Port rule '{rule.title}': clients are not remembered after their last connection; leave timeout= out."
+        for rule in cluster.rules
+        if rule.timeout_min
+    ]
+    if not cluster.mask_source_mac:
+        found.append("MaskSourceMAC is 0; hosts never send from the shared link address here, so leave it 1.")
+    return found
 
 
 _INITIAL = {

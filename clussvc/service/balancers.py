@@ -30,6 +30,7 @@ from clussvc.resources.types.balancer_socket import Connection
 
 IDLE_MS: Final = 500
 """How long the thread waits for a change when every host has been told."""
+GAP_MS: Final = 20
 RETRY_MS: Final = 50
 """How soon a host that does not listen yet is tried again."""
 
@@ -147,6 +148,8 @@ class Balancers:
             if config is not seen or due:
                 seen = config
                 due = not self._tell(config)
+                # In a storm of changes the hosts are told fifty times a second, and not of each.
+                self._stopping.wait(GAP_MS / 1000)
             if due:
                 self._stopping.wait(RETRY_MS / 1000)
             else:

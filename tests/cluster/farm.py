@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -147,21 +146,24 @@ class Farm:
 
 
 class Downloads:
-    """Downloads in a thread."""
+    """Downloads that have begun when this has been made."""
 
     def __init__(self, farm: Farm, count: int, lines: int) -> None:
         self._lines = lines
-        self._found: list[str | None] = []
-        self._thread = threading.Thread(target=lambda: self._found.extend(farm.clients("drip", count, lines)))
-        self._thread.start()
-        time.sleep(0.5)
+        self._process = subprocess.Popen(
+            farm.lab.enter_client(sys.executable, str(CLIENTS), "drip", VIP, "80", str(count), str(lines)),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "begun\n"
 
     def complete(self) -> Counter[str]:
         """Wait for their end: how many each host served. Fails if one was cut off, or changed hosts."""
-        self._thread.join()
+        output, _ = self._process.communicate(timeout=90)
         served: Counter[str] = Counter()
-        for body in self._found:
-            assert body is not None, self._found
+        for body in json.loads(output):
+            assert body is not None, output
             names = [line.split()[0] for line in body.splitlines()]
             assert [names[0]] * self._lines == names
             served[names[0]] += 1

@@ -3,8 +3,8 @@
 ``many_clients.py connect ADDRESS PORT COUNT [FIRST [LIMIT_MS]]`` makes COUNT connections, each from an address of its
 own (10.79.x.y, counted from FIRST on; over IPv6 all from that of the machine), and prints a line of JSON: who answered
 each, or null after the limit.
-``many_clients.py drip ADDRESS PORT COUNT LINES`` opens COUNT downloads of that many lines at once and prints for each
-the lines that came.
+``many_clients.py drip ADDRESS PORT COUNT LINES`` opens COUNT downloads of that many lines at once, prints ``begun``
+when all of them have, and at the end for each the lines that came.
 ``many_clients.py steady ADDRESS PORT COUNT SECONDS LIMIT_MS FIRST`` has COUNT clients, each with an address of its own,
 ask again and again until the time is over, and prints for each attempt: client, start, duration in seconds, answer or
 null.
@@ -29,10 +29,14 @@ def source(number: int) -> str:
 
 
 def ask(
-    path: bytes, where: tuple[str, int], sources: list[str], limit_s: float
+    path: bytes, where: tuple[str, int], sources: list[str], limit_s: float, *, announce: bool = False
 ) -> list[tuple[float, float, str | None]]:
-    """One request from each source, AT_ONCE at a time: start, duration, body (None: none came within the limit)."""
+    """One request from each source, AT_ONCE at a time: start, duration, body (None: none came within the limit).
+
+    With ``announce`` a line ``begun`` is printed when the first bytes of every answer have come.
+    """
     selector = selectors.DefaultSelector()
+    silent = set(range(len(sources)))
     results: dict[int, tuple[float, float, str | None]] = {}
     waiting = list(enumerate(sources))[::-1]
     open_: dict[socket.socket, list[Any]] = {}
@@ -57,6 +61,10 @@ def ask(
                 chunk = made.recv(65536)
             except OSError:
                 chunk = b""
+            silent.discard(entry[0])
+            if announce and not silent:
+                announce = False
+                print("begun", flush=True)
             entry[2] += chunk
             if not chunk:
                 head, _, body = entry[2].partition(b"\r\n\r\n")
@@ -101,7 +109,9 @@ def main() -> None:
         print(json.dumps(steady(where, count, rest[0], rest[1] / 1000, int(rest[2]))))
         return
     if what == "drip":
-        answers = ask(b"drip/%d" % int(rest[0]), where, [source(number) for number in range(count)], 60.0)
+        answers = ask(
+            b"drip/%d" % int(rest[0]), where, [source(number) for number in range(count)], 60.0, announce=True
+        )
     else:
         first = int(rest[0]) if rest else 0
         limit_s = rest[1] / 1000 if len(rest) > 1 else 5.0

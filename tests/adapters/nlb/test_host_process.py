@@ -1,0 +1,210 @@
+"""The host process by itself, with a neighbour on a cable: what it is told, what it refuses, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clussvc.model.errors import ClusterError
+from clussvc.model.ids import HostId, ResourceId
+from clussvc.nlb.heartbeat import MembershipHeartbeat, encode, frame
+from clussvc.resources.types.balancer_socket import Connection
+from tests.adapters.nlb.cable import THERE_MAC, Cable
+
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and the ip command"
+    ),
+]
+
+RESOURCE = ResourceId("farm")
+KEY = "ab" * 32
+PRIVATE = {
+    "ClusterIPAddress": "192.0.2.10",
+    "ClusterNetworkMask": "255.255.255.0",
+    "HostParameters": ["NODE1 priority=1", "NODE2 priority=2"],
+    "PortRules": ["All 80 TCP Multiple None"],
+    "AliveMsgPeriod": 20,
+}
+
+
+def facts(**private: Any) -> dict[str, Any]:
+    return {
+        "ask": "facts",
+        "node": "NODE1",
+        "private": PRIVATE | private,
+        "up": ["NODE1", "NODE2"],
+        "online": [],
+        "key": KEY,
+        "seed": "cd" * 32,
+        "team": None,
+    }
+
+
+class Process:
+    """A host process at one end of the cable."""
+
+    def __init__(self, cable: Cable, folder: Path, interface: str = "eth0") -> None:
+        self.cable, self.folder = cable, folder
+        (folder / "monitor").mkdir()
+        self.log = (folder / "log").open("wb")
+        self.popen: subprocess.Popen[bytes] = cable.here.call(
+            subprocess.Popen,
+            [sys.executable, "-m", "clussvc.service.balancer", "--resource", RESOURCE, "--interface", interface],
+            env={**os.environ, "CLUSSVC_RUN": str(folder / "monitor")},
+            stdout=self.log,
+            stderr=self.log,
+        )
+        wait_until(self.listens, "the process does not listen")
+
+    def listens(self) -> bool:
+        try:
+            Connection(self.folder, RESOURCE).close()
+        except ClusterError:
+            return False
+        return True
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        connection = Connection(self.folder, RESOURCE)
+        try:
+            return connection.ask(question)
+        finally:
+            connection.close()
+
+    def tell(self, said: dict[str, Any]) -> dict[str, Any]:
+        return self.ask(**said)
+
+    def end(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self.log.close()
+
+
+def wait_until(predicate: Callable[[], object], what: str) -> None:
+    deadline_s = time.monotonic() + 20
+    while not predicate():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    with Cable() as made:
+        yield made
+
+
+@pytest.fixture
+def process(cable: Cable, tmp_path: Path) -> Iterator[Process]:
+    made = Process(cable, tmp_path)
+    yield made
+    made.end()
+
+
+def test_it_takes_nothing_before_it_is_told(process: Process) -> None:
+    """And says for what it waits; questions that need a host are refused."""
+    health = process.ask(ask="health")
+
+    assert not health["ready"]
+    assert "has not told" in health["waits_for"]
+    assert "has not told" in process.ask(ask="status")["refused"]
+    assert "xdp" not in process.cable.ip("link", "show", "eth0")
+
+
+REFUSED = (
+    (facts() | {"node": "NODE9"}, "NODE9 is not named in HostParameters"),
+    (facts(PortRules=["All 80 TCP Multiple", "All 70-90 TCP Single"]), "overlap"),
+    (facts(ClusterIPAddress="nonsense"), "nonsense"),
+    (facts(BucketCount=61), "BucketCount"),
+)
+
+
+def test_facts_that_make_no_host_are_refused(process: Process) -> None:
+    """With the reason, which stays until better ones come; then it becomes a host after all."""
+    for told, says in REFUSED:
+        assert says in process.tell(told)["refused"]
+        assert says in process.ask(ask="health")["waits_for"]
+    assert process.tell(facts()) == {"ok": True}
+    wait_until(lambda: process.ask(ask="health")["ready"], "the host is not ready")
+
+
+def test_lines_that_are_no_questions_are_refused(process: Process, tmp_path: Path) -> None:
+    """Nonsense, other forms, unknown words; the process goes on."""
+    for line in (b"nonsense\n", b"[]\n", b'{"ask": "everything"}\n', b"\xff\xfe\n", b'{"ask": ["facts"]}\n'):
+        connection = Connection(tmp_path, RESOURCE)
+        connection._socket.sendall(line)
+        assert "refused" in json.loads(connection._socket.recv(1000))
+        connection.close()
+    assert process.tell(facts()) == {"ok": True}
+
+
+def test_a_host_alone_and_what_it_refuses(process: Process) -> None:
+    """It converges as default host, answers questions, counts what is forged or malformed, and keeps its mode."""
+    process.tell(facts())
+    wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "default", "it does not converge")
+
+    explained = process.ask(ask="explain", protocol="tcp", client="192.0.2.2:4000", server="192.0.2.10:80", flags="syn")
+    assert (explained["verdict"], explained["host"]) == ("accept", 1)
+    for protocol in ("udp", "icmp", "gre", "ipsec"):
+        answer = process.ask(ask="explain", protocol=protocol, client="192.0.2.2:1", server="192.0.2.10:80", flags="")
+        assert answer["verdict"] == "accept"
+    wrong = process.ask(ask="explain", protocol="tcp", client="192.0.2.2", server="192.0.2.10:80", flags="")
+    assert "needs a port" in wrong["refused"]
+    assert process.ask(ask="connections") == {"count": 0, "connections": []}
+
+    forged = encode(
+        MembershipHeartbeat(host=HostId(2), cluster=IPv4Address("192.0.2.10").packed, boot=1, seq=1), b"x" * 32
+    )
+    wire = process.cable.there.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
+    wire.bind(("eth0", 0))
+    source = bytes.fromhex(THERE_MAC.replace(":", ""))
+    for payload in (forged, forged[:1000], forged[:100]):
+        wire.send(frame(b"\xff" * 6, source, payload))
+    wire.close()
+    wait_until(lambda: sum(process.ask(ask="status")["refused_frames"].values()) >= 3, "they are not counted")
+    assert [1] == [host["id"] for host in process.ask(ask="status")["hosts"]]
+
+    assert "next brought online" in process.tell(facts(OperationMode="multicast"))["refused"]
+    assert "next brought online" in process.ask(ask="health")["trouble"]
+    assert process.tell(facts()) == {"ok": True}
+
+
+def test_wishes_are_followed(process: Process) -> None:
+    """Stop, suspend, start, and rules; each by the facts alone."""
+    process.tell(facts())
+    for wish, state in (("stop", "stopped"), ("start", "default"), ("suspend", "suspended"), ("start", "default")):
+        process.tell(facts(HostStates=[f"NODE1 {wish}"]))
+        wait_until(lambda state=state: process.ask(ask="status")["hosts"][0]["state"] == state, f"{wish}: not {state}")  # type: ignore[misc]
+    process.tell(facts(HostStates=['NODE1 disable "All 80-80 TCP"']))
+    assert process.ask(ask="status")["rules"][0]["state"] == "disabled"
+    process.tell(facts(PortRules=["All 80 TCP Multiple None resource=Web"]))
+    rule = process.ask(ask="status")["rules"][0]
+    assert rule["state"] == "draining"
+    assert "'Web'" in rule["because"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_behind(process: Process, number: signal.Signals) -> None:
+    """Filter and memberships end with the process, the virtual address at once or when it runs out."""
+    process.tell(facts())
+    wait_until(lambda: process.ask(ask="health")["ready"], "the host is not ready")
+    assert "xdp" in process.cable.ip("link", "show", "eth0")
+    assert "192.0.2.10/32" in process.cable.ip("address", "show", "dev", "lo")
+    process.popen.send_signal(number)
+    assert process.popen.wait(20) == (0 if number is signal.SIGTERM else -signal.SIGKILL)
+    assert "xdp" not in process.cable.ip("link", "show", "eth0")
+    if number is signal.SIGTERM:
+        assert "192.0.2.10" not in process.cable.ip("address", "show", "dev", "lo")
+    wait_until(lambda: "192.0.2.10" not in process.cable.ip("address", "show", "dev", "lo"), "the address stays")
