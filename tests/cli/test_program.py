@@ -111,6 +111,61 @@ def test_from_another_machine(tmp_path: Path) -> None:
     assert 0 == by_address.returncode, by_address.stderr
 
 
+def nlb(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``nlb`` with these words."""
+    return subprocess.run(
+        [sys.executable, "-m", "cluster_cli.nlb_main", *words],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_nlb_from_another_machine(tmp_path: Path) -> None:
+    """Remote control by certificate: who may only look cannot stop a host, and a password changes nothing."""
+    access = FakeAccess()
+    authority = Authority.create(cluster_id=access.config().cluster, cluster_name="DEMO")
+    key, request = new_signing_request("NODE1")
+    files = {"certificate.pem": authority.sign_node_request(request, node_id=1, node_name="NODE1"), "key.pem": key}
+    for name, content in {**files, "ca.pem": authority.pair.certificate}.items():
+        (tmp_path / name).write_bytes(content)
+    tls = TlsSettings(
+        host="127.0.0.1",
+        port=0,
+        certificate=tmp_path / "certificate.pem",
+        key=tmp_path / "key.pem",
+        authority=tmp_path / "ca.pem",
+    )
+    socket = str(tmp_path / "admin.sock")
+    with AdminServer(access, socket, tls) as server:
+        made = nlb("create", "WEB", "/ip:10.0.0.200", "/mask:24", "/hosts:NODE1,NODE2", CLUSSVC_SOCKET=socket)
+        for role in ("read-only", "operator"):
+            folder = tmp_path / role
+            folder.mkdir()
+            pair = authority.issue_administrator(name="olga", role=role)
+            (folder / "certificate.pem").write_bytes(pair.certificate)
+            (folder / "key.pem").write_bytes(pair.key)
+            (folder / "ca.pem").write_bytes(authority.pair.certificate)
+        target = f"/cluster:127.0.0.1:{server.tcp_port}"
+        looked = nlb("query", "WEB", target, CLUSSVC_CERTS=str(tmp_path / "read-only"))
+        denied = nlb("stop", "WEB:2", target, "/PASSW", "secret", CLUSSVC_CERTS=str(tmp_path / "read-only"))
+        stopped = nlb("stop", "WEB:2", target, "--output", "json", CLUSSVC_CERTS=str(tmp_path / "operator"))
+        edited = nlb("rule", "WEB", "remove", "All 0-65535 Both", target, CLUSSVC_CERTS=str(tmp_path / "operator"))
+
+    assert 0 == made.returncode, made.stderr
+    assert 0 == looked.returncode, looked.stderr
+    assert 5 == denied.returncode
+    assert "operator" in denied.stderr
+    assert "secret" not in denied.stdout + denied.stderr
+    assert [{"node": "NODE2", "id": 2, "status": 1000}] == json.loads(stopped.stdout)[0]["hosts"]
+    assert 5 == edited.returncode
+    resource = access.config().resource_named("WEB")
+    assert resource is not None
+    assert ("NODE1 start", "NODE2 stop") == resource.private["HostStates"]
+
+
 def test_nothing_heavy_is_loaded(tmp_path: Path) -> None:
     """A status command stays quick because it loads little."""
     socket = str(tmp_path / "admin.sock")
