@@ -280,6 +280,7 @@ class NlbServant(Servant):
             findings += self._differences(resource, instance)
         live, detail = self._ask(resource, {"ask": "status"})
         findings += live.get("findings", ())
+        findings += [f"{trouble}." for trouble in (live.get("parameters_trouble"),) if trouble]
         if detail and instance is not None and instance.host(self.node(None).name) is not None:
             findings.append(detail)
         return {"cluster": resource.name, "findings": findings}

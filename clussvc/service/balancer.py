@@ -57,6 +57,7 @@ class Balancer:
         self._buffers: dict[socket.socket, bytes] = {}
         self._leaving = False
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
+        self._events_seen = 0
         self._host: Host | None = None
         self._trouble = ""
 
@@ -151,6 +152,7 @@ class Balancer:
                 "connections": self._connections,
                 "explain": self._explain,
                 "team": self._team,
+                "notes": self._notes,
             }.get(str(question.get("ask")) if isinstance(question, dict) else "")
         except ValueError:
             known = None
@@ -159,7 +161,8 @@ class Balancer:
         try:
             return known(question)
         except ClusterError as error:
-            self._trouble = error.message
+            if known == self._facts:
+                self._trouble = error.message
             return {"refused": error.message}
 
     def _facts(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +177,8 @@ class Balancer:
         if self._host is None:
             why = self._trouble or "the service has not told what the host must know"
             return {"ready": False, "waits_for": why, "trouble": why}
-        return self._host.health() | ({"trouble": self._trouble} if self._trouble else {})
+        # Parameters that cannot be taken over now leave the host as it is, which is no failure.
+        return self._host.health() | {"parameters_trouble": self._trouble}
 
     def _status(self, question: dict[str, Any]) -> dict[str, Any]:
         status = self._need_host().status()
@@ -187,6 +191,10 @@ class Balancer:
         words = [str(question.get(name, "")) for name in ("protocol", "client", "server", "flags")]
         return self._need_host().explain(*words)
 
+    def _notes(self, question: dict[str, Any]) -> dict[str, Any]:
+        after = question.get("after")
+        return {"notes": [one for one in self._events if isinstance(after, int) and one["number"] > after]}
+
     def _team(self, question: dict[str, Any]) -> dict[str, Any]:
         return self._need_host().team()
 
@@ -197,7 +205,10 @@ class Balancer:
 
     def _note(self, event_id: int, text: str) -> None:
         """For ``nlb display`` and the log of the resource."""
-        self._events.append({"at_ms": time.time_ns() // 1_000_000, "id": event_id, "text": text})
+        self._events_seen += 1
+        self._events.append(
+            {"number": self._events_seen, "at_ms": time.time_ns() // 1_000_000, "id": event_id, "text": text}
+        )
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {event_id} {text}", flush=True)
 
 

@@ -8,11 +8,13 @@ and one whose node loses quorum is ended by its monitor like everything else, so
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import operator
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +97,16 @@ def balanced_here(config: Config, node: NodeId) -> list[Resource]:
     ]
 
 
+@dataclass(slots=True)
+class _Told:
+    """A host that has been told something."""
+
+    connection: Connection
+    facts: dict[str, Any]
+    noted: int
+    """The number of the newest of its notes that is in the log."""
+
+
 class Balancers:
     """The connections to the hosts of this node. ``ask`` may be called from any thread."""
 
@@ -104,7 +116,7 @@ class Balancers:
         self._folder = folder
         self._secret = secret
         self._stopping = threading.Event()
-        self._told: dict[ResourceId, tuple[Connection, dict[str, Any]]] = {}
+        self._told: dict[ResourceId, _Told] = {}
         self._thread = threading.Thread(target=self._run, name="balancers", daemon=True)
 
     def start(self) -> None:
@@ -116,8 +128,8 @@ class Balancers:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(5)
-        for connection, _ in self._told.values():
-            connection.close()
+        for told in self._told.values():
+            told.connection.close()
         self._told.clear()
 
     def ask(self, resource: ResourceId, question: Mapping[str, object]) -> Mapping[str, Any]:
@@ -150,17 +162,28 @@ class Balancers:
                 due = not self._tell(config)
                 # In a storm of changes the hosts are told fifty times a second, and not of each.
                 self._stopping.wait(GAP_MS / 1000)
+            self._collect_notes()
             if due:
                 self._stopping.wait(RETRY_MS / 1000)
             else:
                 self._access.wait_for_index(index + 1, IDLE_MS)
+
+    def _collect_notes(self) -> None:
+        """Write into the log of the service what the hosts of this node have noted since the last time."""
+        for resource, told in self._told.items():
+            # One that does not answer is found out when it is to be told something, or by its monitor.
+            with contextlib.suppress(ClusterError):
+                answer = told.connection.ask({"ask": "notes", "after": told.noted})
+                for note in answer.get("notes", ()):
+                    told.noted = int(note["number"])
+                    log.info("balancer.note", resource=resource, event_id=note["id"], message=note["text"])
 
     def _tell(self, config: Config) -> bool:
         """Bring every host of this node up to date; False when one has to be tried again."""
         node = self._access.node_id()
         wanted = {each.id: each for each in balanced_here(config, node)}
         for gone in self._told.keys() - wanted.keys():
-            self._told.pop(gone)[0].close()
+            self._told.pop(gone).connection.close()
         told = [self._tell_one(config, resource, node) for resource in wanted.values()]
         return all(told)
 
@@ -171,9 +194,10 @@ class Balancers:
             # The members of a team must hash alike.
             "seed": self._key(f"seed {team_id(pattern.private) or pattern.id}"),
         }
-        connection, former = self._told.get(resource.id, (None, {}))
-        if connection is not None and former == facts and resource.state is ResourceState.ONLINE:
+        known = self._told.get(resource.id)
+        if known is not None and known.facts == facts and resource.state is ResourceState.ONLINE:
             return True
+        connection = known.connection if known is not None else None
         try:
             connection = connection or Connection(self._folder, resource.id)
             answer = connection.ask(facts)
@@ -185,7 +209,7 @@ class Balancers:
             return resource.state not in (ResourceState.ONLINE_PENDING, ResourceState.ONLINE)
         if answer.get("refused"):
             log.warning("balancer.refused", resource=resource.name, because=answer["refused"])
-        self._told[resource.id] = connection, facts
+        self._told[resource.id] = _Told(connection, facts, known.noted if known is not None else 0)
         return True
 
     def _key(self, resource: str) -> str:

@@ -177,8 +177,14 @@ def test_a_host_alone_and_what_it_refuses(process: Process) -> None:
     assert [1] == [host["id"] for host in process.ask(ask="status")["hosts"]]
 
     assert "next brought online" in process.tell(facts(OperationMode="multicast"))["refused"]
-    assert "next brought online" in process.ask(ask="health")["trouble"]
+    health = process.ask(ask="health")
+    assert "next brought online" in health["parameters_trouble"]
+    # It goes on as it is, which is no failure.
+    assert (True, "") == (health["ready"], health["trouble"])
     assert process.tell(facts()) == {"ok": True}
+    notes = process.ask(ask="notes", after=0)["notes"]
+    assert 5 == notes[0]["id"]
+    assert [] == process.ask(ask="notes", after=notes[-1]["number"])["notes"]
 
 
 def test_wishes_are_followed(process: Process) -> None:

@@ -49,7 +49,9 @@ class Host:
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rwb") as lines:
             for line in lines:
-                self.heard.append(json.loads(line))
+                said = json.loads(line)
+                if said.get("ask") != "notes":
+                    self.heard.append(said)
                 lines.write(b'{"heard": %d}\n' % len(self.heard))
                 lines.flush()
 
