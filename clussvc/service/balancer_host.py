@@ -326,8 +326,10 @@ class Host:
     def _do(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case SendHeartbeat(heartbeat=heartbeat):
-                    self._segment_send(encode(heartbeat, self._key))
+                case SendHeartbeat(heartbeat=heartbeat, valid_until_ms=valid_until_ms):
+                    # Those who hear it wait so long before they take this host's share.
+                    if self._segment_send(encode(heartbeat, self._key)):
+                        self._filter.keep_until(valid_until_ms)
                 case SendMaps(part=part):
                     for payload in encode_maps(part, self._key):
                         self._segment_send(payload)
@@ -338,10 +340,12 @@ class Host:
                 case _:
                     assert_never(action)
 
-    def _segment_send(self, payload: bytes) -> None:
+    def _segment_send(self, payload: bytes) -> bool:
+        """False: it was not sent. A link that is down is told by the kernel; the machine notices its own silence."""
         cluster = self._instance.cluster
-        # A link that is down is told by the kernel; the machine notices its own silence.
-        self._segment.send(frame(heartbeat_mac(cluster.mode, cluster.address.address), self._link.hardware, payload))
+        return self._segment.send(
+            frame(heartbeat_mac(cluster.mode, cluster.address.address), self._link.hardware, payload)
+        )
 
     def _hear(self) -> None:
         octets = address_octets(self._instance.address)
