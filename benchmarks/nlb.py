@@ -4,7 +4,7 @@ Four machines made of namespaces, each a host; a client machine on the same brid
 from an address of its own; the fault comes after a second or two of that. Two sorts of clients ask at the same time:
 
 * *impatient* ones give an attempt up after 50 ms and try anew. Of those that the host had before the fault, the outage
-  is the time from the end of its last answer to the end of the first one by another host;
+  is the longest time between two answers that ends after it, whoever gave the second;
 * *patient* ones wait up to a second for each answer. A lost packet of theirs is sent again by TCP after 200 ms or more
   (a first one after a second), so among clients of the other hosts an attempt without an answer is *lost*, and one that
   took a fifth of a second or more is *late*: a packet may have been lost, or the machine was busy.
@@ -32,6 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,8 +122,8 @@ def _outage(attempts: list[Attempt], client: int, fault_s: float) -> float | Non
     before = [name for end_s, name in answered if end_s < fault_s]
     if before[-1:] != ["NODE3"]:
         return None
-    first = next(at for at, (end_s, name) in enumerate(answered) if end_s >= fault_s and name != "NODE3")
-    return answered[first][0] - answered[first - 1][0]
+    ends = [end_s for end_s, _ in answered]
+    return max(later - earlier for earlier, later in pairwise(ends) if later >= fault_s)
 
 
 def _losses(attempts: list[Attempt], fault_s: float) -> tuple[int, int, int]:
