@@ -59,12 +59,13 @@ missing_tools() {
     fi
 }
 
-# An iSCSI target, the library to reach it, a packet analyser, a compiler for the kernel's packet filter; without them
-# tests are skipped.
+# An iSCSI target, the library to reach it, a packet analyser, a firewall, a compiler for the kernel's packet filter;
+# without them tests are skipped.
 missing_for_all_tests() {
     command -v tgtd >/dev/null || printf '%s\n' tgt
     ldconfig -p 2>/dev/null | grep -q 'libiscsi\.so\.' || printf '%s\n' libiscsi-bin
     command -v tshark >/dev/null || printf '%s\n' tshark
+    PATH=$PATH:/usr/sbin command -v nft >/dev/null || printf '%s\n' nftables
     command -v clang >/dev/null || printf '%s\n' clang
 }
 

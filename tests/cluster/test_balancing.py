@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ GROUP: Final = "239.255.0.210"
 """That of the address of the cluster in the mode igmp."""
 VIP6: Final = "fd00:77::210"
 DB_VIP: Final = f"{NETWORK}.220"
+needs_tshark = pytest.mark.skipif(
+    shutil.which("tshark") is None, reason="tshark is missing; see script/setup-system --tests"
+)
 HOSTS: Final = ("NODE1", "NODE2", "NODE3")
 
 
@@ -160,6 +164,7 @@ def test_a_virtual_address_of_ipv6_is_added(farm: Farm) -> None:
     assert set(HOSTS) == set(farm.answers())
 
 
+@needs_tshark
 def test_heartbeats_have_the_published_form(farm: Farm) -> None:
     """An analyser that hears them on a machine that is no host decodes all of them, and finds all hosts."""
     fields = ("msnlb.unique_host_id", "msnlb.cluster_ip", "msnlb.number_of_port_rules", "_ws.malformed")
@@ -178,6 +183,7 @@ def test_multicast(farm: Farm) -> None:
     assert set(HOSTS) == set(farm.answers())
 
 
+@needs_tshark
 def test_a_bridge_that_snoops_sends_to_the_hosts_alone(farm: Farm) -> None:
     """Every host joins the group; a machine that is no host receives no frame of the clients."""
     farm.change_mode("igmp")

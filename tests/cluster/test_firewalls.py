@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +32,12 @@ table inet wall {
 }
 """
 """Lets connections in that begin outside, and of everything else only what belongs to one that this machine knows."""
+
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None,
+    reason="nft is missing; see script/setup-system --tests",
+)
 
 
 class Pair:
