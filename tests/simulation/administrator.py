@@ -31,6 +31,7 @@ from clussvc.global_update.update import (
     SetClusterProperties,
     SetGroupProperties,
     SetPreferredOwners,
+    SetQuorum,
     SetResourceProperties,
     StopNode,
     Update,
@@ -163,6 +164,11 @@ def require_fencing(required: int) -> Script:
 def change_profile(name: str) -> Script:
     """Another timing profile for the running cluster."""
     yield SetClusterProperties(common={"TimingProfile": name}, quicker=True)
+
+
+def change_hold(hold_ms: int) -> Script:
+    """For how long at a time the owner holds the quorum disk; -1: as the timing profile says."""
+    yield SetQuorum(hold_ms=hold_ms)
 
 
 def delete_group(world: World, group: GroupId) -> Script:

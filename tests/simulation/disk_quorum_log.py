@@ -203,7 +203,10 @@ class DiskQuorumLog:
         """See LogModel."""
         member = self._members.get(machine.id)
         if member is not None:
-            log, wanted = member.log, disk_timing(PROFILES[timing.profile], self._quorum.hold_ms)
+            config = machine.core.config if machine.core is not None else None
+            same = config is not None and config.quorum.disk == self._quorum.disk
+            hold_ms = config.quorum.hold_ms if config is not None and same else self._quorum.hold_ms
+            log, wanted = member.log, disk_timing(PROFILES[timing.profile], hold_ms)
             self._soon(machine, lambda now_ms: log.set_timing(wanted, now_ms=now_ms))
 
     def forget_leader(self, machine: Machine, node: NodeId) -> None:

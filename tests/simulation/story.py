@@ -39,6 +39,9 @@ SEPARATE_FROM = 100_000
 PARALLEL_FROM = 10_000_000
 """From this seed on there are parallel groups, which administrators change meanwhile."""
 
+HOLDS_FROM = 20_000_000
+"""From this seed on the hold of a quorum disk is changed meanwhile."""
+
 RECOVERY_MS = 40_000
 """After the end of the faults everything that can be online is online within this time (``wan``: times ten)."""
 
@@ -199,6 +202,8 @@ class _Teller:
             self._change_instances()
         if self._plot.seed >= SEPARATE_FROM:
             self._change_profiles()
+        if self._plot.seed >= HOLDS_FROM and self._plot.log.startswith("disk-"):
+            self._change_holds()
         for step in self._plot.steps:
             world.run_for(max(0, begin_ms + step.at_ms - world.now_ms))
             self._trouble.perform(step)
@@ -225,6 +230,13 @@ class _Teller:
         names = ["lan", "loopback", self._plot.timing.profile, *(["fast"] if self._factor == 1 else ["wan"])]
         for at_ms in sorted(rng.uniform(0, TROUBLE_MS) for _ in range(rng.choice([0, 1, 3]))):
             script = admin.change_profile(rng.choice(names))
+            self._world.scheduler.later(at_ms, partial(self._trouble.administrator.run, script))
+
+    def _change_holds(self) -> None:
+        """Longer and shorter, at any moment of the trouble; drawn apart, like the devices."""
+        rng = random.Random(f"holds of {self._plot.seed}")
+        for at_ms in sorted(rng.uniform(0, TROUBLE_MS) for _ in range(rng.choice([1, 3, 6]))):
+            script = admin.change_hold(rng.choice([-1, 200, 700, 2_000, 4_000]))
             self._world.scheduler.later(at_ms, partial(self._trouble.administrator.run, script))
 
     def _change_instances(self) -> None:
