@@ -151,6 +151,10 @@ class Handover:
         basis = self.adopted.agreement.statements.get(peer.said.host)
         return basis is not None and (basis.boot, basis.host_code) == (peer.said.boot, peer.said.host_code)
 
+    def _decides_alike(self, said: Statement, setting: Setting) -> bool:
+        """Whether another host decides by these rules already, as this one does."""
+        return not self.lives_by_other_rules(setting) and said.table_code == setting.table_code
+
     def forget(self) -> None:
         """This host has no map any more, and takes nothing."""
         self.adopted = None
@@ -167,7 +171,7 @@ class Handover:
             if host == self._host or said.generation == 0 or dead(host):
                 continue
             waiting = own
-            if not new_rules and said.table_code == setting.table_code:
+            if self._decides_alike(said, setting):
                 # What this host takes already, it goes on to take. Of a host that decides by other rules until it
                 # adopts, any packet may be its own.
                 claimed = agreement.claims[host]

@@ -187,6 +187,9 @@ class Referee:
                 return f"host {host} is {view.state}: {view.because}"
             if set(view.members) != set(segment.stations):
                 return f"host {host} has converged with {view.members} only"
+            table = segment.stations[host].table
+            if table is None or table.rules != view.rules:
+                return f"host {host} decides by former rules"
         maps = {(view.generation, view.maps) for view in views.values()}
         if len(maps) != 1:
             return f"{len(maps)} maps"
