@@ -43,8 +43,6 @@ NODE_NAME_LENGTH_MAX = 255
 
 PERIOD_MS_DEFAULT = 100
 TOLERANCE_DEFAULT = 5
-PERIOD_MS_FAST = 25
-"""For the timing profile ``fast``: a dead host is noticed after 0.125 s, and its clients are served within 0.3 s."""
 
 
 @unique
