@@ -298,6 +298,13 @@ _TYPES = (
             ),
             PropertyInfo(name="HostInterfaces", kind="M", default=(), doc="NODE INTERFACE for hosts with another one."),
             PropertyInfo(
+                name="DrainSeconds",
+                kind="D",
+                default=0,
+                maximum=86_400,
+                doc="How long going offline waits for open connections to end; 0: they are lost.",
+            ),
+            PropertyInfo(
                 name="HostStates",
                 kind="M",
                 default=(),

@@ -153,6 +153,7 @@ class Balancer:
                 "explain": self._explain,
                 "team": self._team,
                 "notes": self._notes,
+                "drain": self._drain,
             }.get(str(question.get("ask")) if isinstance(question, dict) else "")
         except ValueError:
             known = None
@@ -190,6 +191,9 @@ class Balancer:
     def _explain(self, question: dict[str, Any]) -> dict[str, Any]:
         words = [str(question.get(name, "")) for name in ("protocol", "client", "server", "flags")]
         return self._need_host().explain(*words)
+
+    def _drain(self, question: dict[str, Any]) -> dict[str, Any]:
+        return self._need_host().drain()
 
     def _notes(self, question: dict[str, Any]) -> dict[str, Any]:
         after = question.get("after")

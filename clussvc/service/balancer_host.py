@@ -146,6 +146,8 @@ class Host:
         self._count_ms = 0
         self._team_ms = NEVER_MS
         self._failed = ""
+        self._going = False
+        self._drain_s = 0
         self._seed = bytes.fromhex(str(facts["seed"]))[:SEED_BYTES]
         self._folder = folder
         self._partners: dict[ResourceId, Partner] = {}
@@ -189,6 +191,7 @@ class Host:
             self._do(self._machine.handle(ParametersChanged(cluster=instance.cluster, host=host), now_ms()))
             # Addresses and times of the filter are not the machine's concern.
             self._filter.load(self._filter_table(self._machine.table))
+        self._drain_s = int(_private(facts).get("DrainSeconds", 0))  # type: ignore[arg-type]  # the type's table says so
         up = {str(name).casefold() for name in facts["up"]}
         self._tell(NodesUp(hosts=frozenset(one.host for one in instance.hosts if one.node.casefold() in up)))
         self._tell(ResourcesOnline(names=frozenset(map(str, facts["online"]))))
@@ -197,6 +200,8 @@ class Host:
 
     def _obey(self, wishes: Wishes) -> None:
         """Bring the machine to what administrators want of this host."""
+        if self._going:
+            return
         self._do(
             self._machine.wish_rules(
                 {rule.code(): _PASSING[wishes.of(rule)] for rule in self._instance.cluster.rules}, now_ms()
@@ -286,6 +291,14 @@ class Host:
         """Have the filter decide by what counts now."""
         self._look_at_team()
         self._filter.load(self._filter_table(self._machine.table))
+
+    def drain(self) -> dict[str, Any]:
+        """Take nothing new from now on, whatever is wished, since the resource goes offline; how long that may take."""
+        limit_s = self._drain_s
+        if limit_s:
+            self._going = True
+            self._control(Control.DRAINSTOP)
+        return {"limit_s": limit_s}
 
     def stop(self) -> None:
         """Leave: the others are told at the next ticks."""
@@ -504,7 +517,12 @@ class Host:
             trouble = f"the packet filter is not on {self._link.name} any more"
         view = self._machine.view(now_ms())
         waits = view.status is Status.CONVERGING and not view.maps
-        return {"ready": not trouble and not waits, "waits_for": trouble or view.because, "trouble": trouble}
+        return {
+            "ready": not trouble and not waits,
+            "waits_for": trouble or view.because,
+            "trouble": trouble,
+            "drained": self._machine.wanted is HostState.STOPPED,
+        }
 
     def status(self) -> dict[str, Any]:
         """All that a query shows."""

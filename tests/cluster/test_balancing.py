@@ -73,6 +73,19 @@ def test_a_host_drains_for_maintenance(farm: Farm) -> None:
     assert set(HOSTS) == set(farm.answers())
 
 
+def test_going_offline_waits_for_open_connections(farm: Farm) -> None:
+    """With DrainSeconds: the resource is offline when the downloads have ended, and none was cut off."""
+    farm.cluster.command("res", FARM, "/priv", "DrainSeconds=60")
+    (pattern,) = farm.cluster.ask("res", FARM, on=farm.lab[1])
+    instance = next(one["name"] for one in pattern["instances"] if one["node"] == "NODE2")
+    downloads = farm.drip(30, 40)
+    farm.cluster.command("res", instance, "/offline", "/wait:60")
+    assert "NODE2" not in farm.answers(60)
+    assert set(HOSTS) == set(downloads.complete())
+    farm.cluster.command("res", FARM, "/priv", "DrainSeconds=0")
+    farm.cluster.command("res", instance, "/online", "/wait:30")
+
+
 def test_one_rule_is_drained_where_its_resource_is_not_online(farm: Farm) -> None:
     """A dead server is no black hole: its host gets no clients until the server is back."""
     farm.nlb("rule", FARM, "set", "All 80 TCP Multiple None", "/resource:Web")

@@ -6,8 +6,9 @@ all that makes the machine a host in ways that end with it: its filter by a desc
 sockets, virtual addresses by a lifetime of three seconds. What does not end by itself, settings of the kernel for the
 adapter, is written down first and undone here.
 
-Offline has the process say goodbye, whereupon the others take its share at once. Terminate kills it; then the others
-notice its silence, or are told by the cluster that the node is down.
+Offline drains the host first if ``DrainSeconds`` says so; then it has the process say goodbye, whereupon the others
+take its share at once. Terminate kills it; then the others notice its silence, or are told by the cluster that the node
+is down.
 
 It may be in a group of its own or beside other resources, and is meant for a parallel group: one instance on each node.
 """
@@ -32,6 +33,7 @@ from clussvc.resources.types.base import Process, Resource, ResourceType
 
 LOOK_S: Final = 0.05
 """How often online looks whether the host process is ready."""
+DRAIN_LOOK_S: Final = 0.2
 GOODBYE_MS: Final = 2_000
 """How long the host process may take to say goodbye; it takes a few milliseconds."""
 HOST_PROCESS: Final = "clussvc.service.balancer"
@@ -75,7 +77,10 @@ class NetworkLoadBalancing(ResourceType):
         self._wait_until_ready()
 
     def offline(self) -> None:
-        """Say goodbye, then undo."""
+        """Drain, if that is wished; say goodbye; then undo."""
+        with contextlib.suppress(ClusterError):
+            # One that does not answer has nothing to drain.
+            self._drain()
         self.resource.stop_processes(min(self.resource.pending_timeout_ms, GOODBYE_MS))
         self._undo()
 
@@ -130,6 +135,15 @@ class NetworkLoadBalancing(ResourceType):
             time.sleep(LOOK_S)
         raise ClusterError("host-not-ready", f"the host process does not take part: {why}", retryable=True)
 
+    def _drain(self) -> None:
+        """Wait until open connections have ended, or for as long as the property DrainSeconds says."""
+        give_up_s = time.monotonic() + float(self._ask("drain").get("limit_s", 0))
+        step = 0
+        while time.monotonic() < give_up_s and not self._ask().get("drained"):
+            step += 1
+            self.resource.report_progress(step)
+            time.sleep(DRAIN_LOOK_S)
+
     def _trouble(self) -> str:
         try:
             status = self._ask()
@@ -137,10 +151,10 @@ class NetworkLoadBalancing(ResourceType):
             return error.message
         return str(status.get("trouble", ""))
 
-    def _ask(self) -> dict[str, Any]:
+    def _ask(self, what: str = "health") -> dict[str, Any]:
         connection = Connection(run_folder_of_node(self.resource), self.resource.id)
         try:
-            return connection.ask({"ask": "health"})
+            return connection.ask({"ask": what})
         finally:
             connection.close()
 

@@ -201,6 +201,19 @@ def test_wishes_are_followed(process: Process) -> None:
     assert "'Web'" in rule["because"]
 
 
+def test_a_host_that_goes_offline_drains_if_that_is_wished(process: Process) -> None:
+    """Nothing that is told meanwhile starts it again."""
+    process.tell(facts())
+    wait_until(lambda: process.ask(ask="health")["ready"], "the host is not ready")
+    assert process.ask(ask="drain") == {"limit_s": 0}
+    assert process.ask(ask="status")["hosts"][0]["state"] == "default"
+    process.tell(facts(DrainSeconds=30))
+    assert process.ask(ask="drain") == {"limit_s": 30}
+    process.tell(facts(DrainSeconds=30, HostStates=["NODE1 start"]))
+    wait_until(lambda: process.ask(ask="health")["drained"], "the host does not drain")
+    assert process.ask(ask="status")["hosts"][0]["state"] == "stopped"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_behind(process: Process, number: signal.Signals) -> None:
     """Filter and memberships end with the process, the virtual address at once or when it runs out."""
