@@ -105,6 +105,8 @@ class _Told:
     facts: dict[str, Any]
     noted: int
     """The number of the newest of its notes that is in the log."""
+    refused: str
+    """Why it did not take the facts; empty: it did."""
 
 
 class Balancers:
@@ -207,10 +209,12 @@ class Balancers:
                 connection.close()
             # While it is not online there need not be a process; the first one that listens is told at once.
             return resource.state not in (ResourceState.ONLINE_PENDING, ResourceState.ONLINE)
-        if answer.get("refused"):
-            log.warning("balancer.refused", resource=resource.name, because=answer["refused"])
-        self._told[resource.id] = _Told(connection, facts, known.noted if known is not None else 0)
-        return True
+        refused = str(answer.get("refused", ""))
+        if refused and (known is None or known.refused != refused):
+            log.warning("balancer.refused", resource=resource.name, because=refused)
+        self._told[resource.id] = _Told(connection, facts, known.noted if known is not None else 0, refused)
+        # What keeps a host from beginning may pass, such as a link that is down; one that is online goes on as it was.
+        return not refused or resource.state is ResourceState.ONLINE
 
     def _key(self, resource: str) -> str:
         """A key that is equal on all hosts of one cluster and known to nobody else: that of heartbeats, of the hash."""

@@ -15,8 +15,10 @@ import pytest
 
 from clussvc.admin.client import connect
 from clussvc.admin.server import AdminServer
+from clussvc.global_update.update import ReportStates, ResourceStatus
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, ResourceId
+from clussvc.model.states import ResourceState
 from clussvc.resources.types import balancer_socket
 from clussvc.service.balancers import Balancers, balanced_here, facts_of
 from tests.cli.fake_access import FakeAccess
@@ -29,6 +31,7 @@ class Host:
 
     def __init__(self, folder: Path, resource: ResourceId) -> None:
         self.heard: list[dict[str, Any]] = []
+        self.refuses = ""
         self._listening = balancer_socket.listen(folder, balancer_socket.socket_name(resource))
         self._listening.setblocking(True)
         self._connections: list[socket.socket] = []
@@ -52,7 +55,8 @@ class Host:
                 said = json.loads(line)
                 if said.get("ask") != "notes":
                     self.heard.append(said)
-                lines.write(b'{"heard": %d}\n' % len(self.heard))
+                answer = {"refused": self.refuses} if self.refuses else {"heard": len(self.heard)}
+                lines.write(json.dumps(answer).encode() + b"\n")
                 lines.flush()
 
     def end(self) -> None:
@@ -140,6 +144,27 @@ def test_a_host_is_told_at_once_and_again_when_something_changes(
     access.kill("NODE2")
     wait_until(lambda: again.heard and again.heard[-1]["up"] == ["NODE1"], "the next process has been told nothing")
     again.end()
+
+
+def test_a_host_that_cannot_begin_is_told_again(access: FakeAccess, balancers: Balancers, tmp_path: Path) -> None:
+    """What it refuses may pass, and nothing else would tell it; one that is online is not told the same twice."""
+    resource = here(access)
+    access.hold = True
+    node = access.config().nodes[NodeId(1)]
+
+    def report(state: ResourceState) -> None:
+        line = ResourceStatus(resource=resource, state=state)
+        refusal = access.execute(ReportStates(node=node.id, incarnation=node.incarnation, lines=(line,)))
+        assert refusal is None
+
+    report(ResourceState.ONLINE_PENDING)
+    host = Host(tmp_path, resource)
+    host.refuses = "the link is down"
+    wait_until(lambda: len(host.heard) >= 3, "it is told once only")
+    host.refuses = ""
+    told = len(host.heard)
+    wait_until(lambda: len(host.heard) > told, "it is not told again")
+    host.end()
 
 
 def test_questions_are_passed_on(access: FakeAccess, balancers: Balancers, tmp_path: Path) -> None:
