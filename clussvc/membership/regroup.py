@@ -112,11 +112,12 @@ def why_no_cut(
     change itself would take somebody's quorum.
     """
     up = [member for member in config.nodes.values() if member.up]
+    fresh_ms = 3 * config.timing.heartbeat_interval_ms
     for member in up:
         said = said_version
         if member.id != node:
             heartbeat, silent_ms = table.last(member.id), table.silent_ms(member.id, now_ms)
-            if heartbeat is None or silent_ms is None or silent_ms > config.timing.lease_ms:
+            if heartbeat is None or silent_ms is None or silent_ms > fresh_ms:
                 return f"nothing is heard of {member.name} at this moment; wait until it is heard, or known to be down"
             said = heartbeat.voters_version
         if said != config.voters_version:

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 from clussvc.model.ids import GroupId, NodeId
 from tests.simulation import administrator as admin
+from tests.simulation.disk_quorum_log import simulated_quorum, superblock
 from tests.simulation.machine import Machine
+from tests.simulation.quorum_changes import KINDS as KINDS_OF_QUORUM
+from tests.simulation.quorum_changes import change_quorum
 from tests.simulation.shared_disk import SharedDisk
 from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.world import World
@@ -43,13 +46,15 @@ class Trouble:
         self.world = world
         self.administrator = admin.Administrator(world)
         self._groups = itertools.count(1)
+        self._unused_disk = SharedDisk(world, superblock(simulated_quorum("disk-leases")), reservations=False)
         self.over = False
 
     def perform(self, step: Step) -> None:
         """Begin a step; its end comes by itself."""
         if not self.over:
             self.world.tell(None, f"--- {step.kind} for {step.for_ms} ms")
-            (KINDS | DISK_KINDS | WITNESS_KINDS | UNDRAWN)[step.kind](self, step)
+            known = KINDS | DISK_KINDS | WITNESS_KINDS | QUORUM_KINDS | UNDRAWN
+            known[step.kind](self, step)
 
     def later(self, step: Step, action: Callable[[], None]) -> None:
         """The end of a step; nothing if everything was made good meanwhile."""
@@ -303,10 +308,43 @@ class Trouble:
             self.later(step, lambda: self._start(machine))
 
     def _quorum_disk(self) -> SharedDisk:
-        """That of this moment; any that was in use where there is none now."""
+        """That of this moment; the newest one where there is none now, or one that nobody uses."""
         log = self.world.log
         assert isinstance(log, SwitchingLog)
-        return log.disk or next(reversed(log.disks.values()))
+        return log.disk or next(reversed(log.disks.values()), self._unused_disk)
+
+    # --- changes of the quorum --------------------------------------------------------------------------------------
+
+    def change_quorum(self, step: Step) -> None:
+        """An administrator chooses another quorum; in the middle of it somebody may lose the power, or the network."""
+        world = self.world
+        if not isinstance(world.log, SwitchingLog):
+            return
+        node = self.member(step.picks[1])
+        self.administrator.run(change_quorum(world, KINDS_OF_QUORUM[int(step.picks[0] * len(KINDS_OF_QUORUM))], node))
+        # In every second story something happens within the next few milliseconds, most often at once.
+        when = step.picks[2]
+        if when < 0.5:
+            world.scheduler.later(200 * (2 * when) ** 3, lambda: None if self.over else self._hit(step))
+
+    def _hit(self, step: Step) -> None:
+        world, pick = self.world, step.picks[3]
+        leader = world.nodes.get(world.leader or self.member(step.picks[1]))
+        machine = self.machine(step.picks[1]) if pick < 0.3 or leader is None else leader
+        if pick < 0.6:
+            world.crash(machine.name)
+            self.later(step, lambda: self._start(machine))
+        elif pick < 0.8:
+            others = {other.name for other in world.nodes.values()} - {machine.name}
+            world.partition({machine.name}, others)
+            self.later(step, world.heal)
+        elif pick < 0.9:
+            for each in self.some(step.picks[0]):
+                world.crash(each.name)
+                self.later(step, lambda each=each: self._start(each))  # type: ignore[misc]
+        else:
+            world.freeze(machine.name)
+            self.later(step, lambda: world.thaw(machine.name))
 
     # --- the witness ------------------------------------------------------------------------------------------------
 
@@ -539,6 +577,8 @@ WITNESS_KINDS: dict[str, Callable[[Trouble, Step], None]] = {
     "half lost": Trouble.half_lost,
 }
 """What happens besides where there is a witness."""
+QUORUM_KINDS: dict[str, Callable[[Trouble, Step], None]] = {"change of the quorum": Trouble.change_quorum}
+"""What happens besides where the quorum changes."""
 
 UNDRAWN: dict[str, Callable[[Trouble, Step], None]] = {}
 """Kinds that no seed draws, for stories that are written by hand; :mod:`tests.simulation.mutations` brings them."""
@@ -587,4 +627,17 @@ def draw_faults_of(kinds: Collection[str], name: str, *, until_ms: int) -> list[
         picks = tuple(rng.random() for _ in range(4))
         kind = rng.choice(list(kinds))
         steps.append(Step(at_ms=int(at_ms), kind=kind, picks=picks, for_ms=int(20 * (250 ** rng.random()))))
+    return steps
+
+
+def draw_quorum_changes(seed: int, *, until_ms: int) -> list[Step]:
+    """The steps of a story whose quorum changes; drawn apart, like the others."""
+    rng = random.Random(f"changes of the quorum of {seed}")
+    rate_per_s = rng.choice([0.1, 0.2, 0.4])
+    steps = []
+    at_ms = 0.0
+    while (at_ms := at_ms + rng.expovariate(rate_per_s) * 1000) < until_ms:
+        picks = tuple(rng.random() for _ in range(4))
+        for_ms = int(20 * (250 ** rng.random()))
+        steps.append(Step(at_ms=int(at_ms), kind="change of the quorum", picks=picks, for_ms=for_ms))
     return steps

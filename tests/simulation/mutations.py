@@ -67,6 +67,7 @@ from tests.simulation.faults import UNDRAWN
 from tests.simulation.machine import Machine
 from tests.simulation.monitors import SimMonitor
 from tests.simulation.mutation import Mutation, broken_by
+from tests.simulation.quorum_mutations import QUORUM_MUTATIONS
 from tests.simulation.story import tell
 from tests.simulation.temptations import (
     again_and_again,
@@ -933,6 +934,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     *DISK_MUTATIONS,
     *WITNESS_MUTATIONS,
+    *QUORUM_MUTATIONS,
 )
 
 

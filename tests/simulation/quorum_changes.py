@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 
 from clussvc.global_update.update import SetQuorum, Update
 from clussvc.model.ids import NodeId
@@ -21,7 +20,8 @@ def prepared(world: World, kind: str, node: NodeId) -> SetQuorum:
     """Another quorum for the cluster, by what the service on that node has read; its disk is prepared."""
     log = world.log
     assert isinstance(log, SwitchingLog)
-    core = world.nodes[node].core
+    machine = world.nodes.get(node)
+    core = machine.core if machine is not None else None
     config = core.config if core is not None and core.config is not None else world.config
     generation = config.quorum.generation + 1
     if kind == MAJORITY:
@@ -50,16 +50,8 @@ def change(world: World, kind: str, *, on: str | None = None) -> Report | None:
     return world.do(prepared(world, kind, machine.id), on=machine.name)
 
 
-def moments(every: int = 1) -> Iterator[int]:
-    """Numbers of events after a command at which something may happen."""
-    return itertools.count(0, every)
-
-
 def run_events(world: World, count: int) -> None:
     """Let so many things happen."""
     for _ in range(count):
         world.scheduler.step(until_us=world.scheduler.now_us + 10_000_000)
         world.events += 1
-
-
-Then = Callable[[World], None]

@@ -21,7 +21,15 @@ from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.settings import FAST, LAN, LOOPBACK, WAN, Timing
 from clussvc.model.states import ResourceState
 from tests.simulation import administrator as admin
-from tests.simulation.faults import DISK_KINDS, WITNESS_KINDS, Step, Trouble, draw, draw_faults_of
+from tests.simulation.faults import (
+    DISK_KINDS,
+    WITNESS_KINDS,
+    Step,
+    Trouble,
+    draw,
+    draw_faults_of,
+    draw_quorum_changes,
+)
 from tests.simulation.referee import Violation
 from tests.simulation.world import Agent, World
 
@@ -32,6 +40,9 @@ STORY_MS_LEAST = 30_000
 
 FENCED_FROM = 1_000_000
 """From this seed on every node has fence devices."""
+
+CHANGES_FROM = 2_000_000
+"""From this seed on the quorum changes as well, between all kinds there are."""
 
 SEPARATE_FROM = 100_000
 """From this seed on some resources have monitors of their own, and the timing profile is changed meanwhile."""
@@ -112,11 +123,16 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
         steps = sorted(
             [*steps, *draw_faults_of(WITNESS_KINDS, f"witness faults of {seed}", until_ms=until_ms)], key=_when
         )
-    if (log or drawn_log).startswith("disk-"):
-        steps = sorted(
-            [*steps, *draw_faults_of(DISK_KINDS, f"disk faults of {seed}", until_ms=max(step.at_ms for step in steps))],
-            key=_when,
-        )
+    # Ties are broken in stories of their own.
+    changes = seed >= CHANGES_FROM and (log or "") != "ordered" and not (witness or dynamic_votes)
+    if changes:
+        nodes = nodes or min(drawn_nodes, 7)
+        log = log or random.Random(f"log of {seed}").choice(["raft", "disk-reservations", "disk-leases"])
+    last_ms = max((step.at_ms for step in steps), default=0)
+    if (log or drawn_log).startswith("disk-") or changes:
+        steps = sorted([*steps, *draw_faults_of(DISK_KINDS, f"disk faults of {seed}", until_ms=last_ms)], key=_when)
+    if changes:
+        steps = sorted([*steps, *draw_quorum_changes(seed, until_ms=last_ms)], key=_when)
     return Plot(
         seed=seed,
         nodes=nodes or drawn_nodes,
@@ -125,7 +141,8 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
         compaction_entries=rng.choice([20, 60, 200, 5_000]),
         steps=tuple(steps),
         groups=tuple(rng.randint(1, 4) for _ in range(rng.randint(1, 5))),
-        fence_devices=seed >= FENCED_FROM,
+        # With the fastest profile a node is fenced in every restart, and again by a slow device when it is back.
+        fence_devices=seed >= FENCED_FROM and not (changes and timing is FAST),
         separate_monitors=seed >= SEPARATE_FROM,
         parallel=draw_parallel_groups(seed) if seed >= PARALLEL_FROM else (),
         witness=witness,

@@ -94,8 +94,10 @@ class SwitchingLog:
         return self._models[number]
 
     def quorum_of(self, machine: Machine) -> Quorum:
-        """The quorum in whose log the machine takes part."""
-        return self._takes_part.get(machine.id, self._first)
+        """The quorum in whose log the machine takes part; of a new one, that of the cluster when it joins."""
+        newest = self.entries[-1][1] if self.entries else None
+        known = newest is not None and newest.cluster and machine.id in newest.nodes
+        return self._takes_part.setdefault(machine.id, newest.quorum if newest is not None and known else self._first)
 
     def begins_with(self, machine: Machine) -> tuple[int, Config] | None:
         """What a machine begins with whose database is of another generation than its log."""
@@ -113,9 +115,6 @@ class SwitchingLog:
 
     def boot(self, machine: Machine, *, members: frozenset[NodeId], joining: bool) -> None:
         """See LogModel."""
-        if machine.id not in self._takes_part:
-            newest = self.entries[-1][1] if self.entries else None
-            self._takes_part[machine.id] = newest.quorum if newest is not None and newest.cluster else self._first
         self._readers[machine.id] = NewsReader()
         self._present(machine).boot(machine, members=members, joining=joining)
 
