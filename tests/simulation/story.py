@@ -124,7 +124,7 @@ def draw_plot(seed: int, *, nodes: int | None = None, log: str | None = None) ->
             [*steps, *draw_faults_of(WITNESS_KINDS, f"witness faults of {seed}", until_ms=until_ms)], key=_when
         )
     # Ties are broken in stories of their own.
-    changes = seed >= CHANGES_FROM and (log or "") != "ordered" and not (witness or dynamic_votes)
+    changes = CHANGES_FROM <= seed < PARALLEL_FROM and (log or "") != "ordered" and not (witness or dynamic_votes)
     if changes:
         nodes = nodes or min(drawn_nodes, 7)
         log = log or random.Random(f"log of {seed}").choice(["raft", "disk-reservations", "disk-leases"])

@@ -22,6 +22,7 @@ LEFT_TO_THE_SOAK = frozenset(
         "unknown means refused",
         "votes for anybody",
         "proposed once",
+        "unsettled nodes judged by the owner alone",
     }
 )
 """They take longest, and others break the same rules."""
