@@ -126,7 +126,7 @@ class Logs:
     def _begin(self, action: ChangeLog) -> None:
         try:
             engine = self._makers.begin(action)
-        except (ClusterError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, a node without a log must not go on)
             self._die(f"the log of the new quorum cannot be begun: {error}")
             return
         with self._lock:
