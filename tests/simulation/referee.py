@@ -375,9 +375,8 @@ class Referee:
         if not self.strict:
             return
         for machine in self._machines():
-            if machine.config is not None:
-                # A lease that was counted while nothing ran yet counts all the same.
-                self._timings_of(machine, self._truth.setdefault(machine.id, _Truth()))
+            # A lease that was counted while nothing ran yet counts all the same, and one from before it was looked at.
+            self._timings_of(machine, self._truth.setdefault(machine.id, _Truth()))
             running = machine.all_running()
             if running and not machine.excused:
                 self._check_lease(machine, running)

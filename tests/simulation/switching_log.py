@@ -104,7 +104,7 @@ class SwitchingLog:
         return self._beginning.get(machine.id) if self.quorum_of(machine).on_disk else None
 
     def _present(self, machine: Machine) -> RaftLog | DiskQuorumLog:
-        return self._models[self.quorum_of(machine).generation]
+        return self._model(self.quorum_of(machine))
 
     # --- the port ---------------------------------------------------------------------------------------------------
 
@@ -178,8 +178,9 @@ class SwitchingLog:
 
     def leader(self) -> NodeId | None:
         """See LogModel."""
-        newest = max((quorum.generation for quorum in self._takes_part.values()), default=0)
-        return self._models[newest].leader()
+        # A machine that is about to join may be meant for a log that nobody has opened yet.
+        begun = [each.generation for each in self._takes_part.values() if each.generation in self._models]
+        return self._models[max(begun, default=self._first.generation)].leader()
 
     def propose(self, machine: Machine, action: Propose) -> None:
         """See LogModel."""

@@ -7,7 +7,9 @@ import pytest
 from clussvc.global_update.update import CreateGroup, SetQuorum
 from clussvc.model.ids import GroupId, NodeId
 from clussvc.model.quorum import Quorum
+from tests.simulation.faults import QUORUM_KINDS
 from tests.simulation.quorum_changes import LEASES, MAJORITY, RESERVATIONS, change, prepared, run_events
+from tests.simulation.story import CHANGES_FROM, draw_plot, tell
 from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.world import World
 
@@ -260,3 +262,17 @@ def test_a_change_to_a_majority_is_refused_when_it_would_take_the_quorum() -> No
         world.run_for(1_000)
         refused = change(world, MAJORITY, on=owner.name)
         assert refused is not None and "does not hear" in refused.message
+
+
+SEEDS = range(CHANGES_FROM + 1, CHANGES_FROM + 13)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_story_with_changes_of_the_quorum_ends_well(seed: int) -> None:
+    ending = tell(draw_plot(seed))
+    assert not ending.rule, "\n".join([f"{ending.rule}: {ending.what}", *ending.words])
+
+
+def test_the_seeds_draw_changes_of_the_quorum() -> None:
+    drawn = {step.kind for seed in SEEDS for step in draw_plot(seed).steps}
+    assert drawn >= set(QUORUM_KINDS)
