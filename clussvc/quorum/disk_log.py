@@ -100,6 +100,8 @@ SPEAK_MS = 500
 """How often the owner tells everybody that it is, if there is nothing else to say."""
 HOPELESS_MS = 10_000
 """Pause after a log that could not be taken over."""
+UNSUITABLE_MS = 1_000
+"""Pause after a disk was found that is not the cluster's, or cannot be used."""
 RESET_LEAP = 1_000_000
 """By how much the index grows when a damaged log is given up: more than any node can have applied besides."""
 RETRY_MS = 50
@@ -495,6 +497,9 @@ class QuorumDiskLog:
                 self._registered = False
                 if self._role is not Role.FOLLOWING:
                     self._lose(f"the quorum disk refuses this node: {failure.detail}")
+            elif failure.code != "device-lost":
+                # It is another disk, or a damaged one, and each look opens it anew.
+                self._next_look_ms = self._now_ms + UNSUITABLE_MS
         except ClusterError as error:
             # The log cannot be taken over, or not be written any more: another node may fare better.
             self._end(running)

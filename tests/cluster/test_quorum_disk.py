@@ -290,6 +290,7 @@ def test_a_damaged_log_stops_everybody_until_it_is_given_up(cluster: Cluster, st
     assert not cluster.takes_part(first)
     first.stop_service()
     first.wait_service_ended()
+    _damage_the_superblock(file)
     first.start_service("/rq")
     cluster.wait_group(first.name, on=first)
     assert "G19" in {group["name"] for group in cluster.ask("group", on=first)}
@@ -297,6 +298,13 @@ def test_a_damaged_log_stops_everybody_until_it_is_given_up(cluster: Cluster, st
     second.start_service()
     cluster.wait_all_up()
     cluster.command("group", "AFTERWARDS", "/create", on=second)
+
+
+def _damage_the_superblock(file: Path) -> None:
+    """The slots still show whose disk it is."""
+    with file.open("r+b") as disk:
+        disk.seek(60)
+        disk.write(b"?")
 
 
 def _lose_a_sector(file: Path) -> None:

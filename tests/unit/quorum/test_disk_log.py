@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 
+from clussvc.model.ids import NodeId
 from clussvc.model.settings import LAN, disk_timing
 from clussvc.quorum import disk_layout
 from clussvc.quorum.arbitration import log_of
-from clussvc.quorum.disk_layout import FIRST_SLOT_SECTOR, GHOST_MS, LAST_WORDS_MS, SECTOR_BYTES, SLOT_SECTORS
+from clussvc.quorum.disk_layout import (
+    FIRST_SLOT_SECTOR,
+    GHOST_MS,
+    LAST_WORDS_MS,
+    SECTOR_BYTES,
+    SLOT_SECTORS,
+    Superblock,
+)
 from clussvc.quorum.disk_log import QuorumDiskLog
-from clussvc.quorum.disk_messages import DiskFailed, DiskRequest, Write
-from tests.unit.quorum.disk_world import TIMING, DiskWorld, Node
+from clussvc.quorum.disk_messages import DiskFailed, DiskRequest, Perform, Write
+from tests.unit.quorum.disk_world import TIMING, DiskWorld, Node, State
 
 BOTH = pytest.mark.parametrize("reservations", [True, False], ids=["reservations", "leases"])
 
@@ -411,3 +420,31 @@ def test_a_disk_that_was_prepared_anew_is_touched_by_nobody_who_knows_the_old_on
     assert len(written) <= 1
     assert world.owner() is None
     assert all("prepared anew" in node.troubles[-1][1] for node in world.nodes.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "most"), [("device-unsuitable", 11), ("quorum-damaged", 11), ("device-lost", 200)], ids=str
+)
+def test_a_disk_that_is_another_one_is_looked_at_now_and_then(code: str, most: int) -> None:
+    """Each look opens it anew, which costs a session; one that does not answer may be back at any moment."""
+    log = QuorumDiskLog(
+        node=NodeId(1),
+        boot=1,
+        key=0,
+        superblock=Superblock(cluster="c", cluster_name="C", disk=7, sectors=12_800, prepared_ms=0),
+        timing=TIMING,
+        state=State(1),
+        index=0,
+        log_bytes_max=1 << 20,
+        rng=random.Random(1),
+        now_ms=0,
+    )
+    log.contest(wanted=True, client_networks=1, now_ms=0)
+    looks = 0
+    for now_ms in range(0, 10_000, 10):
+        log.tick(now_ms=now_ms)
+        for action in log.take():
+            if isinstance(action, Perform):
+                looks += 1
+                log.answered(DiskFailed(code=code, detail="it is another one"), now_ms=now_ms)
+    assert most // 2 <= looks <= most
