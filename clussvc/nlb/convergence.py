@@ -326,6 +326,9 @@ class Convergence:
                 return actions
             if changed or (self._state is not State.CONVERGED and due):
                 self._reconsider(now_ms)
+            if self._draining:
+                # What was given up in this turn is asked about anew: the last report may be older than a connection.
+                self._use_table()
             if self._draining and self._drained():
                 self._note(6, "nlb.stopped", f"Host {self._me} has been drained and stops: no connection is left.")
                 self._wanted, self._draining = HostState.STOPPED, False

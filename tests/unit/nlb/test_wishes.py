@@ -1,8 +1,8 @@
-"""What is wanted of rules reaches the machine whether it takes part or not, and without a command for each."""
+"""What is wanted of a host and its rules reaches the machine whether it takes part or not; draining is patient."""
 
 from __future__ import annotations
 
-from clussvc.nlb.messages import Control, Passing
+from clussvc.nlb.messages import ConnectionsReported, Control, Passing, Status
 from tests.unit.nlb.wire import RULES, Wire, settled
 
 
@@ -30,3 +30,17 @@ def test_wishes_wait_for_a_host_that_is_stopped() -> None:
     wire.control(1, Control.START)
     wire.run(3_000)
     assert (0, 60) == (wire.owned(1), wire.owned(2))
+
+
+def test_a_report_from_before_draining_proves_nothing() -> None:
+    """A connection may have been opened since; the host stops only when the filter has been asked again."""
+    wire = settled(1, 2)
+    nothing = (0, 0, 0, 0)
+    wire.tell(1, ConnectionsReported(number=wire.tables[1].number, total=0, buckets=nothing))
+    assert wire.control(1, Control.DRAINSTOP) is Status.OK
+    wire.run(50)
+    assert wire.state(1) == "draining"
+    wire.tell(1, ConnectionsReported(number=wire.tables[1].number, total=1, buckets=(0, 1, 0, 0)))
+    assert wire.state(1) == "draining"
+    wire.tell(1, ConnectionsReported(number=wire.tables[1].number, total=0, buckets=nothing))
+    assert wire.state(1) == "stopped"
