@@ -114,7 +114,7 @@ def test_the_damaged_log_of_a_cluster_of_one_node_is_made_anew(folder: Path) -> 
         cluster = Cluster(lab)
         (node,) = lab.nodes
         cluster.create("loopback", quorum="local")
-        for number in range(20):
+        for number in range(5):
             cluster.command("group", f"G{number}", "/create", on=node)
         node.stop_service()
         node.wait_service_ended()
@@ -130,7 +130,7 @@ def test_the_damaged_log_of_a_cluster_of_one_node_is_made_anew(folder: Path) -> 
             # The second time it is good, and nothing happens.
             node.start_service("/resetquorumlog")
             eventually(lambda: cluster.takes_part(node), f"it takes part\n{node.tail()}")
-            assert {f"G{number}" for number in range(20)} <= group_names(cluster, node)
+            assert {f"G{number}" for number in range(5)} <= group_names(cluster, node)
             cluster.command("group", "Cluster Group", "/prop", "Description=still works", on=node)
             node.stop_service()
             node.wait_service_ended()
