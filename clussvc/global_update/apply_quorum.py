@@ -104,6 +104,8 @@ def with_timing(config: Config, timing: Timing) -> Config:
     return replace(
         config,
         timing=timing,
+        # The newest change to a faster timing is this one, and not one of the quorum.
+        quorum=replace(config.quorum, former_silence_ms=0) if quicker else config.quorum,
         voters_version=version,
         timing_version=version if quicker else config.timing_version,
     )
@@ -152,7 +154,7 @@ def _cut(config: Config, wanted: Quorum, voters_version: int, *, anew: bool) -> 
     hold_ms = before.longest_hold_ms(config.timing.profile, any_profile=bool(config.timing_version))
     changed = replace(
         config,
-        quorum=replace(wanted, former_hold_ms=hold_ms, former_silence_ms=before.longest_silence_ms()),
+        quorum=replace(wanted, former_hold_ms=hold_ms, former_silence_ms=config.timing.silence_ms() if quicker else 0),
         timing=timing,
         voters_version=version,
         timing_version=version if quicker else config.timing_version,

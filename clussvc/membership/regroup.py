@@ -141,8 +141,15 @@ def silence_needed_ms(config: Config, table: HeartbeatTable, member: Node) -> in
     kind have run out, so it is enough to have heard it once (docs/decisions/0013).
     """
     heartbeat = table.last(member.id)
-    knows = heartbeat is not None and heartbeat.voters_version >= config.timing_version
-    return config.timing.silence_ms() if knows or not config.timing_version else slowest_silence_ms(config.quorum)
+    said = heartbeat.voters_version if heartbeat is not None else -1
+    present_ms, former_ms = config.timing.silence_ms(), config.quorum.former_silence_ms
+    if said >= config.timing_version or not config.timing_version:
+        return present_ms
+    if former_ms and said == config.timing_version - 1:
+        # It has not said that it knows of the present quorum, but that nothing slower is left than what was before it
+        # (docs/decisions/0020).
+        return max(present_ms, former_ms)
+    return slowest_silence_ms(config.quorum)
 
 
 def last_will_heard(table: HeartbeatTable, member: Node) -> bool:

@@ -56,7 +56,8 @@ class Quorum:
     former_hold_ms: int = 0
     """The longest hold of an owner of the disk that was left for this quorum; 0: it was no disk."""
     former_silence_ms: int = 0
-    """After so long a silence a node has let go that acts by the quorum before, by whatever profile."""
+    """After so long a silence a node has let go that acts by the timing before, if that was slower and nothing has
+    become faster since; every node that was up had said that it acts by that one. 0 otherwise."""
 
     @property
     def most_log_kb(self) -> int:
@@ -101,4 +102,5 @@ class Quorum:
 def slowest_silence_ms(quorum: Quorum) -> int:
     """After so long a silence a node has let go by whatever profile it acts, and whatever hold, also if it has not
     read yet that the quorum is this one."""
-    return max(quorum.former_silence_ms, quorum.longest_silence_ms())
+    former = replace(quorum, kind=QuorumKind.DISK) if quorum.former_hold_ms else quorum
+    return max(quorum.former_silence_ms, quorum.longest_silence_ms(), former.longest_silence_ms())

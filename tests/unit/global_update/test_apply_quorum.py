@@ -17,6 +17,7 @@ from clussvc.global_update.update import (
     NodeUp,
     PauseNode,
     Proposal,
+    SetClusterProperties,
     SetQuorum,
     SetVoter,
     Update,
@@ -143,7 +144,7 @@ TO_DISK = SetQuorum(quorum=replace(DISK, generation=1))
 def test_those_who_are_up_when_a_majority_gives_way_are_unsettled() -> None:
     config = applied(THREE, TO_DISK)
     assert {each.id: each.unsettled for each in config.nodes.values()} == {1: True, 2: True, 3: False}
-    assert config.quorum == replace(DISK, generation=1, former_silence_ms=slowest_silence_ms(Quorum()))
+    assert config.quorum == replace(DISK, generation=1, former_silence_ms=0)
     assert config.timing == DISK.timing_of("lan")
     assert (config.voters_version, config.settling_version, config.timing_version) == (1, 1, 0)
     assert isinstance(set_voter(config, SetVoter(node=NodeId(3), voter=False, voters_version=1)), Report)
@@ -180,7 +181,12 @@ def test_away_from_a_disk_the_faster_leases_count_when_it_is_known() -> None:
     assert config.timing == LAN
     assert (config.timing_version, config.voters_version) == (1, 1)
     assert config.quorum.former_hold_ms == 20_000
+    assert config.quorum.former_silence_ms == slow.timing_of("lan").silence_ms()
     assert slowest_silence_ms(config.quorum) == slowest_silence_ms(slow) > 20_000
+    wan = applied(config, SetClusterProperties(common={"TimingProfile": "wan"}, quicker=True))
+    assert wan.quorum.former_silence_ms == config.quorum.former_silence_ms
+    lan = applied(wan, SetClusterProperties(common={"TimingProfile": "lan"}, quicker=True))
+    assert (lan.quorum.former_silence_ms, lan.timing_version) == (0, 3)
 
 
 def test_a_cut_is_an_entry_of_its_own() -> None:
