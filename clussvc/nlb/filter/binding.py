@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from clussvc.native import NlbFlowTuple
 
 FLOWS_DEFAULT: Final = 65_536
-"""Connections of which a filter keeps track, at about 170 bytes of kernel memory each. The original's default is 262144
+"""Connections of which a filter keeps track, at 136 bytes of kernel memory each. The original's default is 262144
 (``MaxConnectionDescriptors``), and so many can be asked for."""
 FLOWS_MAX: Final = 1_048_576
 """The original's limit."""
@@ -156,6 +156,7 @@ class NativeFilter:
     def __init__(self, table: FilterTable, *, flows_max: int = 4096) -> None:
         """``flows_max``: a power of two, 16..4194304; 0 to keep track of no flows at all."""
         self._table = build(table)
+        self._flows_max = flows_max
         self._flows = NlbFlows(flows_max) if flows_max else None
 
     def load(self, table: FilterTable) -> None:
@@ -165,6 +166,15 @@ class NativeFilter:
     def decide(self, frame: bytes, now_ms: int = 0) -> Decision:
         """What becomes of an Ethernet frame. ``now_ms`` must not run backwards."""
         return _decision(self._table.decide(frame, self._flows, now_ms))
+
+    def what_if(self, frame: bytes, now_ms: int = 0) -> Decision:
+        """What :meth:`decide` would say, without noting anything."""
+        flows = None
+        if self._flows is not None:
+            flows = NlbFlows(self._flows_max)
+            for entry in self._flows.entries():
+                flows.put(*entry)
+        return _decision(self._table.decide(frame, flows, now_ms))
 
     def decide_all(self, frames: Sequence[bytes], now_ms: int = 0) -> list[tuple[Verdict, Reason, int, int]]:
         """For each frame its verdict, the reason, the owner (0: nobody, or none was looked for) and the rule's number
@@ -346,7 +356,7 @@ class XdpFilter:
         self._require_open()
         assert self._built is not None, "asked before a table was loaded"
         assert self._table is not None
-        frame = _example(self._table, client, server, protocol, client_port, server_port, opens)
+        frame = example_frame(self._table, client, server, protocol, client_port, server_port, opens)
         flows = NlbFlows(16)
         ports = (client_port, server_port) if protocol == TCP else (0, 0)
         with _kernel("read the packet filter's flows"):
@@ -478,7 +488,7 @@ class _kernel:
         raise ClusterError("filter-unavailable", f"Cannot {self._what}: {error}{way_out}.") from error
 
 
-def _example(
+def example_frame(
     table: FilterTable, client: Address, server: Address, protocol: int, client_port: int, server_port: int, opens: bool
 ) -> bytes:
     """A frame as that client's would be."""

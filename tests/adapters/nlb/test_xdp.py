@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from ipaddress import ip_address
 
@@ -52,6 +53,33 @@ def test_a_new_table_is_in_force_when_the_call_returns(kernel_filter: XdpFilter)
     for running in (True, False, True):
         kernel_filter.load(table(hosts=1, running=running))
         assert kernel_filter.test_run(frame)[0] is running
+
+
+def test_tables_are_replaced_whole_while_frames_arrive(kernel_filter: XdpFilter) -> None:
+    """A thread lets the kernel decide one frame after the other while tables come and go: every one is decided by one
+    of the tables, none by a mixture. (In one host 1 owns everything, in the other it is stopped.)"""
+    owning, stopped = table(hosts=1), table(hosts=1, running=False)
+    kernel_filter.load(owning)
+    frame = Packet(protocol=17).frame()
+    ended = threading.Event()
+
+    def arrive() -> None:
+        while not ended.is_set():
+            kernel_filter.test_run(frame, 20_000)
+
+    thread = threading.Thread(target=arrive)
+    thread.start()
+    try:
+        for _ in range(40):
+            kernel_filter.load(stopped)
+            kernel_filter.load(owning)
+    finally:
+        ended.set()
+        thread.join()
+
+    counted = {reason: count for reason, count in kernel_filter.counters().items() if count}
+    assert set(counted) == {Reason.BUCKET_OWNER, Reason.STOPPED}
+    assert min(counted.values()) > 100
 
 
 def test_connections_are_known_and_outlive_a_move(kernel_filter: XdpFilter) -> None:

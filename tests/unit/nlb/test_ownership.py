@@ -184,6 +184,7 @@ def test_a_join_moves_clients_only_to_the_joiner(
 events = st.lists(
     st.one_of(
         st.tuples(st.just("open"), st.integers(1, 40)),
+        st.tuples(st.just("again"), st.integers(0, 200)),
         st.tuples(st.just("send"), st.integers(0, 200)),
         st.tuples(st.just("close"), st.integers(0, 200)),
         st.tuples(st.just("reset"), st.integers(0, 200)),
@@ -215,6 +216,11 @@ def test_a_connection_stays_where_it_is_while_its_host_lives(
                 (home,) = hosts.takers(frame_of(*key, SYN))
                 homes[key] = home
                 assert hosts.takers(frame_of(*key, ACK)) == [home]
+            case "again" if keys:
+                # The client has given the connection up and begins anew with the same port.
+                key = keys[number % len(keys)]
+                (homes[key],) = hosts.takers(frame_of(*key, SYN))
+                assert hosts.takers(frame_of(*key, ACK)) == [homes[key]]
             case "leave" if len(living) > 1:
                 living.pop(HostId(number), None)
                 hosts.converge(living or hosts.weights)

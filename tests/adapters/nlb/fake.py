@@ -1,0 +1,89 @@
+"""A packet filter without a kernel: the same decisions, and frames that a test hands in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from clussvc.model.errors import ClusterError
+from clussvc.nlb.filter.binding import TCP, NativeFilter, example_frame
+from clussvc.nlb.filter_table import Decision, FilterTable, Flow, Reason, Verdict
+from clussvc.nlb.mac import Address
+
+
+class FakeFilter:
+    """The port ``PacketFilter`` for tests. ``interfaces``: those that exist."""
+
+    def __init__(self, interfaces: set[str]) -> None:
+        self.interfaces = interfaces
+        self.now_ms = 0
+        self._core: NativeFilter | None = None
+        self._table: FilterTable | None = None
+        self._interface = ""
+        self._closed = False
+        self._counts: Counter[Reason] = Counter()
+
+    def load(self, table: FilterTable) -> None:
+        self._require_open()
+        if self._core is None or not table.running:
+            self._core = NativeFilter(table)
+        else:
+            self._core.load(table)
+        self._table = table
+
+    def attach(self, interface: str, *, native: bool = False) -> None:
+        self._require_open()
+        assert self._core is not None, "attached before a table was loaded"
+        if interface not in self.interfaces:
+            raise ClusterError("interface-missing", f"There is no interface {interface} on this host.")
+        self._interface = interface
+
+    def detach(self) -> None:
+        self._interface = ""
+
+    def attached(self) -> bool:
+        self._require_open()
+        return self._interface in self.interfaces
+
+    def close(self) -> None:
+        self._closed = True
+
+    def counters(self) -> Mapping[Reason, int]:
+        self._require_open()
+        return {reason: self._counts[reason] for reason in Reason}
+
+    def flows(self, limit: int = 1000) -> tuple[Flow, ...]:
+        self._require_open()
+        assert self._core is not None
+        return self._core.flows(self.now_ms)[:limit]
+
+    def occupied(self) -> Mapping[int, frozenset[int]]:
+        self._require_open()
+        assert self._core is not None
+        return self._core.occupied(self.now_ms)
+
+    def explain(
+        self,
+        *,
+        client: Address,
+        server: Address,
+        protocol: int = TCP,
+        client_port: int = 0,
+        server_port: int = 0,
+        opens: bool = True,
+    ) -> Decision:
+        self._require_open()
+        assert self._core is not None and self._table is not None
+        frame = example_frame(self._table, client, server, protocol, client_port, server_port, opens)
+        return self._core.what_if(frame, self.now_ms)
+
+    def receive(self, frame: bytes) -> bool:
+        """A frame arrives: whether it gets through."""
+        assert self._core is not None
+        decision = self._core.decide(frame, self.now_ms)
+        self._counts[decision.reason] += 1
+        return decision.verdict is not Verdict.DROP
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClusterError("filter-closed", "The packet filter is closed.")
