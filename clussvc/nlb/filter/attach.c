@@ -529,7 +529,8 @@ program_flows(PyObject *object, PyObject *args)
 {
     Program *self = (Program *)object;
     unsigned limit;
-    if (!PyArg_ParseTuple(args, "I", &limit) || !is_open(self))
+    unsigned long long seen_before = UINT64_MAX;
+    if (!PyArg_ParseTuple(args, "I|K", &limit, &seen_before) || !is_open(self))
         return NULL;
     PyObject *result = PyList_New(0);
     for (uint32_t which = 0; result != NULL && which < NLB_FLOW_TABLES; which++) {
@@ -544,6 +545,8 @@ program_flows(PyObject *object, PyObject *args)
                 break;
             }
             for (uint32_t at = 0; result != NULL && at < walk.count; at++) {
+                if (walk.entries[at].flow.seen_ticks >= seen_before)
+                    continue;
                 if (PyList_Size(result) >= (Py_ssize_t)limit) {
                     going = false;
                     break;
@@ -622,6 +625,32 @@ program_flow(PyObject *object, PyObject *args)
             return refuse("the filter's flows cannot be read");
     }
     Py_RETURN_NONE;
+}
+
+/* Whether an open flow was there to be forgotten. One that is opening stays: its client has just begun anew. */
+static PyObject *
+program_forget(PyObject *object, PyObject *args)
+{
+    Program *self = (Program *)object;
+    PyObject *value, *client, *server;
+    unsigned client_port, server_port, protocol;
+    struct nlb_key key;
+    struct nlb_name name;
+    if (!PyArg_ParseTuple(args, "OOIOII", &value, &client, &client_port, &server, &server_port, &protocol) ||
+        !is_open(self) || !nlb_read_key(client, client_port, server, server_port, protocol, &key))
+        return NULL;
+    const struct nlb_table *table = nlb_table_of(value);
+    if (table == NULL)
+        return NULL;
+    nlb_name_of(table, &key, &name);
+    union bpf_attr attributes;
+    memset(&attributes, 0, sizeof attributes);
+    attributes.map_fd = (uint32_t)self->maps[MAP_OPEN];
+    attributes.key = address_of(&name);
+    int result = bpf(BPF_MAP_DELETE_ELEM, &attributes);
+    if (result < 0 && errno != ENOENT)
+        return refuse("a flow of the filter cannot be forgotten");
+    return PyBool_FromLong(result == 0);
 }
 
 static PyObject *
@@ -743,7 +772,9 @@ static PyMethodDef program_methods[] = {
     {"keep_until", program_keep_until, METH_VARARGS, "keep_until(ticks): accept nothing when the kernel has counted more."},
     {"ticks", program_ticks, METH_NOARGS | METH_STATIC, "ticks() -> the kernel's count of ticks, as flows have it."},
     {"counters", program_counters, METH_NOARGS, "counters() -> packets by reason, in the order of NLB_REASONS."},
-    {"flows", program_flows, METH_VARARGS, "flows(limit) -> list of flows."},
+    {"flows", program_flows, METH_VARARGS, "flows(limit, seen_before=2**64-1) -> list of flows, of those noted before that tick."},
+    {"forget", program_forget, METH_VARARGS,
+     "forget(table, client, port, server, port, protocol) -> whether an open flow was there."},
     {"count", program_count, METH_VARARGS, "count(table, now_ticks) -> {(slot, bucket): flows}"},
     {"flow", program_flow, METH_VARARGS,
      "flow(table, client, port, server, port, protocol) -> (which, state, seen_ticks) or None"},

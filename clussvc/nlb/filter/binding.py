@@ -238,6 +238,7 @@ class XdpFilter:
         self._built: NlbTable | None = None
         self._interface = ""
         self._closed = False
+        self._look_again_s = 0.0
         # The kernel's coarse clock moves once a tick, and says so.
         self._tick_ms = time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1000
         shared: NlbProgram | None = None if sharing is None else sharing._program
@@ -336,8 +337,43 @@ class XdpFilter:
         is loaded: what is not in it is idle here."""
         self._require_open()
         assert self._built is not None, "asked before a table was loaded"
+        if time.monotonic() >= self._look_again_s:
+            self.forget_lost()
         with _kernel("read the packet filter's flows"):
             return _occupied(self._program.count(self._built, NlbProgram.ticks()))
+
+    def forget_lost(self) -> int:
+        """Forget the open connections that this machine's own services do not have any more, and say how many.
+
+        The filter sees only what comes in. A server that resets a connection, or a client that vanishes, would leave it
+        open here until it is too old (``FlowTimes.idle_ms``), and a bucket or a host would not come to rest. So where
+        somebody listens on this machine at the flow's address and port, a flow that has been silent for five seconds
+        must have a socket. Where the kernel tracks connections, and so may translate addresses, it is fifteen minutes:
+        the one that listens may stand in for somebody behind this machine. Nothing is forgotten in transit, nor where
+        nobody listens. :meth:`occupied` does it by itself, at most every ten seconds.
+        """
+        self._require_open()
+        assert self._built is not None, "asked before a table was loaded"
+        assert self._table is not None
+        self._look_again_s = time.monotonic() + _LOOK_AGAIN_S
+        if self._table.transit:
+            return 0
+        forgotten = 0
+        with _kernel("compare the packet filter's flows with the sockets of this machine"):
+            silent_ms = _SILENT_TRACKED_MS if netlink.tracks_connections() else _SILENT_MS
+            before = max(0, NlbProgram.ticks() - round(silent_ms / self._tick_ms))
+            # Flows first: a socket that is made meanwhile is then among the sockets.
+            flows = [
+                flow for flow in self._program.flows(FLOWS_MAX, before) if flow[0] == _OPEN_TABLE and flow[5] == TCP
+            ]
+            if not flows:
+                return 0
+            connections, listening = netlink.tcp_sockets()
+            for _, client, client_port, server, server_port, protocol, *_ in flows:
+                local = (server, server_port) in listening or (bytes(16), server_port) in listening
+                if local and (client, client_port, server, server_port) not in connections:
+                    forgotten += self._program.forget(self._built, client, client_port, server, server_port, protocol)
+        return forgotten
 
     def explain(
         self,
@@ -445,6 +481,9 @@ class XdpFilter:
 
 
 _XDP_PASS: Final = 2
+_LOOK_AGAIN_S: Final = 10.0
+_SILENT_MS: Final = 5_000
+_SILENT_TRACKED_MS: Final = 900_000
 _CLOCK_MONOTONIC_COARSE: Final = 6
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import HostId
+from clussvc.nlb.filter import binding
 from clussvc.nlb.filter.binding import XdpFilter
 from clussvc.nlb.filter.netlink import xdp_programs
 from clussvc.nlb.filter_table import FlowState, Reason, RuleBuckets, Verdict, all_to
@@ -107,6 +108,37 @@ def test_connections_are_known_and_outlive_a_move(kernel_filter: XdpFilter) -> N
     # The SYN has ended it here: its client begins anew at host 2.
     assert not kernel_filter.flows()
     assert not kernel_filter.test_run(connection.but(flags=ACK).frame())[0]
+
+
+def test_connections_without_a_socket_are_forgotten(
+    kernel_filter: XdpFilter, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody listens here at port 8080, and has one of the two connections that the filter knows of it: the other is
+    forgotten, once it is silent for long enough. One to a port at which nobody listens stays."""
+    monkeypatch.setattr(binding, "_SILENT_MS", -60_000)  # So those are silent already that were noted just now.
+    subprocess.run(["ip", "address", "add", "192.0.2.10/32", "dev", "lo"], check=True)
+    subprocess.run(["ip", "address", "add", "2001:db8::10/128", "dev", "lo", "nodad"], check=True)
+    kernel_filter.load(table(hosts=1))
+    for family, address in ((socket.AF_INET, "192.0.2.10"), (socket.AF_INET6, "2001:db8::10")):
+        with socket.socket(family, socket.SOCK_STREAM) as server:
+            server.bind((address, 8080))
+            server.listen()
+            with socket.create_connection((address, 8080)) as client, server.accept()[0]:
+                there, here = client.getpeername(), client.getsockname()
+                live = Packet(source=here[0], target=there[0], source_port=here[1], target_port=8080, flags=ACK)
+                for packet in (live, live.but(source_port=1), live.but(target_port=9090)):
+                    assert kernel_filter.test_run(packet.frame())[0]
+
+                assert kernel_filter.forget_lost() == 1
+                left = {(flow.client_port, flow.server_port) for flow in kernel_filter.flows()}
+                assert {(here[1], 8080), (here[1], 9090)} <= left
+                assert (1, 8080) not in left
+                monkeypatch.setattr(binding, "_SILENT_MS", 5_000)
+                kernel_filter.test_run(live.but(source_port=2).frame())
+                assert kernel_filter.forget_lost() == 0
+                monkeypatch.setattr(binding, "_SILENT_MS", -60_000)
+                assert kernel_filter.forget_lost() == 1
+    assert wire.inside
 
 
 def test_a_stopped_host_forgets_its_connections(kernel_filter: XdpFilter) -> None:
