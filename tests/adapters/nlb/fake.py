@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -21,6 +22,7 @@ class FakeFilter:
         self._table: FilterTable | None = None
         self._interface = ""
         self._closed = False
+        self._until_ms: int | None = None
         self._counts: Counter[Reason] = Counter()
 
     def load(self, table: FilterTable) -> None:
@@ -30,6 +32,10 @@ class FakeFilter:
         else:
             self._core.load(table)
         self._table = table
+
+    def keep_until(self, boot_time_ms: int | None) -> None:
+        self._require_open()
+        self._until_ms = boot_time_ms
 
     def attach(self, interface: str, *, native: bool = False) -> None:
         self._require_open()
@@ -81,8 +87,12 @@ class FakeFilter:
         """A frame arrives: whether it gets through."""
         assert self._core is not None
         decision = self._core.decide(frame, self.now_ms)
-        self._counts[decision.reason] += 1
-        return decision.verdict is not Verdict.DROP
+        reason = decision.reason
+        late = self._until_ms is not None and time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 > self._until_ms
+        if late and decision.verdict is Verdict.ACCEPT and reason is not Reason.NEIGHBOUR:
+            reason = Reason.STOPPED
+        self._counts[reason] += 1
+        return decision.verdict is not Verdict.DROP and reason is not Reason.STOPPED
 
     def _require_open(self) -> None:
         if self._closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
@@ -84,6 +85,23 @@ def test_frames_are_counted_by_reason(subject: Subject) -> None:
         Reason.STOPPED: 1,
     }
     assert set(counters) == set(Reason)
+
+
+def test_the_deadman_ends_what_is_accepted(subject: Subject) -> None:
+    """From that moment on nothing for the cluster, until it is moved; what is for others passes."""
+    subject_filter, receive, _ = subject
+    subject_filter.load(table(hosts=1))
+    now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    subject_filter.keep_until(now_ms + 600_000)
+    assert receive(Packet().frame())
+    subject_filter.keep_until(now_ms - 1_000)
+    deadline_s = time.monotonic() + 10
+    while receive(Packet().frame()):
+        assert time.monotonic() < deadline_s  # The tick in which it was set has to end.
+    assert receive(Packet(target="192.0.2.77").frame())
+    assert subject_filter.counters()[Reason.STOPPED] == 1
+    subject_filter.keep_until(None)
+    assert receive(Packet().frame())
 
 
 def test_buckets_with_connections_are_occupied(subject: Subject) -> None:
