@@ -324,16 +324,19 @@ class Convergence:
                 # The usual case: somebody said again what is known.
                 actions, self._actions = tuple(self._actions), []
                 return actions
-            if changed or (self._state is not State.CONVERGED and due):
+            if changed or self._state is not State.CONVERGED:
                 self._reconsider(now_ms)
+                changed = True
             if self._draining:
                 # What was given up in this turn is asked about anew: the last report may be older than a connection.
                 self._use_table()
             if self._draining and self._drained():
+                changed = True
                 self._note(6, "nlb.stopped", f"Host {self._me} has been drained and stops: no connection is left.")
                 self._wanted, self._draining = HostState.STOPPED, False
                 self._start_or_leave(now_ms)
-        self._use_table()
+        if changed or self._hand.table is None:
+            self._use_table()
         self._send(now_ms)
         actions, self._actions = tuple(self._actions), []
         return actions
