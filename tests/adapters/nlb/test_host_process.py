@@ -214,6 +214,28 @@ def test_a_host_that_goes_offline_drains_if_that_is_wished(process: Process) -> 
     assert process.ask(ask="status")["hosts"][0]["state"] == "stopped"
 
 
+def test_an_open_connection_is_waited_for(process: Process) -> None:
+    """One that was opened a moment before too: a neighbour's, through the filter to a server on the virtual address."""
+    process.tell(facts(DrainSeconds=30, TCPConnectionTimeout=1))
+    wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "default", "it does not converge")
+    server = process.cable.here.call(socket.create_server, ("192.0.2.10", 80))
+    client = process.cable.there.call(socket.create_connection, ("192.0.2.10", 80), 10)
+    accepted, _ = server.accept()
+    process.ask(ask="drain")
+    client.sendall(b"still here")
+    assert accepted.recv(100) == b"still here"
+    begun_s = time.monotonic()
+    # Connections are counted once a second.
+    while time.monotonic() < begun_s + 2.5:
+        assert not process.ask(ask="health")["drained"]
+        time.sleep(0.1)
+    client.sendall(b"and here")
+    assert accepted.recv(100) == b"and here"
+    for each in (client, accepted, server):
+        each.close()
+    wait_until(lambda: process.ask(ask="health")["drained"], "the host is not drained when the connection has ended")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_behind(process: Process, number: signal.Signals) -> None:
     """Filter and memberships end with the process, the virtual address at once or when it runs out."""
