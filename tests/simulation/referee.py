@@ -92,9 +92,8 @@ class _Truth:
     voters_since_us: int = 0
     timing: Timing | None = None
     """By which it acted when it was looked at last."""
-    slower: Timing | None = None
-    slower_until_us: int = -1
-    """After a change to a faster one, leases of the slower kind run out until then."""
+    slower: tuple[tuple[Timing, int], ...] = ()
+    """After a change to a faster one, leases of the slower kind run out until then; there may have been several."""
     holds_us: dict[int, int] = field(default_factory=dict)
     """Where the quorum is a disk: until when its process holds it, and grants leases, for each generation."""
     fed_us: dict[int, int] = field(default_factory=dict)
@@ -450,10 +449,10 @@ class Referee:
         if now.quicker_than(before):
             former_ms = machine.config.quorum.former_hold_ms if machine.config is not None else 0
             lasting_ms = before.silence_ms() + former_ms + SLACK_MS
-            truth.slower, truth.slower_until_us = before, self._now_us() + lasting_ms * 1000
+            truth.slower = (*truth.slower, (before, self._now_us() + lasting_ms * 1000))
         truth.timing = now
-        ending = truth.slower is not None and self._now_us() < truth.slower_until_us
-        return [now, truth.slower] if ending and truth.slower is not None else [now]
+        truth.slower = tuple((slower, until_us) for slower, until_us in truth.slower if self._now_us() < until_us)
+        return [now, *(slower for slower, _ in truth.slower)]
 
     def _check_silence(self, machine: Watched, update: NodeDown) -> None:
         config = machine.config
