@@ -15,6 +15,7 @@ from clussvc.global_update.update import SetGroupProperties
 from clussvc.model.ids import NodeId
 from tests.simulation.faults import Step, Trouble
 from tests.simulation.machine import Machine
+from tests.simulation.switching_log import log_frame
 from tests.simulation.temptations import Scene
 
 
@@ -39,8 +40,9 @@ class _LogScene(Scene):
         def watched(sender: NodeId, receiver: NodeId, frame: bytes) -> None:
             if self.trouble.over or self.carry(sender, receiver, frame):
                 send(sender, receiver, frame)
-            if not self.trouble.over:
-                seen(sender, receiver, wire.decode(frame))
+            inner = log_frame(frame)
+            if inner is not None and not self.trouble.over:
+                seen(sender, receiver, wire.decode(inner))
 
         self.network.send = watched  # type: ignore[method-assign]  # the network of this story alone
 

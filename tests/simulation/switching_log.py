@@ -40,6 +40,12 @@ _HEAD = struct.Struct("<IB")
 _LOG, _WORD = 0, 1
 
 
+def log_frame(frame: bytes) -> bytes | None:
+    """The frame of a log in what is sent between nodes; None: it is a word about the quorum."""
+    _, form = _HEAD.unpack_from(frame)
+    return frame[_HEAD.size :] if form == _LOG else None
+
+
 class SwitchingLog:
     """See the module. Implements LogModel."""
 
