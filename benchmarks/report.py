@@ -262,7 +262,7 @@ def load(kind: str) -> Callable[[], str]:
     def told() -> str:
         found = newest(f"load-{kind}")
         if found is None:
-            return "(not measured)"
+            return ""
         return (
             f"`{found['profile']}`: {found['minutes']:g} minutes with {found['busy_processes']} busy processes on"
             f" {found['machine']['cores']} cores: {found['declared_down']} nodes declared down,"
