@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         ("noquorumlogging", "as fixquorum, and say what can be read of the log, which is not written to"),
         ("resetquorumlog", "make a damaged log on the quorum disk anew from what this node has stored"),
         ("nogroupinfoevtlogging", "log nothing when groups come online or go offline"),
+        ("norepevtlogging", "changes nothing: no node sends its service log to others"),
     ):
         run.add_argument(f"--{name}", action="store_true", help=does)
     run.add_argument(
@@ -123,6 +124,7 @@ def _run(options: argparse.Namespace) -> int:
         resetquorumlog=options.resetquorumlog,
         forcequorum=tuple(filter(None, (name.strip() for name in options.forcequorum.split(",")))),
         nogroupinfoevtlogging=options.nogroupinfoevtlogging,
+        norepevtlogging=options.norepevtlogging,
     )
     switches.validate()
     threading.excepthook = _die_with_thread
@@ -132,6 +134,8 @@ def _run(options: argparse.Namespace) -> int:
             import structlog
 
             log = structlog.get_logger()
+            for why in switches.without_effect:
+                log.info("service.switch", because=why)
             ended = end_monitors_of_earlier_life(file)
             if ended:
                 log.warning("service.leftovers", monitors=ended)

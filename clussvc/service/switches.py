@@ -23,6 +23,13 @@ class Switches:
     """Go on with these nodes alone, by force: the quorum is a majority of them from now on. Empty: as always."""
     nogroupinfoevtlogging: bool = False
     """Nothing goes into the service log when groups come online or go offline; the history of the cluster has it."""
+    norepevtlogging: bool = False
+    """What the original keeps back with it, a node's own event log, is sent to nobody here anyway."""
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Switches that are understood and change nothing, and why, in sentences."""
+        return (NOTHING_TO_KEEP_BACK,) if self.norepevtlogging else ()
 
     @property
     def watches_only(self) -> str:
@@ -53,29 +60,22 @@ ABBREVIATIONS: Final = {
 
 GROUP_EVENTS: Final = frozenset({"group.online", "group.offline", "group.partially_online"})
 
-REFUSED: Final = {
-    "norepevtlogging": "events are not sent from node to node here: each node makes the same history from the same"
-    " log, so there is nothing that a node could keep for itself. --nogroupinfoevtlogging keeps the most frequent ones"
-    " out of the log file of a node, and --loglevel bounds it",
-}
-"""Switches of the original that do not exist here, and why."""
+NOTHING_TO_KEEP_BACK: Final = (
+    "/norepevtlogging changes nothing: no node sends its service log to others here. The history of the cluster is made"
+    " by each node from the same log; /nogroupinfoevtlogging and /loglevel bound what a node writes into its own log"
+)
 
 
 def spelled_out(words: list[str]) -> list[str]:
-    """The words of a command line with ``/fq`` and ``/fixquorum`` written as options of this program.
-
-    Raises ClusterError(``switch-refused``) for switches of the original that do not exist here.
-    """
+    """The words of a command line with ``/fq`` and ``/fixquorum`` written as options of this program."""
     found = []
     for word in words:
         name, colon, rest = word.lstrip("/-").partition(":")
         full = ABBREVIATIONS.get(name.casefold(), name.casefold())
-        known = full in REFUSED or full in Switches.__dataclass_fields__ or full in ("debug", "loglevel")
+        known = full in Switches.__dataclass_fields__ or full in ("debug", "loglevel")
         if not word.startswith(("/", "-")) or not known:
             found.append(word)
             continue
-        if full in REFUSED:
-            raise ClusterError("switch-refused", f"/{full}: {REFUSED[full]}")
         found.append(f"--{full}")
         if colon:
             found.append(rest)

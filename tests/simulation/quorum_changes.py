@@ -12,7 +12,7 @@ from clussvc.quorum.disk_layout import DISK_BYTES_MIN, SECTOR_BYTES
 from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.world import World
 
-MAJORITY, RESERVATIONS, LEASES = "majority", "reservations", "leases"
+MAJORITY, RESERVATIONS, LEASES, LOCAL = "majority", "reservations", "leases", "local"
 KINDS = (MAJORITY, RESERVATIONS, LEASES)
 
 
@@ -24,8 +24,9 @@ def prepared(world: World, kind: str, node: NodeId) -> SetQuorum:
     core = machine.core if machine is not None else None
     config = core.config if core is not None and core.config is not None else world.config
     generation = config.quorum.generation + 1
-    if kind == MAJORITY:
-        return SetQuorum(quorum=Quorum(generation=generation), voters_version=config.voters_version)
+    if kind in (MAJORITY, LOCAL):
+        wanted = QuorumKind.LOCAL if kind == LOCAL else QuorumKind.MAJORITY
+        return SetQuorum(quorum=Quorum(kind=wanted, generation=generation), voters_version=config.voters_version)
     quorum = Quorum(
         kind=QuorumKind.DISK,
         device=f"/dev/simulated{len(log.disks)}",

@@ -6,9 +6,9 @@ import pytest
 
 from clussvc.global_update.update import CreateGroup, SetQuorum
 from clussvc.model.ids import GroupId, NodeId
-from clussvc.model.quorum import Quorum
+from clussvc.model.quorum import Quorum, QuorumKind
 from tests.simulation.faults import QUORUM_KINDS
-from tests.simulation.quorum_changes import LEASES, MAJORITY, RESERVATIONS, change, prepared, run_events
+from tests.simulation.quorum_changes import LEASES, LOCAL, MAJORITY, RESERVATIONS, change, prepared, run_events
 from tests.simulation.story import CHANGES_FROM, draw_plot, tell
 from tests.simulation.switching_log import SwitchingLog
 from tests.simulation.world import World
@@ -56,6 +56,31 @@ def test_a_log_that_begins_anew_changes_nothing_else(nodes: int) -> None:
             assert incarnations(world) == before
             assert world.config.groups[group].epoch == 1
             assert world.online_on(group) is not None
+
+
+def test_a_node_alone_changes_between_its_own_log_and_disks() -> None:
+    """Local quorum, disk and back, and to a majority by a word; with two nodes a local quorum is refused."""
+    with World(nodes=1, seed=1, log="raft") as world:
+        world.form()
+        group = world.make_group("web", {"a": [], "b": ["a"]}, on="n1")
+        world.run_until(lambda: world.online_on(group) is not None)
+        before = incarnations(world)
+        assert world.do(SetQuorum(kind=QuorumKind.LOCAL), on="n1") is None
+        kinds = {RESERVATIONS: QuorumKind.DISK, LEASES: QuorumKind.DISK, LOCAL: QuorumKind.LOCAL}
+        for generation, kind in enumerate((RESERVATIONS, LOCAL, LEASES, RESERVATIONS, LOCAL), 1):
+            assert change(world, kind, on="n1") is None
+            world.run_until(lambda generation=generation: everywhere(world, generation))  # type: ignore[misc]
+            create(world, f"after-{generation}", on="n1")
+            world.run_for(3_000)
+            assert world.config.quorum.kind is kinds[kind]
+            assert incarnations(world) == before
+            assert world.online_on(group) is not None
+        assert world.do(SetQuorum(kind=QuorumKind.MAJORITY), on="n1") is None
+    with World(nodes=2, seed=1, log="disk-leases") as world:
+        world.form()
+        refused = change(world, LOCAL, on="n1")
+        assert refused is not None
+        assert refused.code == "quorum-change-refused"
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3, 5])

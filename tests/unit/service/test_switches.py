@@ -20,6 +20,7 @@ from clussvc.service.switches import Switches, spelled_out
         ("run /NoQuorumLogging --config x", "run --noquorumlogging --config x"),
         ("run /forcequorum:NODE1,NODE2", "run --forcequorum NODE1,NODE2"),
         ("run -fo:node1", "run --forcequorum node1"),
+        ("run -NoRepEvtLogging", "run --norepevtlogging"),
         ("run --loglevel 3 /ng", "run --loglevel 3 --nogroupinfoevtlogging"),
     ],
 )
@@ -27,11 +28,10 @@ def test_the_forms_of_the_original_are_understood(words: str, meant: str) -> Non
     assert spelled_out(words.split()) == meant.split()
 
 
-@pytest.mark.parametrize("word", ["/norepevtlogging", "-norepevtlogging"])
-def test_what_does_not_exist_here_is_refused_with_the_reason(word: str) -> None:
-    with pytest.raises(ClusterError) as caught:
-        spelled_out(["run", word])
-    assert caught.value.code == "switch-refused"
+def test_a_switch_that_changes_nothing_is_accepted_and_says_so() -> None:
+    assert Switches(nogroupinfoevtlogging=True).without_effect == ()
+    [why] = Switches(norepevtlogging=True).without_effect
+    assert why.startswith("/norepevtlogging changes nothing: ")
 
 
 @pytest.mark.parametrize("quiet", [{"fixquorum": True}, {"noquorumlogging": True}])
