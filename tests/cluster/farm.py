@@ -21,7 +21,6 @@ VIP: Final = f"{NETWORK}.210"
 FARM: Final = "FARM"
 SERVER: Final = Path(__file__).with_name("balanced_server.py")
 CLIENTS: Final = Path(__file__).with_name("many_clients.py")
-ADDRESSES: Final = 500
 HOST_PROCESS: Final = "clussvc.service.balancer"
 
 
@@ -172,13 +171,15 @@ class Downloads:
 
 ROUTE: Final = f"route add 10.79.0.0/16 via {CLIENT_ADDRESS}"
 """Where the many addresses of the client machine are."""
+MANY_ADDRESSES: Final = "route add local 10.79.0.0/16 dev lo"
+"""On the client machine: all addresses of the network are its own, so that each client has one."""
 
 
 def open_farm(lab: Lab, profile: str, hosts: Sequence[str], affinity: str = "None") -> Farm:
     """Form a cluster of all machines; some of them are hosts, each with a server on all its addresses; all online."""
     cluster = Cluster(lab)
     cluster.form(profile)
-    lab.client_ip(*(f"address add 10.79.{at // 250}.{at % 250 + 1}/32 dev lo" for at in range(ADDRESSES)))
+    lab.client_ip(MANY_ADDRESSES)
     for node in lab.nodes:
         lab.node_ip(node, ROUTE)
     farm = Farm(cluster)

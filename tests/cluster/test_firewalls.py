@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from tests.cluster.farm import ADDRESSES, CLIENTS, ROUTE, SERVER, Farm
+from tests.cluster.farm import CLIENTS, MANY_ADDRESSES, ROUTE, SERVER, Farm
 from tests.cluster.formation import Cluster
 from tests.cluster.lab import NETWORK, OTHER_NETWORK, Lab, Node, environment, eventually
 
@@ -64,7 +64,7 @@ class Pair:
         lab, cluster = self.lab, self.cluster
         cluster.form("loopback")
         lab.client_ip(
-            *(f"address add 10.79.{at // 250}.{at % 250 + 1}/32 dev lo" for at in range(ADDRESSES)),
+            MANY_ADDRESSES,
             f"route add {OTHER_NETWORK}.0/24 via {OUTSIDE}",
         )
         for node in lab.nodes:
