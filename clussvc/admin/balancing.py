@@ -23,6 +23,7 @@ from clussvc.model import reports
 from clussvc.model.config import Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import HostId
+from clussvc.model.monitoring import PropertyValue
 from clussvc.model.reports import Report
 from clussvc.model.states import ResourceState
 from clussvc.nlb.control import (
@@ -35,7 +36,7 @@ from clussvc.nlb.control import (
     command_rules,
     wishes_texts,
 )
-from clussvc.nlb.instance import TYPE_NAME, Instance, digest, read_instance
+from clussvc.nlb.instance import TYPE_NAME, Instance, digest, read_instance, with_profile
 from clussvc.nlb.mac import OperationMode, igmp_group, mac_text
 from clussvc.nlb.parameters import HostParameters, InterfaceAddress, RuleNumber, parse_host
 from clussvc.nlb.port_rule import FilteringMode, PortRule, RuleScope, parse_rule, parse_scope, sort_rules
@@ -246,7 +247,7 @@ class NlbServant(Servant):
         """Whether the host on this node uses the parameters as they are now."""
         resource, _ = self.balanced(name)
         live, detail = self._ask(resource, {"ask": "status"})
-        wanted = digest(complete_private(self.type_info(TYPE_NAME), resource.private))
+        wanted = digest(self._private(resource))
         in_use = live.get("parameters_digest") == wanted
         because = detail or live.get("parameters_trouble") or "The new parameters are being taken over."
         return {"in_use": in_use, "because": "" if in_use else because}
@@ -274,7 +275,7 @@ class NlbServant(Servant):
     def diagnose(self, name: str) -> Plain:
         """All that is wrong with the configuration or was noticed by the hosts, in sentences with the way out."""
         resource = self.resource(name) if self.config.resource_named(name) else self.balanced(name)[0]
-        instance, problems = read_instance(complete_private(self.type_info(TYPE_NAME), resource.private))
+        instance, problems = self._read(resource)
         findings = [f"{problem}." if not problem.endswith(".") else problem for problem in problems]
         if instance is not None:
             findings += self._differences(resource, instance)
@@ -354,7 +355,11 @@ class NlbServant(Servant):
         raise Refused(_not_found(f"There is no load-balanced cluster {name!r}; the clusters are: {listed}."))
 
     def _read(self, resource: Resource) -> tuple[Instance | None, tuple[str, ...]]:
-        return read_instance(complete_private(self.type_info(TYPE_NAME), resource.private))
+        return read_instance(self._private(resource))
+
+    def _private(self, resource: Resource) -> Mapping[str, PropertyValue]:
+        private = with_profile(resource.private, self.config.timing.profile)
+        return complete_private(self.type_info(TYPE_NAME), private)
 
     def _cluster(self, resource: Resource, instance: Instance) -> Plain:
         _, problems = self._read(resource)

@@ -24,7 +24,7 @@ from clussvc.model.config import Config, Resource
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, ResourceId
 from clussvc.model.states import ResourceState
-from clussvc.nlb.instance import TYPE_NAME, claimed_addresses, team_id
+from clussvc.nlb.instance import TYPE_NAME, claimed_addresses, team_id, with_profile
 from clussvc.nlb.mac import address_octets
 from clussvc.ports import ClusterAccess
 from clussvc.resources.type_info import BUILTIN_TYPES, complete_private
@@ -48,10 +48,11 @@ def facts_of(config: Config, resource: Resource, node: NodeId) -> dict[str, Any]
     ]
     # A port rule names the resource of a parallel group without the number of the instance.
     names = {each.name for each in online} | {_pattern_of(config, each).name for each in online}
+    private = with_profile(_pattern_of(config, resource).private, config.timing.profile)
     return {
         "ask": "facts",
         "node": config.node_name(node),
-        "private": dict(complete_private(BUILTIN_TYPES[TYPE_NAME], _pattern_of(config, resource).private)),
+        "private": dict(complete_private(BUILTIN_TYPES[TYPE_NAME], private)),
         "up": sorted(each.name for each in config.nodes.values() if each.up),
         "online": sorted(names),
         "team": _team_of(config, resource, node),

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from clussvc.admin.server import AdminServer
 from clussvc.global_update.update import ReportStates, ResourceStatus
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId, ResourceId
+from clussvc.model.settings import PROFILES
 from clussvc.model.states import ResourceState
+from clussvc.nlb.instance import with_profile
 from clussvc.resources.types import balancer_socket
 from clussvc.service.balancers import Balancers, balanced_here, facts_of
 from tests.cli.fake_access import FakeAccess
@@ -113,6 +116,20 @@ def balancers(access: FakeAccess, tmp_path: Path) -> Iterator[Balancers]:
 def here(access: FakeAccess) -> ResourceId:
     (found,) = balanced_here(access.config(), NodeId(1))
     return found.id
+
+
+def test_heartbeats_follow_the_timing_profile_unless_their_period_was_set() -> None:
+    assert with_profile({"TeamID": "x"}, "fast") == {"TeamID": "x", "AliveMsgPeriod": 25}
+    assert with_profile({"AliveMsgPeriod": 60}, "fast") == {"AliveMsgPeriod": 60}
+    assert with_profile({}, "lan") == {}
+
+
+def test_the_facts_have_the_period_of_the_profile(access: FakeAccess) -> None:
+    config = access.config()
+    resource = config.resources[here(access)]
+    for profile, period_ms in (("lan", 100), ("fast", 25)):
+        timed = replace(config, timing=PROFILES[profile])
+        assert facts_of(timed, resource, NodeId(1))["private"]["AliveMsgPeriod"] == period_ms
 
 
 def test_facts_are_those_of_this_node(access: FakeAccess) -> None:
