@@ -123,7 +123,8 @@ class DiskQuorumLog:
     def stop(self, machine: Machine) -> None:
         """See LogModel."""
         member = self._members.pop(machine.id, None)
-        self.world.referee.hold_ended(machine, self._generation)
+        gave_back = member is not None and member.gives_back
+        self.world.referee.hold_ended(machine, self._generation, gave_back=gave_back)
         if member is not None and member.gives_back and member.power == machine.power:
             # The process ends when the disk has taken note that it is free.
             self._lingering[machine.id] = member
@@ -299,7 +300,7 @@ class DiskQuorumLog:
         elif isinstance(action, Lost):
             member.held = None
             if member.gives_back:
-                world.referee.hold_ended(machine, self._generation)
+                world.referee.hold_ended(machine, self._generation, gave_back=True)
         if self._members.get(machine.id) is member:
             self._tell_core(machine, action)
 

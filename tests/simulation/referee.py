@@ -196,11 +196,14 @@ class Referee:
                 boot = truth.boot_heard[machine.id]
                 truth.granted_us[boot] = max(truth.granted_us.get(boot, -1), truth.heard_by[machine.id])
 
-    def hold_ended(self, machine: Watched, generation: int = 0) -> None:
+    def hold_ended(self, machine: Watched, generation: int = 0, *, gave_back: bool = False) -> None:
         """It has given the disk back, or its process is gone."""
         truth = self._truth.get(machine.id)
         if truth is not None and generation in truth.holds_us:
             truth.holds_us[generation] = min(truth.holds_us[generation], self._now_us())
+            if gave_back and not machine.all_running():
+                # Who gives the disk back holds nothing any more, and its monitors can begin nothing by themselves.
+                truth.fed_us[generation] = min(truth.fed_us[generation], self._now_us())
 
     def starts(self, machine: Watched, resource: ResourceId, epoch: int) -> None:
         """Something begins to run."""
