@@ -111,10 +111,10 @@ class Farm:
         self.lab.node_ip(node, ROUTE)
         node.start_service()
 
-    def change_mode(self, mode: str) -> None:
-        """Take all hosts offline and bring them online in another mode."""
+    def change_mode(self, mode: str, *more: str) -> None:
+        """Take all hosts offline and bring them online in another mode, with more properties changed if wanted."""
         self.cluster.command("group", FARM, "/offline", "/wait:60")
-        self.cluster.command("res", FARM, "/priv", f"OperationMode={mode}")
+        self.cluster.command("res", FARM, "/priv", f"OperationMode={mode}", *more)
         self.cluster.command("group", FARM, "/online", "/wait:60")
 
     def capture(self, node: str, what: str, *fields: str, frames: int = 0, duration_s: int = 20) -> list[list[str]]:

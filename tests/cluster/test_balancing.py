@@ -213,3 +213,13 @@ def test_a_bridge_that_snoops_sends_to_the_hosts_alone(farm: Farm) -> None:
     assert set(HOSTS) == set(farm.answers())
     assert 0 == farm.foreign_frames("NODE4")
     assert farm.foreign_frames("NODE1") >= 20
+
+
+@needs_tshark
+def test_hosts_join_in_the_version_that_was_asked_for(farm: Farm) -> None:
+    """The answers of a host to the queries of the bridge, which asks since the test before, are those of version 1."""
+    farm.change_mode("igmp", "IGMPVersion=1")
+    farm.wait_converged(*HOSTS)
+    said = farm.capture("NODE1", f"igmp and src host {farm.lab[1].address}", "igmp.type", frames=1)
+
+    assert ["0x12"] == [types.split(",")[0] for (types,) in said]
