@@ -36,6 +36,9 @@ from clussvc.service.settings_file import NodeFile
 
 DEVICE_TIMEOUT_MS = 1_000
 """How long a quorum disk may take to answer before it is called lost for the moment."""
+PREPARATION_TIMEOUT_MS = 15_000
+"""How long a disk may take to answer while it is looked at and prepared. Nobody's service waits for it, and a storage
+system that writes megabytes for others at the same moment may need more than a second."""
 WORDS = {
     "majority": QuorumKind.MAJORITY,
     "mns": QuorumKind.MAJORITY,
@@ -178,7 +181,7 @@ def prepare(
         raise ClusterError(
             "device-unsuitable", f"{place} is in use: {facts.used_by}. Choose another disk, or end that use first"
         )
-    device = open_device(place, initiator=initiator_name(file), timeout_ms=DEVICE_TIMEOUT_MS)
+    device = open_device(place, initiator=initiator_name(file), timeout_ms=PREPARATION_TIMEOUT_MS)
     try:
         sectors = _sectors(place, device)
         found = _own_block(device, file) if present is not None else None

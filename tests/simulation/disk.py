@@ -32,7 +32,8 @@ class Disk:
         """The power goes off at the write after these; None: it does not."""
         self.stalled_until_us = -1
         """Syncs that are asked for before that time are done only then."""
-        self._durable_before_stall: dict[Path, int] = {}
+        self._not_yet: list[tuple[int, Path, int]] = []
+        """Syncs that a stall holds up: when they are done, and how much of the file is durable before."""
 
     def _operate(self) -> None:
         if self.full:
@@ -53,7 +54,8 @@ class Disk:
     def append_to(self, path: Path, size: int) -> AppendFile:
         """See Storage."""
         del self._journals[path][size:]
-        self._durable[path] = min(self._durable.get(path, 0), size)
+        self._durable[path] = size
+        self._not_yet = [waiting for waiting in self._not_yet if waiting[1] != path]
         return _JournalFile(self, path)
 
     def write_synced(self, path: Path, data: bytes) -> None:
@@ -75,9 +77,7 @@ class Disk:
         """See Storage."""
         if path in self._journals:
             if self._now_us() < self.stalled_until_us:
-                self._durable_before_stall.setdefault(path, self._durable.get(path, 0))
-            else:
-                self._durable_before_stall.clear()
+                self._not_yet.append((self.stalled_until_us, path, self._durable.get(path, 0)))
             self._durable[path] = len(self._journals[path])
 
     def sync_folder(self, folder: Path) -> None:
@@ -100,9 +100,10 @@ class Disk:
 
     def lose_power(self) -> None:
         """Leave what a loss of power leaves: what was synced, a torn rest, and perhaps not the newest names."""
-        if self._now_us() < self.stalled_until_us:
-            self._durable |= self._durable_before_stall
-        self._durable_before_stall.clear()
+        for done_us, path, durable in self._not_yet:
+            if done_us > self._now_us():
+                self._durable[path] = min(self._durable[path], durable)
+        self._not_yet.clear()
         self.stalled_until_us = -1
         for path, content in self._journals.items():
             kept = self._rng.randint(min(self._durable.get(path, 0), len(content)), len(content))
@@ -124,6 +125,7 @@ class Disk:
         """Forget everything, as a machine that is set up anew."""
         self._journals.clear()
         self._durable.clear()
+        self._not_yet.clear()
         self._snapshot_names.clear()
         if self.folder.name and self.folder.exists():
             shutil.rmtree(self.folder)
@@ -133,6 +135,7 @@ class Disk:
         for known in (self._journals, self._durable, self._snapshot_names):
             for path in [path for path in known if path.parent == folder]:
                 del known[path]
+        self._not_yet = [waiting for waiting in self._not_yet if waiting[1].parent != folder]
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 

@@ -32,7 +32,8 @@ class Storage(Protocol):
         """The whole file; None when there is none."""
 
     def append_to(self, path: Path, size: int) -> AppendFile:
-        """Open an existing file for appending after cutting it to ``size`` bytes."""
+        """Open an existing file for appending after cutting it to ``size`` bytes, which are on stable storage when this
+        returns, whoever wrote them: a process may have died between its write and its sync."""
 
     def write_synced(self, path: Path, data: bytes) -> None:
         """Write a whole file (replacing it in place) and sync its content; its name is not yet durable."""
@@ -55,7 +56,7 @@ class DiskAppendFile:
         try:
             if os.fstat(self._descriptor).st_size != size:
                 os.ftruncate(self._descriptor, size)
-                os.fsync(self._descriptor)
+            os.fsync(self._descriptor)
         except BaseException:
             os.close(self._descriptor)
             raise

@@ -78,7 +78,7 @@ def machines(target: Target) -> Iterator[Open]:
     opened: list[Remote] = []
 
     def connect(machine: int) -> Any:
-        device = target.elsewhere.call(open_device, target.place, initiator=initiator(machine), timeout_ms=1_000)
+        device = target.elsewhere.call(open_device, target.place, initiator=initiator(machine), timeout_ms=5_000)
         opened.append(Remote(target.elsewhere, device))
         return opened[-1]
 
@@ -112,7 +112,7 @@ def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
             place = loops.get(machine) or loops.setdefault(machine, loop_over(file))
         else:
             place = odd.place if odd else str(file)
-        return open_device(place, initiator=initiator(machine), timeout_ms=1_000)
+        return open_device(place, initiator=initiator(machine), timeout_ms=5_000)
 
     def open_and_note(machine: int) -> QuorumDevice:
         opened.append(open_it(machine))

@@ -71,7 +71,7 @@ def test_a_new_file_is_made_and_is_the_clusters_from_then_on(file: NodeFile, tmp
     quorum = choose(Wanted(place=place), file)
     assert (quorum.kind, quorum.device, quorum.reservations) == (QuorumKind.DISK, place, False)
     assert quorum.max_log_kb == 4096
-    device = open_device(place, initiator=initiator_name(file), timeout_ms=1_000)
+    device = open_device(place, initiator=initiator_name(file), timeout_ms=15_000)
     check_identity(device, quorum, CLUSTER_ID)
     for other, cluster, words in (
         (quorum, "another", "of cluster 'PAYROLL'"),
@@ -158,7 +158,7 @@ def test_a_foreign_reservation_on_a_real_target_is_refused_and_cleared_by_force(
     with Target(tmp_path / "target", size_bytes=DISK_BYTES_MIN) as target:
 
         def reserve() -> None:
-            other = open_device(target.place, initiator=initiator(9), timeout_ms=1_000)
+            other = open_device(target.place, initiator=initiator(9), timeout_ms=15_000)
             other.register(0xABC)
             other.reserve(0xABC)
             other.close()
@@ -172,7 +172,7 @@ def test_a_foreign_reservation_on_a_real_target_is_refused_and_cleared_by_force(
         assert (quorum.on_disk, quorum.reservations) == (True, True)
 
         def known() -> frozenset[int]:
-            device = open_device(target.place, initiator=initiator(1), timeout_ms=1_000)
+            device = open_device(target.place, initiator=initiator(1), timeout_ms=15_000)
             found = device.registrants()
             device.close()
             assert found is not None

@@ -107,5 +107,5 @@ def test_a_node_that_knows_the_former_disk_by_another_name_finds_the_next_one(fi
         assert block is not None and f"{block.disk:016x}" == present.disk
     here = replace(file, quorum_device=str(tmp_path / "present"))
     device = opener(here, replace(present, device=str(tmp_path / "nowhere")))()
-    assert device.sectors == open_device(present.device, initiator="iqn.x", timeout_ms=1_000).sectors
+    assert device.sectors == open_device(present.device, initiator="iqn.x", timeout_ms=15_000).sectors
     device.close()

@@ -201,8 +201,8 @@ def test_two_disks_of_one_target_do_not_disturb_each_other(target: Target) -> No
     other = target.add_disk()
 
     def both() -> bytes:
-        one = open_device(target.place, initiator=initiator(1), timeout_ms=1_000)
-        two = open_device(other, initiator=initiator(1), timeout_ms=1_000)
+        one = open_device(target.place, initiator=initiator(1), timeout_ms=5_000)
+        two = open_device(other, initiator=initiator(1), timeout_ms=5_000)
         one.write(1, sector("one"))
         two.write(1, sector("two"))
         said = one.read(1, 1) + two.read(1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,29 @@ def test_a_failed_write_is_final(tmp_path: Path) -> None:
     disk.operations_left = None
     with pytest.raises(AssertionError):
         journal.sync()
+
+
+def test_what_a_killed_process_had_written_is_synced_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between write and sync: the next process finds the entries, would confirm them, and the power goes off."""
+    killed = open_journal(tmp_path, create=True)
+    killed.add(*entry(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda descriptor: None)
+        killed.sync()
+    killed.close()
+
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    assert [1] == indexes(open_journal(tmp_path))
+    assert str(tmp_path / "journal") in synced
 
 
 def test_fuses(tmp_path: Path) -> None:
