@@ -8,6 +8,7 @@ others by their heartbeats.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -78,8 +79,11 @@ class NlbServant(Servant):
         return self._set(resource, "HostStates", wishes_texts(wishes))
 
     @change(Role.ADMINISTRATOR)
-    def edit_rules(self, name: str, what: str, rule: str, bound_to: str = "") -> Update:
-        """``add`` a rule, ``remove`` it, or ``set`` it in place of that with the same address, ports and protocol."""
+    def edit_rules(self, name: str, what: str, rule: str, bound_to: str = "", probe: str = "") -> Update:
+        """``add`` a rule, ``remove`` it, or ``set`` it in place of that with the same address, ports and protocol.
+
+        ``bound_to`` names the resource that the rule follows, ``probe`` its probe, if the text does not.
+        """
         resource, instance = self.balanced(name)
         known = {one.title.casefold(): one for one in instance.cluster.rules}
         if what == "remove":
@@ -89,7 +93,7 @@ class NlbServant(Servant):
                 raise Refused(_not_found(f"There is no port rule {rule!r}; the rules are: {found}."))
             del known[title]
         else:
-            made = self._rule(rule, bound_to)
+            made = self._rule(rule, bound_to, probe)
             if what == "add" and made.title.casefold() in known:
                 raise Refused(reports.bad_argument(f"There is a port rule '{made.title}' already; set it instead."))
             if what == "set" and made.title.casefold() not in known:
@@ -99,8 +103,8 @@ class NlbServant(Servant):
             known[made.title.casefold()] = made
         return self._set(resource, "PortRules", tuple(one.text() for one in sort_rules(known.values())))
 
-    def _rule(self, text: str, bound_to: str) -> PortRule:
-        made = parse_rule(text)
+    def _rule(self, text: str, bound_to: str, probe: str) -> PortRule:
+        made = parse_rule(f"{text} probe={shlex.quote(probe)}" if probe else text)
         if isinstance(made, str):
             raise Refused(reports.bad_argument(made))
         made = replace(made, resource=bound_to or made.resource)
@@ -409,6 +413,7 @@ class NlbServant(Servant):
             "priority": here.handling_priority(rule) if here is not None else None,
             "timeout_min": rule.timeout_min,
             "resource": rule.resource,
+            "probe": rule.probe.text() if rule.probe is not None else "",
         }
 
     def _commanded(

@@ -84,6 +84,7 @@ from clussvc.nlb.messages import (
     ParametersChanged,
     Passing,
     PeerView,
+    ProbesAnswered,
     QuorumChanged,
     ResourcesOnline,
     RuleControl,
@@ -147,6 +148,7 @@ class Convergence:
         self._draining = False
         self._nodes_up: frozenset[HostId] | None = None
         self._online: frozenset[str] = frozenset()
+        self._answering: frozenset[str] = frozenset()
         self._rule_states: dict[int, Passing] = {}
         """By the code of the rule."""
         self._team = TeamWord()
@@ -239,13 +241,16 @@ class Convergence:
         """What this host does with the packets of one of its configured rules."""
         rule = self._rules[slot]
         state = self._rule_states.get(self._setting.codes[slot], Passing.ENABLED)
-        if state is Passing.ENABLED and (self._draining or _is_missing(rule.resource, self._online)):
+        if state is not Passing.ENABLED:
+            return state
+        served = rule.probe is None or rule.title in self._answering
+        if self._draining or not served or _is_missing(rule.resource, self._online):
             return Passing.DRAINING
         return state
 
     def _weights(self) -> tuple[int, ...]:
         """This host's number for each slot; 0: it takes nothing new."""
-        basis = (self._draining, self._online, tuple(self._rule_states.items()))
+        basis = (self._draining, self._online, self._answering, tuple(self._rule_states.items()))
         if self._weighed is not None and self._weighed[0] == basis:
             return self._weighed[1]
         numbers = []
@@ -298,6 +303,9 @@ class Convergence:
             case ResourcesOnline(names=names):
                 self._online = frozenset(name.casefold() for name in names)
                 changed = True
+            case ProbesAnswered(titles=titles):
+                changed |= titles != self._answering
+                self._answering = titles
             case HeartbeatRefused(reason=reason):
                 self._refuse(reason)
             case ConnectionsReported():

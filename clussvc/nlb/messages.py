@@ -81,6 +81,13 @@ class ResourcesOnline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbesAnswered:
+    """The titles of the rules whose probe says that they are served on this host; others with a probe are drained."""
+
+    titles: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionsReported:
     """What the filter knows of connections, when it decided by the table of that number."""
 
@@ -117,6 +124,7 @@ Event = (
     | QuorumChanged
     | LinkChanged
     | ResourcesOnline
+    | ProbesAnswered
     | ConnectionsReported
     | ParametersChanged
     | TeamChanged

@@ -13,11 +13,13 @@ As text (one string of the property ``PortRules`` for each rule) a rule is its c
     All 80-80 TCP Multiple Single Equal
     192.0.2.10 443 TCP Multiple None 30 timeout=20 resource="Web server"
     All 25 TCP Single
+    All 8080 TCP Multiple probe=http:/health
     All 0-79 Both Disabled
 
-``VIP PORTS PROTOCOL MODE [AFFINITY [LOAD]] [timeout=MINUTES] [resource=NAME]``: affinity (None, Single, Network;
-default Single) and load (Equal or 0..100; default Equal) belong to Multiple alone. ``resource`` names a cluster
-resource; a host on which it is not online is drained for the rule. Case does not matter. The text printed is
+``VIP PORTS PROTOCOL MODE [AFFINITY [LOAD]] [timeout=MINUTES] [resource=NAME | probe=PROBE]``: affinity (None, Single,
+Network; default Single) and load (Equal or 0..100; default Equal) belong to Multiple alone. ``resource`` names a
+cluster resource; a host on which it is not online is drained for the rule. So is one on which the rule's *probe*
+(:mod:`clussvc.nlb.probe`) is not answered. Case does not matter. The text printed is
 always the full, canonical one.
 
 Every host sorts its rules alike (:func:`sort_rules`), since heartbeats name a rule only by its place. What must be
@@ -37,6 +39,8 @@ from typing import TypeVar
 
 from clussvc.nlb.bucket_map import WEIGHT_MAX
 from clussvc.nlb.mac import Address
+from clussvc.nlb.probe import OPTIONS as PROBE_OPTIONS
+from clussvc.nlb.probe import Probe, parse_probe
 
 RULES_MAX = 32
 """Port rules of one cluster, as published; heartbeats have one more place, for the default rule."""
@@ -105,6 +109,8 @@ class PortRule:
     """Minutes, 0..240, for which a client is remembered after its last connection; 0: not at all."""
     resource: str = ""
     """The cluster resource that must be online on a host for it to take new clients; empty: none."""
+    probe: Probe | None = None
+    """What the server on a host must answer for it to take new clients; None: it is not asked."""
 
     @property
     def weight(self) -> int:
@@ -115,6 +121,11 @@ class PortRule:
     def vip_text(self) -> str:
         """The virtual address, or ``All``."""
         return "All" if self.vip is None else str(self.vip)
+
+    @property
+    def probed_port(self) -> int:
+        """Where the probe of the rule looks for the server."""
+        return (self.probe.port if self.probe is not None else 0) or self.start_port
 
     @property
     def title(self) -> str:
@@ -138,7 +149,7 @@ class PortRule:
     def code(self) -> int:
         """The 32-bit digest of all that must be equal on every host; never 0, which stands for no rule.
 
-        Neither load nor resource is part of it: they decide only with which weight a host takes part.
+        Neither load, resource nor probe is part of it: they decide only with which weight a host takes part.
         """
         words = (self.title, self.mode.value, self.affinity.value, str(self.timeout_min))
         digest = hashlib.blake2b("|".join(words).encode(), digest_size=4, person=b"nlb port rule").digest()
@@ -153,6 +164,8 @@ class PortRule:
             columns.append(f"timeout={self.timeout_min}")
         if self.resource:
             columns.append(f"resource={shlex.quote(self.resource)}")
+        if self.probe is not None:
+            columns.append(self.probe.text())
         return " ".join(columns)
 
     def validate(self) -> tuple[str, ...]:
@@ -178,7 +191,22 @@ class PortRule:
             problems.append(
                 f"the name of the resource must be printable and have at most {RESOURCE_NAME_LENGTH_MAX} letters"
             )
+        problems += self._wrong_probe(self.probe) if self.probe is not None else ()
         return tuple(f"Port rule '{self.title}': {problem}." for problem in problems)
+
+    def _wrong_probe(self, probe: Probe) -> list[str]:
+        problems = list(probe.problems())
+        if self.resource:
+            problems.append("it names a resource and a probe; a rule follows one of them, so leave the other out")
+        if self.mode is FilteringMode.DISABLED:
+            problems.append("nobody serves a rule that is Disabled; leave the probe out")
+        if not probe.port and self.start_port == 0:
+            problems.append("the probe does not know the port of the server; name it, as in probe=tcp:80")
+        elif not probe.port and self.protocol is Protocol.UDP:
+            problems.append(
+                "a probe asks over TCP, and the rule is for UDP; name a TCP port of the server, as in probe=tcp:53"
+            )
+        return problems
 
 
 DEFAULT_RULES = (PortRule(),)
@@ -292,7 +320,7 @@ def parse_scope(text: str) -> RuleScope | None:
 
 _Word = TypeVar("_Word", bound=Enum)
 
-_FORM = "VIP PORTS PROTOCOL MODE [AFFINITY [LOAD]] [timeout=MINUTES] [resource=NAME]"
+_FORM = "VIP PORTS PROTOCOL MODE [AFFINITY [LOAD]] [timeout=MINUTES] [resource=NAME | probe=PROBE]"
 
 
 def parse_rule(text: str) -> PortRule | str:
@@ -332,17 +360,18 @@ def parse_rule(text: str) -> PortRule | str:
         if load is None:
             return f"Port rule {text!r}: {columns[5]!r} is not a load; give Equal or a number in 0..{WEIGHT_MAX}."
     timeout_min: int | None = 0
-    resource = ""
-    seen = [name.lower() for name, _, _ in options]
-    for name, _, value in options:
-        if name.lower() not in ("timeout", "resource") or seen.count(name.lower()) > 1:
-            return (
-                f"Port rule {text!r}: {name!r} is not understood here; timeout= and resource= may each be given once."
-            )
-        if name.lower() == "timeout":
-            timeout_min = _number(value)
-        else:
-            resource = value
+    given = {name.lower(): value for name, _, value in options}
+    known = ("timeout", "resource", *PROBE_OPTIONS)
+    for name, _, _ in options:
+        if name.lower() not in known or len(given) != len(options):
+            listed = ", ".join(f"{one}=" for one in known)
+            return f"Port rule {text!r}: {name!r} is not understood here; {listed} may each be given once."
+    probe = parse_probe(given)
+    if isinstance(probe, str):
+        return f"Port rule {text!r}: {probe}."
+    resource = given.get("resource", "")
+    if "timeout" in given:
+        timeout_min = _number(given["timeout"])
     if timeout_min is None:
         return f"Port rule {text!r}: the timeout is not a number; give minutes in 0..{TIMEOUT_MIN_MAX}."
     return PortRule(
@@ -355,6 +384,7 @@ def parse_rule(text: str) -> PortRule | str:
         load=load,
         timeout_min=timeout_min,
         resource=resource,
+        probe=probe,
     )
 
 

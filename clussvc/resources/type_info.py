@@ -254,7 +254,7 @@ _TYPES = (
             _balanced(
                 "PortRules",
                 "M",
-                "VIP PORTS PROTOCOL MODE [AFFINITY [LOAD]] [resource=NAME], one string each.",
+                "VIP PORTS PROTOCOL MODE [AFFINITY [LOAD]] [resource=NAME | probe=PROBE], one string each.",
             ),
             _balanced(
                 "HostParameters",

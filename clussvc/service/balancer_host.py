@@ -65,6 +65,7 @@ from clussvc.nlb.messages import (
     ParametersChanged,
     Passing,
     PeerView,
+    ProbesAnswered,
     ResourcesOnline,
     SendHeartbeat,
     SendMaps,
@@ -77,9 +78,12 @@ from clussvc.nlb.messages import (
     View,
 )
 from clussvc.nlb.parameters import HostParameters, HostState
+from clussvc.nlb.port_rule import PortRule
+from clussvc.nlb.probe_health import Change
 from clussvc.nlb.segment.wire import SegmentWire
 from clussvc.resources.types import rtnetlink
 from clussvc.resources.types.rtnetlink import Link
+from clussvc.service.balancer_probes import Probes
 from clussvc.service.balancer_team import Partner, write_table
 
 IDENTITY_INTERVAL_MS: Final = 10_000
@@ -153,6 +157,7 @@ class Host:
         self._partners: dict[ResourceId, Partner] = {}
         self._team_complete = True
         self._team_told: dict[str, Any] | None = None
+        self._probes = Probes(selector, self._served)
         self._machine = Convergence(
             cluster=instance.cluster, host=host, host_code=_host_code(self._link), boot=self._boot, quorum=True
         )
@@ -182,6 +187,10 @@ class Host:
             )
         self._digest = digest(_private(facts))
         former, self._instance, self._host = self._instance, instance, host
+        served = self._probes.answering
+        self._probes.watch(instance.cluster.rules, instance.address, now_ms())
+        # The machine goes from the former rules to the new ones knowing of both what is served.
+        self._tell(ProbesAnswered(titles=served | self._probes.answering))
         if former != instance:
             if _card_of(former) != _card_of(instance):
                 self._close_card()
@@ -191,6 +200,7 @@ class Host:
             self._do(self._machine.handle(ParametersChanged(cluster=instance.cluster, host=host), now_ms()))
             # Addresses and times of the filter are not the machine's concern.
             self._filter.load(self._filter_table(self._machine.table))
+        self._tell(ProbesAnswered(titles=self._probes.answering))
         self._drain_s = int(_private(facts).get("DrainSeconds", 0))  # type: ignore[arg-type]  # the type's table says so
         up = {str(name).casefold() for name in facts["up"]}
         self._tell(NodesUp(hosts=frozenset(one.host for one in instance.hosts if one.node.casefold() in up)))
@@ -316,7 +326,8 @@ class Host:
         """When anything is due, the keeping of addresses and counting included."""
         deadline_ms = self._machine.deadline_ms
         times = (self._held_ms, self._count_ms, self._identity_ms, self._team_ms)
-        return min(min(times), NEVER_MS if deadline_ms is None else deadline_ms)
+        asked = (NEVER_MS if each is None else each for each in (deadline_ms, self._probes.deadline_ms))
+        return min(*times, *asked)
 
     def tick(self) -> None:
         """Do what is due."""
@@ -326,12 +337,25 @@ class Host:
         if self._partners or self._team_told is not None:
             self._team_ms = min((partner.tick(now) for partner in self._partners.values()), default=now + 500)
             self._look_at_team()
+        probe_ms = self._probes.deadline_ms
+        if probe_ms is not None and now >= probe_ms:
+            self._probes.tick(now)
         if now >= self._held_ms:
             self._hold_addresses(now)
         if now >= self._count_ms:
             self._count(now)
         if now >= self._identity_ms:
             self._say_name(now)
+
+    def _served(self, change: Change) -> None:
+        """A rule with a probe is served from now on, or not."""
+        text = (
+            f"Port rule '{change.title}' is served again: its probe is answered."
+            if change.answering
+            else f"Port rule '{change.title}' takes no new clients here: its probe fails ({change.why})."
+        )
+        self._note(0, text)
+        self._tell(ProbesAnswered(titles=self._probes.answering))
 
     def _tell(self, event: Event) -> None:
         self._do(self._machine.handle(event, now_ms()))
@@ -424,6 +448,7 @@ class Host:
         """Be no host any more."""
         for partner in self._partners.values():
             partner.close()
+        self._probes.close()
         self._close_card()
         with contextlib.suppress(OSError):
             card.drop_addresses(self._instance.cluster.all_vips)
@@ -542,6 +567,7 @@ class Host:
             ],
             "findings": [
                 *(finding.message for finding in view.findings),
+                *(self._unserved(rule) for rule in self._instance.cluster.rules if self._probes.trouble(rule.title)),
                 *(() if self._team_complete else (self._missing(now_ms()),)),
             ],
             "parameters_digest": self._digest,
@@ -565,6 +591,14 @@ class Host:
             "because": "" if view.status in (Status.DEFAULT, Status.CONVERGED) else view.because,
         }
 
+    def _unserved(self, rule: PortRule) -> str:
+        """What a rule suffers whose probe fails here."""
+        assert rule.probe is not None
+        return (
+            f"Port rule '{rule.title}': the probe {rule.probe.target} of port {rule.probed_port} fails on"
+            f" {self._host.node} ({self._probes.trouble(rule.title)}), so it takes no new clients there."
+        )
+
     def _rule_line(self, view: View, at: int) -> dict[str, Any]:
         rule, passing = view.rules[at], view.passing[at]
         because = ""
@@ -573,6 +607,8 @@ class Host:
             because = "The host is draining."
             if rule.resource and wish.host is not HostWish.DRAINING:
                 because = f"It is bound to resource '{rule.resource}', which is not online on this node."
+            if self._probes.trouble(rule.title) and wish.host is not HostWish.DRAINING:
+                because = f"Its probe fails on this node: {self._probes.trouble(rule.title)}."
         return {
             "title": rule.title,
             "state": passing.value,

@@ -365,10 +365,13 @@ def _rule(invocation: NlbInvocation, session: Session) -> Screen:
     if len(rest) == 1 or (rest and rest[0].casefold() not in ("add", "remove", "set")):
         raise Failed(87, f'After {cluster!r} write: add "RULE", remove "RULE" or set "RULE".', "bad-argument")
     if rest:
-        _again(session, "edit_rules", cluster, rest[0].casefold(), rest[1], invocation.options.get("resource", ""))
+        options = invocation.options
+        follows = (options.get("resource", ""), options.get("probe", ""))
+        _again(session, "edit_rules", cluster, rest[0].casefold(), rest[1], *follows)
     answer = session.call("Nlb", "clusters", cluster)[0]
     lines = [f"Cluster {answer['cluster_ip']}", *_rule_lines(answer["rules"])]
     bound = [f"{one['title']} is bound to resource '{one['resource']}'" for one in answer["rules"] if one["resource"]]
+    bound += [f"{one['title']} is probed: {one['probe']}" for one in answer["rules"] if one["probe"]]
     return Screen(text="\n".join([*lines, *([""] if bound else []), *bound]), data=answer)
 
 

@@ -102,6 +102,20 @@ def test_one_rule_is_drained_where_its_resource_is_not_online(farm: Farm) -> Non
     eventually(lambda: set(farm.answers(60)) == set(HOSTS), "NODE2 has clients again")
 
 
+def test_one_rule_is_drained_where_its_server_does_not_answer(farm: Farm) -> None:
+    """The same without a resource: the host asks its server, and clients notice nothing while it is asked first."""
+    farm.nlb("rule", FARM, "set", "All 80 TCP Multiple None interval=200", "/probe:tcp")
+    assert set(HOSTS) == set(farm.answers())
+    (web,) = farm.cluster.ask("res", "Web", on=farm.lab[1])
+    instance = next(one["name"] for one in web["instances"] if one["node"] == "NODE2")
+    farm.cluster.command("res", instance, "/offline", "/wait:30")
+    eventually(lambda: set(farm.answers(60)) == {"NODE1", "NODE3"}, "clients avoid NODE2")
+    assert "Its probe fails on this node: the connection is refused." in farm.nlb("queryport", "80", on=farm.lab[2])
+    farm.cluster.command("res", instance, "/online", "/wait:30")
+    eventually(lambda: set(farm.answers(60)) == set(HOSTS), "NODE2 has clients again")
+    farm.nlb("rule", FARM, "set", "All 80 TCP Multiple None")
+
+
 def test_a_killed_host_is_replaced_by_the_others(farm: Farm) -> None:
     """Its clients reach others at once, and the others' clients notice nothing; it comes back by itself."""
     farm.cluster.command("res", f"{FARM}", "/prop", "RestartAction=0")

@@ -201,6 +201,54 @@ def test_wishes_are_followed(process: Process) -> None:
     assert "'Web'" in rule["because"]
 
 
+def test_a_rule_follows_the_probe_of_its_server(process: Process) -> None:
+    """No client before the server answers; a server that dies, or answers with an error, has none either."""
+    probed = facts(PortRules=["All 80 TCP Multiple None probe=http:/health interval=100 fall=2"])
+
+    def rule() -> dict[str, Any]:
+        found: dict[str, Any] = process.ask(ask="status")["rules"][0]
+        return found
+
+    process.tell(probed)
+    wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "default", "it does not converge")
+    wait_until(lambda: "the connection is refused" in rule()["because"], "the probe does not fail")
+    assert ("draining", 0) == (rule()["state"], rule()["weight"])
+    (finding,) = process.ask(ask="status")["findings"]
+    assert "'All 80-80 TCP': the probe http:/health of port 80 fails on NODE1 (the connection is refused)" in finding
+
+    health = process.folder / "health"
+    health.touch()
+    server = process.cable.here.call(
+        subprocess.Popen,
+        [sys.executable, "-m", "http.server", "80", "--bind", "192.0.2.10", "--directory", str(process.folder)],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: rule()["state"] == "enabled", "the server is not found")
+        assert [] == process.ask(ask="status")["findings"]
+        health.unlink()
+        wait_until(lambda: rule()["state"] == "draining", "an error is taken for an answer")
+        assert "the status is 404" in rule()["because"]
+        # A rule that is served goes on being served while its new probe is asked for the first time.
+        health.touch()
+        wait_until(lambda: rule()["state"] == "enabled", "the server is not found again")
+        process.tell(facts(PortRules=["All 80 TCP Multiple None probe=tcp interval=100"]))
+        assert "enabled" == rule()["state"]
+    finally:
+        server.kill()
+        server.wait()
+    wait_until(lambda: rule()["state"] == "draining", "a dead server is not noticed")
+    told = [note["text"] for note in process.ask(ask="notes", after=0)["notes"] if "probe" in note["text"]]
+    assert [
+        "Port rule 'All 80-80 TCP' is served again: its probe is answered.",
+        "Port rule 'All 80-80 TCP' takes no new clients here: its probe fails (the status is 404).",
+        "Port rule 'All 80-80 TCP' is served again: its probe is answered.",
+        "Port rule 'All 80-80 TCP' takes no new clients here: its probe fails (the connection is refused).",
+    ] == told
+    process.tell(facts())
+    assert "enabled" == rule()["state"]
+
+
 def test_a_host_that_goes_offline_drains_if_that_is_wished(process: Process) -> None:
     """Nothing that is told meanwhile starts it again."""
     process.tell(facts())

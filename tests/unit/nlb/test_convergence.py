@@ -16,6 +16,7 @@ from clussvc.nlb.messages import (
     LinkChanged,
     NodesUp,
     ParametersChanged,
+    ProbesAnswered,
     QuorumChanged,
     ResourcesOnline,
     RuleControl,
@@ -185,6 +186,21 @@ def test_a_rule_is_drained_while_its_resource_is_not_online() -> None:
     wire.tell(2, ResourcesOnline(names=frozenset({"Web"})))
     wire.run(50)
     assert wire.owned(2, slot=2) == 30
+
+
+def test_a_rule_is_drained_while_its_probe_is_not_answered() -> None:
+    """On that host alone; nothing else moves, and its share comes back."""
+    rules, _ = parse_rules(["All 80 TCP Multiple", "All 443 TCP Multiple probe=tcp"])
+    wire = Wire(1, 2, rules=rules)
+    wire.run(600)
+    assert (wire.owned(1, slot=1), wire.owned(2, slot=1), wire.owned(2, slot=0)) == (0, 0, 30)
+    for number in (1, 2):
+        wire.tell(number, ProbesAnswered(titles=frozenset({"All 443-443 TCP"})))
+    wire.run(50)
+    assert (wire.owned(1, slot=1), wire.owned(2, slot=1)) == (30, 30)
+    wire.tell(2, ProbesAnswered(titles=frozenset()))
+    wire.run(50)
+    assert (wire.owned(2, slot=1), wire.owned(1, slot=1), wire.owned(2, slot=0)) == (0, 60, 30)
 
 
 def test_a_bucket_is_taken_only_when_it_was_let_go() -> None:
