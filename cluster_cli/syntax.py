@@ -335,6 +335,11 @@ _NODE = ObjectSpec(
         OptionSpec(name="stop", help="Hand the node's groups over and stop its cluster service."),
         OptionSpec(name="evict", help="Remove the stopped node from the cluster."),
         OptionSpec(
+            name="forcecleanup",
+            aliases=("force",),
+            help="On that machine, its service stopped: remove all that makes it a node, whatever the cluster thinks.",
+        ),
+        OptionSpec(
             name="confirmdown",
             needs_name=True,
             help="You have made sure that the machine is off: take its groups over at once.",

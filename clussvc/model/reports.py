@@ -276,7 +276,7 @@ def last_node(node: str) -> Report:
         code="last-node",
         status=5009,
         message=f"Node {node} is the last voting node; taking it away would leave no cluster. To end the cluster, stop"
-        " its service there and remove its node file and its data folder.",
+        " its service there and give 'cluster node /forcecleanup'.",
     )
 
 

@@ -531,7 +531,10 @@ class QuorumDiskLog:
         if not self._is_ours(data[:SECTOR_BYTES]):
             # A disk that was left, or given up, may be prepared for something else while this node does not know.
             raise ClusterError(
-                "device-unsuitable", "the quorum disk was prepared anew, for another cluster or another quorum"
+                "device-unsuitable",
+                "the quorum disk was prepared anew, for another cluster or another quorum. Start any other node, from"
+                " which this one learns where the quorum is now; if there is none, go on by force with 'clussvc run"
+                " /forcequorum:NODE,...'; if this node is to leave its cluster, 'cluster node /forcecleanup'",
             )
         data = data[FIRST_SLOT_SECTOR * SECTOR_BYTES :]
         if self._mine is None:

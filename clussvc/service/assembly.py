@@ -731,7 +731,7 @@ def _read(path: Path) -> bytes:
         raise ClusterError(
             "key-missing",
             f"cannot read {path}: {error.strerror}; restore the folder {path.parent} from a backup, or have this node"
-            " evicted on another one, remove its node file and data folder, and join again",
+            " evicted on another one, clean it up ('cluster node /forcecleanup'), and join again",
         ) from error
 
 
@@ -744,7 +744,7 @@ def _tls(tls: Mapping[str, str]) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         raise ClusterError(
             "key-damaged",
             f"the certificates or keys in {Path(tls['key']).parent} cannot be used ({error}); restore the folder from a"
-            " backup, or have this node evicted on another one, remove its node file and data folder, and join again",
+            " backup, or have this node evicted on another, clean it up ('cluster node /forcecleanup'), and join anew",
         ) from error
 
 

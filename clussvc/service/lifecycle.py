@@ -44,7 +44,13 @@ from clussvc.model.ids import GroupId
 from clussvc.model.quorum import Quorum, QuorumKind
 from clussvc.model.settings import find_profile
 from clussvc.service.quorum_choice import Wanted, choose
-from clussvc.service.settings_file import NodeFile, read_node_file, write_node_file, write_whole
+from clussvc.service.settings_file import (
+    NodeFile,
+    read_node_file,
+    refuse_half_cleaned,
+    write_node_file,
+    write_whole,
+)
 
 CLUSTER_GROUP = GroupId("cluster-group")
 BEGINNING_NAME = "beginning"
@@ -181,6 +187,7 @@ def _as_joined(file: NodeFile, reply: dict[str, Any], authority: bytes, cluster_
 
 
 def _refuse_second_cluster(path: Path, data: Path, wanted: str = "") -> None:
+    refuse_half_cleaned(path)
     for sign in (path, data / "birth.json"):
         if sign.exists():
             name = ""
@@ -190,7 +197,7 @@ def _refuse_second_cluster(path: Path, data: Path, wanted: str = "") -> None:
             raise ClusterError(
                 "already-a-node",
                 f"this machine already is a node of the cluster{name} ({sign} exists), so it cannot be made a node of"
-                f" a cluster{target} now; stopping its service and removing {path} and {data} gives it up",
+                f" a cluster{target} now; 'cluster node /stop' and then 'cluster node /forcecleanup' give it up",
             )
 
 
@@ -257,7 +264,7 @@ def read_birth(file: NodeFile) -> Birth:
         raise ClusterError(
             "birth-damaged",
             f"{path} is missing or damaged ({error}); restore it from a backup, or have the node evicted on another one"
-            f" ('cluster node {file.node} /evict'), remove the node file and {file.data}, and join again",
+            f" ('cluster node {file.node} /evict'), clean it up ('cluster node /forcecleanup'), and join again",
         ) from error
 
 
@@ -312,33 +319,38 @@ def next_boot(file: NodeFile, at_least: int) -> int:
 
 
 @contextlib.contextmanager
-def service_lock(file: NodeFile) -> Iterator[None]:
+def service_lock(data: Path) -> Iterator[None]:
     """Hold the data folder; a second service is refused.
 
     Raises ClusterError(``already-running``).
     """
-    path = file.data / "lock"
+    path = data / "lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ClusterError(
-                "already-running", f"a cluster service already runs with {file.data}; stop it first"
+                "already-running", f"a cluster service already runs with {data}; stop it first"
             ) from None
         yield
     finally:
         os.close(handle)
 
 
-def end_monitors_of_earlier_life(file: NodeFile) -> int:
+def end_monitors_of_earlier_life(run: Path) -> int:
     """Kill monitors that an earlier service left behind, and say how many; the lock proves that it is gone.
 
     They terminate their resources on their own when the service goes; one that is still at it, or hangs, would share
     its folder with the new one, which cleans up whatever is left.
     """
-    ended = 0
-    mark = f"CLUSSVC_RUN={file.run.resolve()}/".encode()
+    return sum(_kill(pid) for pid in earlier_monitors(run))
+
+
+def earlier_monitors(run: Path) -> list[int]:
+    """The processes of monitors with this run folder."""
+    found = []
+    mark = f"CLUSSVC_RUN={run.resolve()}/".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
@@ -350,8 +362,8 @@ def end_monitors_of_earlier_life(file: NodeFile) -> int:
             v.startswith(b"CLUSSVC_RESOURCE=") for v in variables
         )
         if is_monitor and int(entry.name) != os.getpid():
-            ended += _kill(int(entry.name))
-    return ended
+            found.append(int(entry.name))
+    return found
 
 
 def _kill(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""The program ``clussvc``: run the service, create a cluster, join one."""
+"""The program ``clussvc``: run the service, create a cluster, join one, give a node up."""
 
 from __future__ import annotations
 
@@ -89,6 +89,18 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("token", help="one-time token from 'cluster /addnodes:NAME'")
     join.set_defaults(run=_join)
 
+    clean = commands.add_parser("forcecleanup", help="make this machine no node any more, whatever its cluster thinks")
+    clean.add_argument("--config", type=Path, default=DEFAULT_FILE)
+    clean.add_argument("--data", type=Path, help="the data folder, if the node file is missing or cannot be read")
+    clean.add_argument("--node", default="", help="do it only if this machine is that node")
+    clean.add_argument(
+        "--wait",
+        type=float,
+        metavar="SECONDS",
+        help="how long resource monitors of a service that is gone may take to end by themselves",
+    )
+    clean.set_defaults(run=_force_cleanup)
+
     for command in (create, join):
         command.add_argument("--node", default=platform.node().split(".")[0], help="name of this node")
         command.add_argument(
@@ -116,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
     from clussvc.service.lifecycle import end_monitors_of_earlier_life, read_birth, service_lock
 
     file = read_node_file(options.config)
-    birth = read_birth(file)
+    read_birth(file)
     level = "debug" if options.debug else LEVELS.get(options.loglevel, options.loglevel)
     switches = Switches(
         fixquorum=options.fixquorum,
@@ -128,7 +140,10 @@ def _run(options: argparse.Namespace) -> int:
     )
     switches.validate()
     threading.excepthook = _die_with_thread
-    with service_lock(file):
+    with service_lock(file.data):
+        # Between the first look and the lock the node may have been cleaned up, and have become another one.
+        file = read_node_file(options.config)
+        birth = read_birth(file)
         events = configure(file.data / "service.log", level=level, fields={"cluster": file.cluster, "node": file.node})
         try:
             import structlog
@@ -136,7 +151,7 @@ def _run(options: argparse.Namespace) -> int:
             log = structlog.get_logger()
             for why in switches.without_effect:
                 log.info("service.switch", because=why)
-            ended = end_monitors_of_earlier_life(file)
+            ended = end_monitors_of_earlier_life(file.run)
             if ended:
                 log.warning("service.leftovers", monitors=ended)
             try:
@@ -230,6 +245,25 @@ def _join(options: argparse.Namespace) -> int:
         f"{joined.node} is admitted to the cluster {joined.cluster} as node {joined.node_id}. Start its service with:"
     )
     print(f"  clussvc run --config {options.config}")
+    return 0
+
+
+def _force_cleanup(options: argparse.Namespace) -> int:
+    from clussvc.service.cleanup import WAIT_S, WAIT_S_MAX, force_cleanup
+
+    wait_s = WAIT_S if options.wait is None else options.wait
+    if not 0 <= wait_s <= WAIT_S_MAX:
+        raise ClusterError("bad-argument", f"--wait is {wait_s:g}; it must lie in 0..{WAIT_S_MAX:g}")
+    data = options.data.resolve() if options.data is not None else None
+    cleaned = force_cleanup(options.config.absolute(), data=data, name=options.node, wait_s=wait_s)
+    if not cleaned.removed:
+        print("Nothing of a cluster was found on this machine, and nothing was removed.")
+    for path in cleaned.removed:
+        print(f"Removed {path}")
+    for sentence in cleaned.remains:
+        print(sentence)
+    if cleaned.removed:
+        print(f"{cleaned.node or 'This machine'} is no node any more, and can be made one of any cluster.")
     return 0
 
 

@@ -78,11 +78,29 @@ class NodeFile:
         return self.data / "run"
 
 
+def cleanup_mark(path: Path) -> Path:
+    """Beside the node file: while this is there the node is being cleaned up, and nothing else is done with it."""
+    return path.with_name(f"{path.name}.cleanup")
+
+
+def refuse_half_cleaned(path: Path) -> None:
+    """Raise ClusterError(``cleanup-unfinished``) if a clean-up of this node was begun and has not ended."""
+    if cleanup_mark(path).exists():
+        raise ClusterError(
+            "cleanup-unfinished",
+            "a clean-up of this node was begun, and what is left of the node is of no use any more. Finish it with"
+            f" 'cluster node /forcecleanup' (or 'clussvc forcecleanup --config {path}'); then this machine can join a"
+            " cluster",
+        )
+
+
 def read_node_file(path: Path) -> NodeFile:
     """Read and check the file.
 
-    Raises ClusterError(``node-file-missing``, ``node-file-bad``) that names the file, the key and what is expected.
+    Raises ClusterError(``node-file-missing``, ``node-file-bad``) that names the file, the key and what is expected,
+    and ``cleanup-unfinished``.
     """
+    refuse_half_cleaned(path)
     try:
         text = path.read_bytes()
     except FileNotFoundError:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -217,14 +215,7 @@ def _join(invocation: Invocation, token: str) -> Screen:
 
 
 def _service(words: list[str], what: str, whom: str) -> Screen:
-    """Run the service's own program, which shares this terminal; it does what only the new machine itself can do."""
-    finished = subprocess.run([sys.executable, "-m", "clussvc.service.main", *words], check=False)
-    if finished.returncode:
-        raise Failed(
-            finished.returncode if finished.returncode > 0 else 1,
-            f"'clussvc {what}' did not succeed (exit code {finished.returncode}); its message stands above.",
-            f"{what}-failed",
-        )
+    common.service_program(words)
     return common.done(f"'clussvc {what}' finished for {whom[:40]}.")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cluster_cli import render
@@ -19,6 +22,34 @@ OBJECT_OF_KIND = {
     "network": "Network",
 }
 """The administration object that serves each kind."""
+
+
+WAIT_FOR_MONITORS_S = 10.0
+"""How long a clean-up waits by itself for resource monitors to end."""
+WAIT_S_MAX = 86_400.0
+
+
+def service_program(words: Sequence[str], *, quiet: bool = False) -> list[str]:
+    """Run the service's own program, which does what only this machine itself can do; the lines that it printed.
+
+    It shares this terminal, unless it is ``quiet``. CLUSSVC_CONFIG names its node file, if that is not in its place.
+    """
+    config = os.environ.get("CLUSSVC_CONFIG")
+    finished = subprocess.run(
+        [sys.executable, "-m", "clussvc.service.main", *words, *(("--config", config) if config else ())],
+        check=False,
+        text=True,
+        capture_output=quiet,
+    )
+    if finished.returncode:
+        said = (finished.stderr or "").strip().removeprefix("clussvc: ")
+        raise Failed(
+            finished.returncode if finished.returncode > 0 else 1,
+            said
+            or f"'clussvc {words[0]}' did not succeed (exit code {finished.returncode}); its message stands above.",
+            f"{words[0]}-failed",
+        )
+    return (finished.stdout or "").splitlines()
 
 
 def sent(assignments: Iterable[Assignment]) -> list[dict[str, Any]]:

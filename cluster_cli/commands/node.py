@@ -42,6 +42,8 @@ def run(invocation: Invocation, session: Session) -> Screen:
             session.progress(f"Evicting node '{known}'...")
             session.change("Node", "evict", known)
             return common.done(f"Node '{known}' leaves the cluster as soon as the nodes that are up agree.")
+        case "forcecleanup":
+            return _force_cleanup(invocation, session)
         case "confirmdown":
             session.change("Node", "confirm_down", name)
             return _table(session, name)
@@ -152,3 +154,32 @@ def _start(invocation: Invocation, session: Session) -> Screen:
         return (Progress.DONE if up else Progress.PENDING), f"Node '{node['name']}' is {node['state']}."
 
     return common.settled(session, look, lambda: _table(session, None), common.limit_of(invocation, None))
+
+
+def _force_cleanup(invocation: Invocation, session: Session) -> Screen:
+    """Done by the service's own program on this machine, which looks itself whether a service runs."""
+    if invocation.cluster is not None:
+        raise Failed(
+            5050,
+            "A node is cleaned up on that machine itself: give 'cluster node /forcecleanup' there.",
+            "clean-elsewhere",
+        )
+    try:
+        running = str(session.call("Node", "local")["name"])
+    except ClusterError as problem:
+        if problem.code not in ("service-not-running", "connection-lost"):
+            raise
+        running = ""
+    if running:
+        raise Failed(
+            5061,
+            f"The cluster service on node '{running}' is running, so nothing was removed. Stop it first:"
+            f" cluster node {running} /stop; to have the cluster forget a node, /evict it.",
+            "node-already-up",
+        )
+    limit_s = common.limit_of(invocation, common.WAIT_FOR_MONITORS_S)
+    words = ["forcecleanup", "--wait", f"{common.WAIT_S_MAX if limit_s is None else limit_s:g}"]
+    if invocation.name:
+        words += ["--node", invocation.name]
+    lines = common.service_program(words, quiet=True)
+    return common.done("\n".join(lines), {"done": lines})

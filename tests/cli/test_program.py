@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clussvc.admin.server import AdminServer, TlsSettings
 from clussvc.comms.authority import Authority, new_signing_request
+from clussvc.service.lifecycle import service_lock
 from tests.cli.fake_access import FakeAccess
 
 HEAVY = (
@@ -179,3 +180,48 @@ def test_nothing_heavy_is_loaded(tmp_path: Path) -> None:
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert "[]" == result.stdout.splitlines()[-1]
+
+
+def made_node(folder: Path) -> Path:
+    """A node that has never been started; its node file."""
+    config = folder / "node.toml"
+    words = ["create", "--cluster", "T", "--node", "NODE1", "--address", "127.0.0.1", "--quorum", "majority"]
+    places = ["--config", str(config), "--data", str(folder / "data"), "--socket", str(folder / "s")]
+    subprocess.run(
+        [sys.executable, "-m", "clussvc.service.main", *words, *places], check=True, capture_output=True, timeout=60
+    )
+    return config
+
+
+def test_a_node_is_given_up(tmp_path: Path) -> None:
+    """Without any service; the abbreviation, another node's name, the data for programs, and once more."""
+    config = made_node(tmp_path)
+    where = {"CLUSSVC_SOCKET": str(tmp_path / "s"), "CLUSSVC_CONFIG": str(config)}
+    other = run("node", "NODE2", "/force", **where)
+    assert 1 == other.returncode
+    assert "this machine is node NODE1" in other.stderr and "cluster node NODE2 /evict" in other.stderr
+    assert config.exists()
+
+    done = run("node", "node1", "/force", "/wait:5", **where)
+    assert (0, "") == (done.returncode, done.stderr)
+    lines = done.stdout.splitlines()
+    assert f"Removed {config}" in lines and f"Removed {tmp_path / 'data' / 'keys'}" in lines
+    assert "The cluster T had no other node, so it is gone." in lines
+    assert "NODE1 is no node any more, and can be made one of any cluster." == lines[-1]
+
+    again = run("--output", "json", "node", "/forcecleanup", **where)
+    assert 0 == again.returncode
+    assert {"done": ["Nothing of a cluster was found on this machine, and nothing was removed."]} == json.loads(
+        again.stdout
+    )
+    assert made_node(tmp_path).exists()
+
+
+def test_a_node_whose_service_runs_is_not_given_up(tmp_path: Path) -> None:
+    """Whoever holds the data folder is at work with it, whether it answers or not."""
+    config = made_node(tmp_path)
+    with service_lock(tmp_path / "data"):
+        refused = run("node", "/forcecleanup", CLUSSVC_SOCKET=str(tmp_path / "s"), CLUSSVC_CONFIG=str(config))
+    assert 1 == refused.returncode
+    assert "the cluster service runs on this node" in refused.stderr and "systemctl stop clussvc" in refused.stderr
+    assert config.exists()

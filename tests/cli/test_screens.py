@@ -71,7 +71,13 @@ def shown(output: str, folder: Path) -> list[str]:
 def play(story: list[str], access: FakeAccess, socket: Path, folder: Path) -> Iterator[str]:
     """Carry a story out; the lines of the story as observed."""
     runner = click.testing.CliRunner(
-        env={"CLUSSVC_SOCKET": str(socket), "XDG_CONFIG_HOME": str(folder), "CLUSSVC_CERTS": None}
+        env={
+            "CLUSSVC_SOCKET": str(socket),
+            "XDG_CONFIG_HOME": str(folder),
+            "CLUSSVC_CERTS": None,
+            # So that no story can ever do anything to a node that this machine really is.
+            "CLUSSVC_CONFIG": str(folder / "node.toml"),
+        }
     )
     expected_follows = False
     for line in story:

@@ -323,7 +323,7 @@ class Node:
             timeout=timeout_s,
             check=False,
             cwd="/",
-            env=environment(CLUSSVC_SOCKET=str(self.socket)),
+            env=environment(CLUSSVC_SOCKET=str(self.socket), CLUSSVC_CONFIG=str(self.config)),
         )
 
     def tail(self) -> str:

@@ -79,8 +79,9 @@ def flip(path: str, node: Node, *, share: float) -> None:
 def evict_and_join_anew(cluster: Cluster, node: Node) -> None:
     """What the message says, word by word."""
     cluster.command("node", node.name, "/evict", on=cluster.lab[1])
-    node.config.unlink()
-    shutil.rmtree(node.data)
+    cleaned = node.cluster("node", node.name, "/forcecleanup")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert not node.config.exists() and not (node.data / "log").exists()
     token = TOKEN.findall(cluster.command(f"/addnodes:{node.name}"))
     assert len(token) == 1
     cluster.join(node, token[0])
@@ -89,7 +90,7 @@ def evict_and_join_anew(cluster: Cluster, node: Node) -> None:
 
 def says_how_to_join_anew(said: str, node: Node) -> bool:
     """Whether each step of the way out is named."""
-    steps = ("evict the node from the cluster", "/evict", "remove its node file and its data folder", "join anew")
+    steps = ("evict the node from the cluster", "/evict", "cluster node /forcecleanup", "join anew")
     return str(node.data) in said and all(step in said for step in steps)
 
 
@@ -194,7 +195,9 @@ def test_a_copy_of_another_nodes_log_is_refused(cluster: Cluster) -> None:
         own = node.data / "log" / JOURNAL_NAME
         kept = own.read_bytes()
         shutil.copyfile(cluster.lab[2].data / "log" / JOURNAL_NAME, own)
-        assert "belongs to node" in refusal(node)
+        said = refusal(node)
+        assert "belongs to node" in said
+        assert "own data folder" in said and "cluster node /forcecleanup" in said
         own.write_bytes(kept)
         node.start_service()
         cluster.wait_all_up()

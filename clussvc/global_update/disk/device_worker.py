@@ -36,6 +36,8 @@ from clussvc.quorum.disk_messages import (
 )
 
 STOP_TIMEOUT_S = 10.0
+_SAME_DISK = "See that every node finds the same disk under that name, or set 'quorum_device' in this node's file"
+_BY_FORCE = "go on with another quorum by force: 'clussvc run /forcequorum:NODE,...'"
 
 
 class DeviceWorker:
@@ -159,24 +161,27 @@ def check_identity(device: QuorumDevice, quorum: Quorum, cluster_id: str) -> Non
     if block is None:
         raise ClusterError(
             "device-unsuitable",
-            f"{where}: no quorum disk was prepared there. See that every node finds the same disk under that name, or"
-            " set 'quorum_device' in this node's file",
+            f"{where}: no quorum disk was prepared there. {_SAME_DISK}. If the disk was erased, {_BY_FORCE}",
         )
     if block.cluster != cluster_id:
         raise ClusterError(
             "device-unsuitable",
-            f"{where} but of cluster {block.cluster_name!r}. See that every node finds the same disk under that name,"
-            " or set 'quorum_device' in this node's file",
+            f"{where} but of cluster {block.cluster_name!r}. {_SAME_DISK}. If that cluster has taken the disk,"
+            f" {_BY_FORCE}; if this machine is to join that cluster, clean it up first: 'cluster node /forcecleanup'",
         )
     if f"{block.disk:016x}" != quorum.disk:
         if block.generation < quorum.generation:
             which = f"the one of its quorum number {block.generation}, and it has number {quorum.generation} now"
+        elif block.generation > quorum.generation:
+            which = (
+                f"the one of its quorum number {block.generation}, and this node knows of no later one than number"
+                f" {quorum.generation}. Start any other node, from which this one learns where the quorum is now"
+            )
         else:
             which = "another one that was prepared for it, and that it does not use"
         raise ClusterError(
             "device-unsuitable",
-            f"{where} but {which}. See that every node finds the same disk under that name, or set 'quorum_device' in"
-            " this node's file",
+            f"{where} but {which}. {_SAME_DISK}",
         )
     if quorum.reservations and not device.reservations:
         raise ClusterError(

@@ -28,7 +28,7 @@ from typing import overload
 import msgspec
 
 from clussvc.global_update.raft.entries import Entry, MembershipChange, membership_change
-from clussvc.global_update.raft.snapshot_file import JOIN_ANEW, Snapshot
+from clussvc.global_update.raft.snapshot_file import JOIN_ANEW, OTHER_FOLDER, Snapshot
 from clussvc.global_update.raft.storage import Storage
 from clussvc.model.errors import ClusterError
 from clussvc.native import crc32c
@@ -343,7 +343,7 @@ class Journal:
             raise ClusterError(
                 "journal-foreign",
                 f"The journal {self._path} belongs to node {found.node_id} of cluster {found.cluster_id}, not to node "
-                f"{expected.node_id} of cluster {expected.cluster_id}. Point the node to its own data folder.",
+                f"{expected.node_id} of cluster {expected.cluster_id}. {OTHER_FOLDER}",
             )
         self.identity = found
 

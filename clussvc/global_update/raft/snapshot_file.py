@@ -18,10 +18,16 @@ from clussvc.native import crc32c
 
 JOIN_ANEW = (
     "start it with --resetquorumlog and give 'cluster /quorum /renewlog' on another node. If that cannot be, evict"
-    " the node from the cluster ('cluster node NAME /evict' on another node), remove its node file and its data folder,"
-    " and let it join anew."
+    " the node from the cluster ('cluster node NAME /evict' on another node), clean it up on its own machine ('cluster"
+    " node /forcecleanup'), and let it join anew."
 )
 """The way out for a node whose part of the log is lost; it must not vote under its old identity."""
+
+OTHER_FOLDER = (
+    "Point the node to its own data folder ('data' in its node file). If that is lost, evict the node ('cluster node"
+    " NAME /evict' on another), clean it up on its own machine ('cluster node /forcecleanup'), and let it join anew."
+)
+"""The way out for a node that finds the files of another one."""
 
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024
 _MAGIC = b"CLSNAP\x00\x01"
@@ -86,7 +92,7 @@ def decode_snapshot(data: bytes, *, cluster_id: str, source: Path | str) -> Snap
         raise ClusterError(
             "snapshot-foreign",
             f"The snapshot {source} belongs to cluster {snapshot.cluster_id}, this node to {cluster_id}. "
-            "Point the node to its own data folder.",
+            f"{OTHER_FOLDER}",
         )
     if snapshot.last[1] != snapshot.previous[1] + 1 or snapshot.previous[1] < 1:
         raise ClusterError("snapshot-damaged", f"The snapshot {source} names entries that do not follow. {way_out}")

@@ -285,6 +285,14 @@ def older_generation(block: Superblock) -> Superblock:
     return replace(block, disk=block.disk ^ 1, generation=4)
 
 
+def newer_generation(block: Superblock) -> Superblock:
+    return replace(block, disk=block.disk ^ 1, generation=6)
+
+
+def erased(block: Superblock) -> None:
+    return None
+
+
 def other_cluster(block: Superblock) -> Superblock:
     return replace(block, cluster=OTHERS, cluster_name="OTHER")
 
@@ -292,22 +300,27 @@ def other_cluster(block: Superblock) -> Superblock:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_preparation, "prepared for it, and that it does not use"),
-        (older_generation, "its quorum number 4, and it has number 5 now"),
-        (other_cluster, "of cluster 'OTHER'"),
+        (other_preparation, ["prepared for it, and that it does not use"]),
+        (older_generation, ["its quorum number 4, and it has number 5 now"]),
+        (newer_generation, ["its quorum number 6, and this node knows of no later one than", "Start any other node"]),
+        (other_cluster, ["of cluster 'OTHER'", "clussvc run /forcequorum:", "cluster node /forcecleanup"]),
+        (erased, ["no quorum disk was prepared there", "clussvc run /forcequorum:"]),
     ],
 )
 def test_another_disk_is_not_taken_for_the_clusters(
-    disk: MemoryDisk, quorum: Quorum, change: Callable[[Superblock], Superblock], words: str
+    disk: MemoryDisk, quorum: Quorum, change: Callable[[Superblock], Superblock | None], words: list[str]
 ) -> None:
+    """The refusal says what it is instead, and every way out."""
     block = decode_superblock(bytes(disk.content[:SECTOR_BYTES]))
     assert block is not None
     check_identity(disk.open(1), quorum, OURS)
-    disk.content[:SECTOR_BYTES] = encode_superblock(change(block))
+    changed = change(block)
+    disk.content[:SECTOR_BYTES] = encode_superblock(changed) if changed is not None else bytes(SECTOR_BYTES)
     with pytest.raises(ClusterError) as caught:
         check_identity(disk.open(1), quorum, OURS)
     assert caught.value.code == "device-unsuitable"
-    assert words in caught.value.message and "same disk under that name" in caught.value.message
+    expected = [*words, "same disk under that name", "'quorum_device' in this node's file"]
+    assert all(word in caught.value.message for word in expected), caught.value.message
 
 
 def test_a_disk_that_has_become_smaller_is_another_one(disk: MemoryDisk, quorum: Quorum) -> None:

@@ -135,9 +135,9 @@ def test_a_damaged_birth_certificate_is_named(path: Path, file: NodeFile, conten
 def test_only_one_service_at_a_time(path: Path, file: NodeFile) -> None:
     """The second one is told so; after the first has ended it may."""
     create_cluster(path, file, profile="lan")
-    with service_lock(file):
-        with pytest.raises(ClusterError) as caught, service_lock(file):
+    with service_lock(file.data):
+        with pytest.raises(ClusterError) as caught, service_lock(file.data):
             pass
         assert caught.value.code == "already-running"
-    with service_lock(file):
+    with service_lock(file.data):
         pass
