@@ -30,6 +30,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -52,29 +53,38 @@ RULES_32: Final = (
 )
 
 _BPF: Final = {"x86_64": 321, "aarch64": 280}
-_PROG_LOAD, _TEST_RUN, _LIVE = 5, 10, 2
+_MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _TEST_RUN, _PROG_BY_ID = 0, 2, 5, 10, 13
+_PROG_ARRAY, _LIVE, _HAS_FRAGS, _XDP = 3, 2, 32, 37
 
 
 # --- the kernel's test run --------------------------------------------------------------------------------------------
 
 
-class Passing:
-    """A program that lets everything pass: the harness alone, and the source of live frames."""
+def bpf(command: int, words: bytes) -> tuple[int, bytes]:
+    """The bpf system call: what it returns, and what it wrote to its attributes."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    attributes = ctypes.create_string_buffer(words.ljust(144, b"\0"), 144)
+    result = libc.syscall(_BPF[os.uname().machine], command, attributes, 144)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result, attributes.raw
 
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        # r0 = XDP_PASS; exit
-        self._code = ctypes.create_string_buffer(bytes.fromhex("b700000002000000 9500000000000000"))
+
+def instruction(code: int, target: int = 0, source: int = 0, offset: int = 0, value: int = 0) -> bytes:
+    """One of the kernel's for BPF; target and source are registers."""
+    return struct.pack("<BBhi", code, source << 4 | target, offset, value)
+
+
+class Program:
+    """A program for XDP out of its instructions."""
+
+    def __init__(self, *instructions: bytes) -> None:
+        code = ctypes.create_string_buffer(b"".join(instructions))
         license_text = ctypes.create_string_buffer(b"none")
-        words = struct.pack("=IIQQ", 6, 2, ctypes.addressof(self._code), ctypes.addressof(license_text))
-        self.fd = self._call(_PROG_LOAD, words)[0]
-
-    def _call(self, command: int, words: bytes) -> tuple[int, bytes]:
-        attributes = ctypes.create_string_buffer(words.ljust(144, b"\0"), 144)
-        result = self._libc.syscall(_BPF[os.uname().machine], command, attributes, 144)
-        if result < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return result, attributes.raw
+        words = struct.pack("=IIQQ", 6, len(instructions), ctypes.addressof(code), ctypes.addressof(license_text))
+        # As the filter is loaded: only programs that are alike in this go on with each other.
+        words += struct.pack("=IIQII16xII", 0, 0, 0, 0, _HAS_FRAGS, 0, _XDP)
+        self.fd = bpf(_PROG_LOAD, words)[0]
 
     def run(self, frame: bytes, repeat: int, *, live: bool = False) -> int:
         """Nanoseconds for one frame; live ones go on into the receive path of this namespace's loopback interface."""
@@ -85,7 +95,7 @@ class Passing:
             *(ctypes.addressof(data), 0 if live else ctypes.addressof(out)),
             *(repeat, 0, 0, 0, 0, 0, _LIVE if live else 0, 0),
         )
-        _, answer = self._call(_TEST_RUN, words)
+        _, answer = bpf(_TEST_RUN, words)
         return int(struct.unpack_from("=I", answer, 36)[0])
 
     def close(self) -> None:
@@ -93,17 +103,76 @@ class Passing:
         os.close(self.fd)
 
 
+class Passing(Program):
+    """Lets everything pass: the harness alone, and the source of live frames."""
+
+    def __init__(self) -> None:
+        super().__init__(instruction(0xB7, 0, value=2), instruction(0x95))  # r0 = XDP_PASS; exit
+
+
+class Changing(Program):
+    """Gives every frame a client of its own, and hands it to the program with that descriptor.
+
+    A test run has one frame only, but what a program changes in it lasts from run to run. ``second``: every client
+    sends two frames, a SYN and what follows it; the frame to begin with must be what follows.
+    """
+
+    def __init__(self, then: int, *, second: bool = False) -> None:
+        self._programs = bpf(_MAP_CREATE, struct.pack("=IIII", _PROG_ARRAY, 4, 4, 1))[0]
+        key, value = ctypes.c_uint32(0), ctypes.c_uint32(then)
+        words = struct.pack("=IIQQQ", self._programs, 0, ctypes.addressof(key), ctypes.addressof(value), 0)
+        bpf(_MAP_UPDATE, words)
+        flip = (
+            instruction(0x71, 5, 2, 47),  # r5 = the flags of TCP
+            instruction(0xA7, 5, value=SYN ^ ACK),
+            instruction(0x73, 2, 5, 47),
+            instruction(0x55, 5, 0, 3, SYN),  # if that is no SYN, the client stays
+        )
+        change = (
+            instruction(0x61, 5, 2, 26),  # r5 = the address of the source
+            instruction(0x04, 5, value=0x1E3779B1),  # plus an odd number: every address comes in its turn
+            instruction(0x63, 2, 5, 26),
+        )
+        changes = (*flip, *change) if second else change
+        super().__init__(
+            instruction(0xBF, 6, 1),  # r6 = the context
+            instruction(0x61, 2, 1, 0),  # r2 = the frame, r3 its end
+            instruction(0x61, 3, 1, 4),
+            instruction(0xBF, 4, 2),
+            instruction(0x07, 4, value=54),
+            instruction(0x2D, 4, 3, len(changes)),  # if it is shorter than its headers, it is not changed
+            *changes,
+            instruction(0xBF, 1, 6),
+            instruction(0x18, 2, 1, value=self._programs),  # r2 = the map; two instructions long
+            instruction(0),
+            instruction(0xB7, 3, value=0),
+            instruction(0x85, value=12),  # the other program goes on
+            instruction(0xB7, 0, value=2),
+            instruction(0x95),
+        )
+
+    def close(self) -> None:
+        """Give both back."""
+        super().close()
+        os.close(self._programs)
+
+
 def kernel(rounds: int) -> list[dict[str, Any]]:
     """The verdicts by themselves."""
     passing = Passing()
     rows = []
+
+    def measure(about: str, case: str, run: Callable[[], int], harness: Callable[[], int]) -> None:
+        taken, floor = [run() for _ in range(rounds)], [harness() for _ in range(rounds)]
+        rows.append({"table": about, "case": case, "ns": taken, "floor_ns": floor})
+        print(f"{about}, {case}: {min(taken)} ns, harness {min(floor)} ns", flush=True)
+
     for name, rules, buckets in (
         ("1 rule, 60 buckets", (), BUCKETS_COMPATIBLE),
         ("32 rules, 960 buckets", RULES_32, BUCKETS_LARGE),
     ):
         found = XdpFilter()
-        current = table(*rules, buckets=buckets)
-        found.load(current)
+        found.load(table(*rules, buckets=buckets))
         mine, others = clients_of(found)
         cases = {
             "foreign": Packet(target="192.0.2.99").frame(),
@@ -119,15 +188,28 @@ def kernel(rounds: int) -> list[dict[str, Any]]:
             ),
         }
         for case, frame in cases.items():
-            if not frame:
-                continue
-            taken = [found.test_run(frame, REPEATS)[1] for _ in range(rounds)]
-            floor = [passing.run(frame, REPEATS) for _ in range(rounds)]
-            rows.append({"table": name, "case": case, "ns": taken, "floor_ns": floor})
-            print(f"{name}, {case}: {min(taken)} ns, harness {min(floor)} ns", flush=True)
+            if frame:
+                measure(name, case, partial(test_run_ns, found, frame), partial(passing.run, frame, REPEATS))
+        # All clients are this host's from here on: none of them is the one before.
+        found.load(table(*rules, buckets=buckets, hosts=1))
+        program = bpf(_PROG_BY_ID, struct.pack("=I", found.identity()[0]))[0]
+        for case, second, frame in (
+            ("own, SYN of a new client", False, mine.but(flags=SYN).frame()),
+            ("own, mean of a new client's SYN and second packet", True, mine.but(flags=ACK).frame()),
+        ):
+            changing, floor = Changing(program, second=second), Changing(passing.fd, second=second)
+            measure(name, case, partial(changing.run, frame, REPEATS), partial(floor.run, frame, REPEATS))
+            changing.close()
+            floor.close()
+        os.close(program)
         found.close()
     passing.close()
     return rows
+
+
+def test_run_ns(found: XdpFilter, frame: bytes) -> int:
+    """Nanoseconds for that frame in the filter, harness and all."""
+    return found.test_run(frame, REPEATS)[1]
 
 
 def accepted(found: XdpFilter, packet: Packet) -> bool:

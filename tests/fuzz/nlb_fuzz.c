@@ -12,15 +12,36 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "nlb_filter.h"
+
+/* Open flows are kept as in the extension, the others as in the kernel. */
+#define nlb_flow_find open_find
+#define nlb_flow_put open_put
+#define nlb_flow_forget open_forget
 #include "nlb_flows.h"
+#undef nlb_flow_find
+#undef nlb_flow_put
+#undef nlb_flow_forget
+#include "nlb_sets.h"
 #include "nlb_table.h"
 
 #include "nlb_filter.c"
 
 #define FRAME_BYTES_MAX 256
+#define INPUT_BYTES_MAX 4096
+#define SETS 2
 
 static struct nlb_table *table;
 static struct nlb_flows flows;
+static struct nlb_set sets[NLB_FLOW_TABLES][SETS];
+
+/* All that was ever put into sets, and what should be known of it if nothing is pushed out. */
+static struct {
+    uint32_t which;
+    struct nlb_key key;
+    struct nlb_flow flow;
+} shadow[INPUT_BYTES_MAX];
+static size_t shadows;
 static uint64_t reasons[NLB_REASON_COUNT];
 
 #define NLB_REASON_VERDICT(name, verdict, text) NLB_##verdict,
@@ -33,6 +54,76 @@ require(bool condition, const char *what)
         fprintf(stderr, "broken: %s\n", what);
         abort();
     }
+}
+
+static struct nlb_flow *
+shadow_of(uint32_t which, const struct nlb_key *key)
+{
+    for (size_t at = 0; at < shadows; at++)
+        if (shadow[at].which == which && memcmp(&shadow[at].key, key, sizeof *key) == 0)
+            return &shadow[at].flow;
+    return NULL;
+}
+
+NLB_CODE struct nlb_flow *
+nlb_flow_find(struct nlb_flows *known, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
+{
+    static struct nlb_flow found;
+    if (which == NLB_FLOWS_OPEN || known == NULL)
+        return open_find(known, which, key, name);
+    uint32_t spot = nlb_spot(table, name);
+    uint64_t noted = nlb_set_find(&sets[which][nlb_set_number(spot, SETS)], spot, name);
+    if (noted == 0)
+        return NULL;
+    found = nlb_noted_flow(noted);
+    const struct nlb_flow *put = shadow_of(which, key);
+    require(put != NULL && put->state == found.state && put->seen_ticks == found.seen_ticks, "sets know what was put");
+    return &found;
+}
+
+NLB_CODE void
+nlb_flow_put(struct nlb_flows *known, uint32_t which, const struct nlb_key *key, const struct nlb_name *name,
+             const struct nlb_flow *flow)
+{
+    if (which == NLB_FLOWS_OPEN || known == NULL) {
+        open_put(known, which, key, name, flow);
+        return;
+    }
+    uint32_t spot = nlb_spot(table, name);
+    struct nlb_set *set = &sets[which][nlb_set_number(spot, SETS)];
+    uint64_t left = UINT64_MAX;
+    int there = nlb_set_find(set, spot, name) != 0;
+    for (uint32_t way = 0; way < NLB_WAYS; way++) {
+        uint64_t seen = set->noted[way] == 0 ? 0 : nlb_noted_flow(set->noted[way]).seen_ticks;
+        left = seen < left ? seen : left;
+    }
+    struct nlb_set before = *set;
+    nlb_set_put(set, spot, name, key, flow);
+    for (uint32_t way = 0; way < NLB_WAYS; way++)
+        require(there || set->noted[way] == before.noted[way] || before.noted[way] == 0 ||
+                    nlb_noted_flow(before.noted[way]).seen_ticks == left,
+                "the oldest gives way");
+    struct nlb_flow *put = shadow_of(which, key);
+    if (put == NULL) {
+        require(shadows < INPUT_BYTES_MAX, "there is room for shadows");
+        shadow[shadows].which = which;
+        shadow[shadows].key = *key;
+        put = &shadow[shadows++].flow;
+    }
+    *put = *flow;
+    require(nlb_flow_find(known, which, key, name) != NULL, "what was put is found");
+}
+
+NLB_CODE void
+nlb_flow_forget(struct nlb_flows *known, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
+{
+    if (which == NLB_FLOWS_OPEN || known == NULL) {
+        open_forget(known, which, key, name);
+        return;
+    }
+    uint32_t spot = nlb_spot(table, name);
+    nlb_set_forget(&sets[which][nlb_set_number(spot, SETS)], spot, name);
+    require(nlb_flow_find(known, which, key, name) == NULL, "what was forgotten is not found");
 }
 
 static struct nlb_address
@@ -221,8 +312,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(table != NULL && nlb_flows_init(&flows, 16), "there is memory");
     }
     memset(flows.entries, 0, flows.capacity * NLB_FLOW_TABLES * sizeof *flows.entries);
+    memset(sets, 0, sizeof sets);
+    shadows = 0;
     flows.now_ticks = 0;
-    if (size < 16 || !choose_table(data))
+    if (size < 16 || size > INPUT_BYTES_MAX || !choose_table(data))
         return 0;
     data += 16;
     size -= 16;

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "clussvc/nlb/filter/core"
 INPUTS = 40_000
+MIXTURES = 200
 
 
 def test_the_filter_survives_any_frames(tmp_path: Path) -> None:
@@ -33,3 +34,22 @@ def test_the_filter_survives_any_frames(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     reasons = dict(line.split() for line in done.stdout.splitlines())
     assert all(int(count) for count in reasons.values()), reasons
+
+
+def test_processors_at_one_place_make_no_flow_that_was_never_noted(tmp_path: Path) -> None:
+    """Two threads write into one set while a third asks for names that only a mixture of two flows could have: such
+    mixtures are there, and none of them is taken for a flow."""
+    program = tmp_path / "race"
+    subprocess.run(
+        [
+            # Not -O2: the compiler would write both words of a name at once.
+            *("gcc", "-g", "-O1", "-std=c11", "-pthread", f"-I{CORE}", f"-I{ROOT / 'clussvc/native'}"),
+            *("-o", str(program), str(ROOT / "tests/fuzz/nlb_sets_race.c"), str(CORE / "nlb_table.c")),
+        ],
+        check=True,
+    )
+    done = subprocess.run([program, str(MIXTURES)], capture_output=True, text=True, check=False, timeout=300)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    counted = dict(line.split() for line in done.stdout.splitlines())
+    assert int(counted["mixtures"]) >= MIXTURES and counted["wrong"] == "0"

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -42,7 +43,20 @@ typedef struct {
     int maps[MAP_COUNT];
     int program, link, table;
     unsigned processors;
+    struct nlb_set *sets[NLB_FLOW_TABLES]; /* The kernel's own memory; NULL for the table that has none. */
+    PyObject *loaded; /* The NlbTable by which the flows are named. */
 } Program;
+
+static const uint32_t set_counts[NLB_FLOW_TABLES] = {
+    [NLB_FLOWS_OPENING] = NLB_OPENING_SETS,
+    [NLB_FLOWS_FRAGMENTS] = NLB_FRAGMENT_SETS,
+};
+
+static size_t
+set_bytes(uint32_t which)
+{
+    return set_counts[which] * sizeof(struct nlb_set);
+}
 
 static int
 bpf(enum bpf_cmd command, union bpf_attr *attributes)
@@ -71,7 +85,8 @@ refuse(const char *what)
 }
 
 static int
-make_map(uint32_t type, uint32_t key_bytes, uint32_t value_bytes, uint32_t entries, int inner, const char *name)
+make_map(uint32_t type, uint32_t key_bytes, uint32_t value_bytes, uint32_t entries, uint32_t flags, int inner,
+         const char *name)
 {
     union bpf_attr attributes;
     memset(&attributes, 0, sizeof attributes);
@@ -79,6 +94,7 @@ make_map(uint32_t type, uint32_t key_bytes, uint32_t value_bytes, uint32_t entri
     attributes.key_size = key_bytes;
     attributes.value_size = value_bytes;
     attributes.max_entries = entries;
+    attributes.map_flags = flags;
     if (inner >= 0)
         attributes.inner_map_fd = (uint32_t)inner;
     snprintf(attributes.map_name, sizeof attributes.map_name, "%s", name);
@@ -207,6 +223,12 @@ program_close_all(Program *self)
     close_fd(&self->table);
     for (int which = 0; which < MAP_COUNT; which++)
         close_fd(&self->maps[which]);
+    for (uint32_t which = 0; which < NLB_FLOW_TABLES; which++) {
+        if (self->sets[which] != NULL)
+            munmap(self->sets[which], set_bytes(which));
+        self->sets[which] = NULL;
+    }
+    Py_CLEAR(self->loaded);
 }
 
 static PyObject *
@@ -227,11 +249,11 @@ program_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static int
 program_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"openings_max", "flows_max", "fragments_max", "sharing", NULL};
+    static char *names[] = {"flows_max", "sharing", NULL};
     Program *self = (Program *)object;
-    unsigned openings, flows, fragments;
+    unsigned flows;
     PyObject *sharing = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "III|O", names, &openings, &flows, &fragments, &sharing))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|O", names, &flows, &sharing))
         return -1;
     if (self->program >= 0) {
         PyErr_SetString(PyExc_ValueError, "the program is loaded already");
@@ -252,19 +274,29 @@ program_init(PyObject *object, PyObject *args, PyObject *kwargs)
         refuse("/sys/devices/system/cpu/possible cannot be read");
         return -1;
     }
-    const uint32_t key = sizeof(struct nlb_name), value = sizeof(struct nlb_entry);
-    int template = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct nlb_table), 1, -1, "nlb_table");
+    int template = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct nlb_table), 1, 0, -1, "nlb_table");
     int *maps = self->maps;
     if (template >= 0)
-        maps[MAP_TABLES] = make_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, template, "nlb_tables");
-    maps[MAP_CPU] = make_map(BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct nlb_cpu), 1, -1, "nlb_cpu");
-    maps[MAP_UNTIL] = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(uint64_t), 1, -1, "nlb_until");
-    for (int which = MAP_OPENING; which < MAP_COUNT; which++) {
-        unsigned entries = which == MAP_OPENING ? openings : which == MAP_OPEN ? flows : fragments;
+        maps[MAP_TABLES] = make_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0, template, "nlb_tables");
+    maps[MAP_CPU] = make_map(BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct nlb_cpu), 1, 0, -1, "nlb_cpu");
+    maps[MAP_UNTIL] = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(uint64_t), 1, 0, -1, "nlb_until");
+    for (uint32_t which = 0; which < NLB_FLOW_TABLES; which++) {
+        int *map = &maps[MAP_OPENING + which];
         if (sharing != Py_None)
-            maps[which] = fcntl(((Program *)sharing)->maps[which], F_DUPFD_CLOEXEC, 3);
+            *map = fcntl(((Program *)sharing)->maps[MAP_OPENING + which], F_DUPFD_CLOEXEC, 3);
+        else if (which == NLB_FLOWS_OPEN)
+            *map = make_map(BPF_MAP_TYPE_LRU_HASH, sizeof(struct nlb_name), sizeof(struct nlb_entry), flows, 0, -1,
+                            "nlb_flows");
         else
-            maps[which] = make_map(BPF_MAP_TYPE_LRU_HASH, key, value, entries, -1, "nlb_flows");
+            *map = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct nlb_set), set_counts[which], BPF_F_MMAPABLE, -1,
+                            "nlb_sets");
+        if (set_counts[which] == 0 || *map < 0)
+            continue;
+        void *sets = mmap(NULL, set_bytes(which), PROT_READ | PROT_WRITE, MAP_SHARED, *map, 0);
+        if (sets == MAP_FAILED)
+            close_fd(map);
+        else
+            self->sets[which] = sets;
     }
     /* Until the first real one there is a table of zeros: no address is known, so everything passes. */
     uint32_t zero = 0;
@@ -315,7 +347,7 @@ program_load(PyObject *object, PyObject *value)
     uint32_t zero = 0;
     int made, result = -1;
     Py_BEGIN_ALLOW_THREADS
-    made = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof *table, 1, -1, "nlb_table");
+    made = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof *table, 1, 0, -1, "nlb_table");
     if (made >= 0 && update_map(made, &zero, table) == 0)
         result = update_map(self->maps[MAP_TABLES], &zero, &made);
     Py_END_ALLOW_THREADS
@@ -326,6 +358,9 @@ program_load(PyObject *object, PyObject *value)
     }
     close_fd(&self->table);
     self->table = made;
+    PyObject *former = self->loaded;
+    self->loaded = Py_NewRef(value);
+    Py_XDECREF(former);
     Py_RETURN_NONE;
 }
 
@@ -478,14 +513,14 @@ program_counters(PyObject *object, PyObject *unused)
 struct walk {
     struct nlb_name *names;
     struct nlb_entry *entries;
-    uint64_t place; /* The kernel's, not ours to understand. */
+    uint64_t place; /* In sets: of the next one. Otherwise the kernel's, not ours to understand. */
     uint32_t count;
     bool begun, ended;
 };
 
-/* The next flows of a map; what comes and goes meanwhile may be missed or seen twice. -1 with errno. */
+/* The next flows of a map of the kernel's kind; what comes and goes meanwhile may be missed or seen twice. */
 static int
-walk_on(struct walk *walk, int map)
+walk_map(struct walk *walk, int map)
 {
     union bpf_attr attributes;
     memset(&attributes, 0, sizeof attributes);
@@ -504,6 +539,36 @@ walk_on(struct walk *walk, int map)
     walk->count = attributes.batch.count;
     walk->place = out;
     return 0;
+}
+
+static void
+walk_sets(struct walk *walk, const struct nlb_table *table, const struct nlb_set *sets, uint64_t places)
+{
+    uint64_t until = walk->place + FLOWS_AT_ONCE < places ? walk->place + FLOWS_AT_ONCE : places;
+    walk->count = 0;
+    for (; walk->place < until; walk->place++)
+        if (nlb_read_place(table, &sets[walk->place / NLB_WAYS], walk->place % NLB_WAYS, &walk->entries[walk->count]))
+            walk->count++;
+    walk->ended = until == places;
+}
+
+/* The next flows of a table. -1 with errno. */
+static int
+walk_on(struct walk *walk, const Program *self, const struct nlb_table *loaded, uint32_t which)
+{
+    if (self->sets[which] == NULL)
+        return walk_map(walk, self->maps[MAP_OPENING + which]);
+    walk->ended = loaded == NULL; /* Nothing has been noted yet. */
+    walk->count = 0;
+    if (loaded != NULL)
+        walk_sets(walk, loaded, self->sets[which], (uint64_t)set_counts[which] * NLB_WAYS);
+    return 0;
+}
+
+static const struct nlb_table *
+loaded_table(const Program *self)
+{
+    return self->loaded == NULL ? NULL : nlb_table_of(self->loaded);
 }
 
 static bool
@@ -532,6 +597,7 @@ program_flows(PyObject *object, PyObject *args)
     unsigned long long seen_before = UINT64_MAX;
     if (!PyArg_ParseTuple(args, "I|K", &limit, &seen_before) || !is_open(self))
         return NULL;
+    const struct nlb_table *loaded = loaded_table(self);
     PyObject *result = PyList_New(0);
     for (uint32_t which = 0; result != NULL && which < NLB_FLOW_TABLES; which++) {
         struct walk walk;
@@ -539,7 +605,7 @@ program_flows(PyObject *object, PyObject *args)
         if (!going)
             Py_CLEAR(result);
         while (going && result != NULL && !walk.ended) {
-            if (walk_on(&walk, self->maps[MAP_OPENING + which]) < 0) {
+            if (walk_on(&walk, self, loaded, which) < 0) {
                 refuse("the filter's flows cannot be read");
                 Py_CLEAR(result);
                 break;
@@ -576,6 +642,7 @@ program_count(PyObject *object, PyObject *args)
     uint32_t *counts = calloc(NLB_SLOTS * NLB_BUCKETS_MAX, sizeof *counts);
     if (counts == NULL)
         return PyErr_NoMemory();
+    const struct nlb_table *loaded = loaded_table(self);
     bool failed = false;
     for (uint32_t which = NLB_FLOWS_OPENING; !failed && which <= NLB_FLOWS_OPEN; which++) {
         struct walk walk;
@@ -583,7 +650,7 @@ program_count(PyObject *object, PyObject *args)
         while (!failed && !walk.ended) {
             int went;
             Py_BEGIN_ALLOW_THREADS
-            went = walk_on(&walk, self->maps[MAP_OPENING + which]);
+            went = walk_on(&walk, self, loaded, which);
             for (uint32_t at = 0; went == 0 && at < walk.count; at++)
                 nlb_count_flow(table, which, &walk.entries[at].key, &walk.entries[at].flow, now_ticks, counts);
             Py_END_ALLOW_THREADS
@@ -616,15 +683,15 @@ program_flow(PyObject *object, PyObject *args)
     if (table == NULL)
         return NULL;
     nlb_name_of(table, &key, &name);
-    const uint32_t order[] = {NLB_FLOWS_OPEN, NLB_FLOWS_OPENING};
-    for (int at = 0; at < 2; at++) {
-        if (lookup(self->maps[MAP_OPENING + order[at]], &name, &entry) == 0)
-            return Py_BuildValue("IKK", order[at], (unsigned long long)entry.flow.state,
-                                 (unsigned long long)entry.flow.seen_ticks);
+    uint32_t which = NLB_FLOWS_OPEN;
+    if (lookup(self->maps[MAP_OPEN], &name, &entry) < 0) {
         if (errno != ENOENT)
             return refuse("the filter's flows cannot be read");
+        which = NLB_FLOWS_OPENING;
+        if (!nlb_find_in_sets(table, self->sets[which], set_counts[which], &key, &entry.flow))
+            Py_RETURN_NONE;
     }
-    Py_RETURN_NONE;
+    return Py_BuildValue("IKK", which, (unsigned long long)entry.flow.state, (unsigned long long)entry.flow.seen_ticks);
 }
 
 /* Whether an open flow was there to be forgotten. One that is opening stays: its client has just begun anew. */
@@ -660,27 +727,28 @@ program_forget_flows(PyObject *object, PyObject *unused)
     Program *self = (Program *)object;
     if (!is_open(self))
         return NULL;
-    for (int which = MAP_OPENING; which < MAP_COUNT; which++) {
-        struct walk walk;
-        bool failed = !walk_begin(&walk);
-        /* What is deleted moves nothing, so the walk goes on where it was. */
-        while (!failed && !walk.ended) {
-            if (walk_on(&walk, self->maps[which]) < 0) {
-                refuse("the filter's flows cannot be read");
-                failed = true;
-            }
-            for (uint32_t at = 0; !failed && at < walk.count; at++) {
-                union bpf_attr attributes;
-                memset(&attributes, 0, sizeof attributes);
-                attributes.map_fd = (uint32_t)self->maps[which];
-                attributes.key = address_of(&walk.names[at]);
-                bpf(BPF_MAP_DELETE_ELEM, &attributes); /* It may be gone by itself. */
-            }
+    for (uint32_t which = 0; which < NLB_FLOW_TABLES; which++)
+        if (self->sets[which] != NULL)
+            memset(self->sets[which], 0, set_bytes(which));
+    struct walk walk;
+    bool failed = !walk_begin(&walk);
+    /* What is deleted moves nothing, so the walk goes on where it was. */
+    while (!failed && !walk.ended) {
+        if (walk_map(&walk, self->maps[MAP_OPEN]) < 0) {
+            refuse("the filter's flows cannot be read");
+            failed = true;
         }
-        walk_end(&walk);
-        if (failed)
-            return NULL;
+        for (uint32_t at = 0; !failed && at < walk.count; at++) {
+            union bpf_attr attributes;
+            memset(&attributes, 0, sizeof attributes);
+            attributes.map_fd = (uint32_t)self->maps[MAP_OPEN];
+            attributes.key = address_of(&walk.names[at]);
+            bpf(BPF_MAP_DELETE_ELEM, &attributes); /* It may be gone by itself. */
+        }
     }
+    walk_end(&walk);
+    if (failed)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -784,7 +852,7 @@ static PyMethodDef program_methods[] = {
 };
 
 static PyType_Slot program_slots[] = {
-    {Py_tp_doc, "NlbProgram(*, openings_max, flows_max, fragments_max, sharing=None): the filter in the kernel."},
+    {Py_tp_doc, "NlbProgram(*, flows_max, sharing=None): the filter in the kernel."},
     {Py_tp_new, program_new},
     {Py_tp_init, program_init},
     {Py_tp_dealloc, program_dealloc},

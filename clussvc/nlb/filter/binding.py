@@ -42,10 +42,6 @@ FLOWS_DEFAULT: Final = 65_536
 (``MaxConnectionDescriptors``), and so many can be asked for."""
 FLOWS_MAX: Final = 1_048_576
 """The original's limit."""
-OPENINGS: Final = 16_384
-"""Connections whose second packet has not come. A flood of SYNs pushes these out, and none of the open ones."""
-FRAGMENTS: Final = 4_096
-"""Fragmented datagrams under way."""
 
 _VERDICTS: Final = (Verdict.PASS, Verdict.ACCEPT, Verdict.DROP)
 _REASONS: Final = tuple(Reason(word) for word in NLB_REASONS)
@@ -244,7 +240,7 @@ class XdpFilter:
         shared: NlbProgram | None = None if sharing is None else sharing._program
         self._program: NlbProgram
         with _kernel("load the packet filter"):
-            self._program = NlbProgram(OPENINGS, flows_max, FRAGMENTS, shared)
+            self._program = NlbProgram(flows_max, shared)
 
     def load(self, table: FilterTable) -> None:
         """Replace the table, whole: every frame is decided by the old one or by the new one, and when this returns,

@@ -31,6 +31,13 @@ bool nlb_read_key(PyObject *client, unsigned client_port, PyObject *server, unsi
 /* The name by which the kernel's tables have a flow. */
 void nlb_name_of(const struct nlb_table *table, const struct nlb_key *key, struct nlb_name *name);
 
+/* The flow in a place of a set of the kernel's; false if there is none, or if it is being written to. */
+bool nlb_read_place(const struct nlb_table *table, const struct nlb_set *set, uint32_t way, struct nlb_entry *entry);
+
+/* What one of so many sets says of a flow; false if nothing. */
+bool nlb_find_in_sets(const struct nlb_table *table, const struct nlb_set *sets, uint32_t count,
+                      const struct nlb_key *key, struct nlb_flow *flow);
+
 /* {(slot, bucket): count}, of those that are not 0. */
 PyObject *nlb_counts_as_dict(const uint32_t *counts);
 

@@ -8,6 +8,7 @@
 #include "filter.h"
 
 #include "nlb_flows.h"
+#include "nlb_sets.h"
 #include "nlb_table.h"
 
 #include "nlb_filter.c"
@@ -286,6 +287,31 @@ void
 nlb_name_of(const struct nlb_table *table, const struct nlb_key *key, struct nlb_name *name)
 {
     nlb_name_flow(table, key, name);
+}
+
+bool
+nlb_read_place(const struct nlb_table *table, const struct nlb_set *set, uint32_t way, struct nlb_entry *entry)
+{
+    uint64_t noted = NLB_NOTED_ONCE(set, way);
+    struct nlb_name name, there = set->entries[way].name;
+    if (noted == 0)
+        return false;
+    entry->flow = nlb_noted_flow(noted);
+    entry->key = set->entries[way].key;
+    nlb_name_flow(table, &entry->key, &name);
+    return name.high == there.high && name.low == there.low && nlb_tag_fits(noted, nlb_spot(table, &name));
+}
+
+bool
+nlb_find_in_sets(const struct nlb_table *table, const struct nlb_set *sets, uint32_t count, const struct nlb_key *key,
+                 struct nlb_flow *flow)
+{
+    struct nlb_name name;
+    nlb_name_flow(table, key, &name);
+    uint32_t spot = nlb_spot(table, &name);
+    uint64_t noted = nlb_set_find(&sets[nlb_set_number(spot, count)], spot, &name);
+    *flow = nlb_noted_flow(noted);
+    return noted != 0;
 }
 
 static PyObject *

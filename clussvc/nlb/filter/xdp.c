@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "nlb_filter.h"
+#include "nlb_sets.h"
 
 #define SECTION(name) __attribute__((section(name), used))
 
@@ -34,36 +35,64 @@ struct map {
 struct map nlb_map_tables SECTION("maps"), nlb_map_cpu SECTION("maps"), nlb_map_until SECTION("maps"),
     nlb_map_opening SECTION("maps"), nlb_map_open SECTION("maps"), nlb_map_fragments SECTION("maps");
 
-/* The tables are maps of the program, so nothing is handed around; which one is known when this is compiled. */
-#define NLB_MAP(which) \
-    ((which) == NLB_FLOWS_OPEN      ? &nlb_map_open      \
-     : (which) == NLB_FLOWS_OPENING ? &nlb_map_opening   \
-                                    : &nlb_map_fragments)
+/* Flow tables are maps of the program; which one is meant is known when this is compiled. */
+struct nlb_flows {
+    const struct nlb_table *table;
+    struct nlb_cpu *cpu;
+};
+
+NLB_CODE struct nlb_set *
+nlb_flow_set(uint32_t which, uint32_t spot)
+{
+    int opening = which == NLB_FLOWS_OPENING;
+    uint32_t number = nlb_set_number(spot, opening ? NLB_OPENING_SETS : NLB_FRAGMENT_SETS);
+    return bpf_map_lookup_elem(opening ? &nlb_map_opening : &nlb_map_fragments, &number);
+}
 
 NLB_CODE struct nlb_flow *
 nlb_flow_find(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
 {
-    (void)flows;
     (void)key;
-    struct nlb_entry *entry = bpf_map_lookup_elem(NLB_MAP(which), name);
-    return entry == NULL ? NULL : &entry->flow;
+    if (which == NLB_FLOWS_OPEN) {
+        struct nlb_entry *entry = bpf_map_lookup_elem(&nlb_map_open, name);
+        return entry == NULL ? NULL : &entry->flow;
+    }
+    uint32_t spot = nlb_spot(flows->table, name);
+    const struct nlb_set *set = nlb_flow_set(which, spot);
+    uint64_t noted = set == NULL ? 0 : nlb_set_find(set, spot, name);
+    if (noted == 0)
+        return NULL;
+    flows->cpu->found = nlb_noted_flow(noted);
+    return &flows->cpu->found;
 }
 
 NLB_CODE void
 nlb_flow_put(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name,
              const struct nlb_flow *flow)
 {
-    (void)flows;
-    struct nlb_entry entry = {*flow, *key};
-    bpf_map_update_elem(NLB_MAP(which), name, &entry, BPF_ANY);
+    if (which == NLB_FLOWS_OPEN) {
+        struct nlb_entry entry = {*flow, *key};
+        bpf_map_update_elem(&nlb_map_open, name, &entry, BPF_ANY);
+        return;
+    }
+    uint32_t spot = nlb_spot(flows->table, name);
+    struct nlb_set *set = nlb_flow_set(which, spot);
+    if (set != NULL)
+        nlb_set_put(set, spot, name, key, flow);
 }
 
 NLB_CODE void
 nlb_flow_forget(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
 {
-    (void)flows;
     (void)key;
-    bpf_map_delete_elem(NLB_MAP(which), name);
+    if (which == NLB_FLOWS_OPEN) {
+        bpf_map_delete_elem(&nlb_map_open, name);
+        return;
+    }
+    uint32_t spot = nlb_spot(flows->table, name);
+    struct nlb_set *set = nlb_flow_set(which, spot);
+    if (set != NULL)
+        nlb_set_forget(set, spot, name);
 }
 
 NLB_CODE uint64_t
@@ -87,7 +116,8 @@ clussvc_nlb(struct xdp_md *context)
     const struct nlb_table *table = bpf_map_lookup_elem(current, &zero);
     if (table == NULL)
         return XDP_DROP;
-    nlb_decide(table, NULL, frame, end, &cpu->work);
+    struct nlb_flows flows = {table, cpu};
+    nlb_decide(table, &flows, frame, end, &cpu->work);
     NLB_MEET();
     /* The deadman: when the agent stands still, others have taken over, or will in a moment. */
     if (cpu->work.decision.verdict == NLB_ACCEPT && cpu->work.decision.reason != NLB_REASON_NEIGHBOUR) {

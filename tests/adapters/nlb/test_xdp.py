@@ -143,6 +143,38 @@ def test_connections_without_a_socket_are_forgotten(
     assert wire.inside
 
 
+def test_a_flood_pushes_out_only_what_is_opening(kernel_filter: XdpFilter) -> None:
+    """More SYNs than there is room for, of both families: the newest are known, the oldest are not, and the connection
+    that was open before is known as ever."""
+    kernel_filter.load(table(hosts=1))
+    old = Packet(source="192.0.2.200")
+    opened = [old, old.but(source="2001:db8::200", target="2001:db8::10")]
+    for packet in opened:
+        for each in (packet, packet.but(flags=ACK)):
+            assert kernel_filter.test_run(each.frame())[0]
+    flood = [
+        opened[number % 2].but(source=("198.51.100.7", "2001:db8::7")[number % 2], source_port=1024 + number)
+        for number in range(40_000)
+    ]
+    for packet in flood:
+        assert kernel_filter.test_run(packet.frame())[0]
+
+    known = {
+        (str(flow.client), flow.client_port) for flow in kernel_filter.flows(100_000) if flow.state is FlowState.OPENING
+    }
+    assert 14_000 < len(known) <= 16_384
+    assert known <= {(packet.source, packet.source_port) for packet in flood}
+    assert known >= {(packet.source, packet.source_port) for packet in flood[-1000:]}
+    gone = [packet for packet in flood[:4000] if (packet.source, packet.source_port) not in known]
+    assert len(gone) > 3600
+    moved = table(hosts=1, rule_buckets=(RuleBuckets(owners=(2,) * 60),))
+    kernel_filter.load(moved)
+    for packet in (*opened, *flood[-100:]):
+        assert kernel_filter.test_run(packet.but(flags=ACK).frame())[0]
+    for packet in gone[:100]:
+        assert not kernel_filter.test_run(packet.but(flags=ACK).frame())[0]
+
+
 def test_a_stopped_host_forgets_its_connections(kernel_filter: XdpFilter) -> None:
     """What it knew before must not come back to life when it starts again."""
     kernel_filter.load(table(hosts=1))

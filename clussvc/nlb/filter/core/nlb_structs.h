@@ -43,6 +43,18 @@ struct nlb_entry {
     struct nlb_key key;
 };
 
+/* A set of places for flows that are short-lived; see nlb_sets.h. Dates, states and tags lie together: one line of the
+   processor's memory tells who is there. */
+struct nlb_set_entry {
+    struct nlb_name name;
+    struct nlb_key key;
+};
+
+struct nlb_set {
+    uint64_t noted[NLB_WAYS]; /* 0: an empty place. */
+    struct nlb_set_entry entries[NLB_WAYS];
+};
+
 /* An address that the table knows. */
 struct nlb_target {
     struct nlb_address address;
@@ -67,6 +79,7 @@ struct nlb_rule {
 struct nlb_table {
     uint64_t generation;
     uint64_t seed[2]; /* Of the hash; equal on all hosts. */
+    uint64_t spot_keys[5]; /* Made from the seed; of the hash that finds a flow's place in the kernel. */
     uint64_t fold;    /* With which every known address has a place of its own in `places`. */
     uint64_t opening_ticks, idle_ticks, closing_ticks, gre_ticks, ipsec_ticks, fragment_ticks;
     /* Above: after which a flow is forgotten. Below: for how long a flow in use need not be noted anew. */
@@ -152,6 +165,7 @@ struct nlb_work {
 struct nlb_cpu {
     uint64_t counts[NLB_COUNTS];
     struct nlb_work work;
+    struct nlb_flow found; /* What a set says of a flow. */
 };
 
 #endif

@@ -33,6 +33,20 @@ is_unspecified(struct nlb_address address)
     return address.high == 0 && address.low == 0;
 }
 
+/* Numbers that only who has the seed can know, set apart from its other use by what is hashed. */
+static void
+make_spot_keys(struct nlb_table *table)
+{
+    uint8_t seed[16], made[16];
+    store_le64(seed, table->seed[0]);
+    store_le64(seed + 8, table->seed[1]);
+    for (uint8_t number = 0; number < sizeof table->spot_keys / sizeof *table->spot_keys; number++) {
+        const uint8_t message[] = {'s', 'p', 'o', 't', number};
+        siphash128(seed, message, sizeof message, made);
+        table->spot_keys[number] = load_le64(made);
+    }
+}
+
 /* Finds a multiplier with which no two addresses fall on one place. */
 static bool
 lay_out(struct nlb_table *table, size_t count)
@@ -184,6 +198,7 @@ nlb_table_build(struct nlb_table *table, const struct nlb_setup *setup)
     table->generation = setup->generation;
     table->seed[0] = setup->seed[0];
     table->seed[1] = setup->seed[1];
+    make_spot_keys(table);
     table->opening_ticks = setup->opening_ticks;
     table->idle_ticks = setup->idle_ticks;
     table->closing_ticks = setup->closing_ticks;
