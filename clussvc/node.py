@@ -714,8 +714,10 @@ class NodeCore:
             case MonitorDied():
                 self._monitor_died(event.monitor, report)
             case DeadmanFired():
-                if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
-                    self._release("a resource monitor's deadman ended everything")
+                self._deadman_fired(event.monitor)
+            case CommandRefused(ending=True) if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
+                # The word of the deadman itself follows when everything has ended.
+                self._deadman_fired(event.monitor)
             case ResourceReported():
                 self._ownership.take_report(report, self._now_ms)
                 self._report_due = True
@@ -728,6 +730,16 @@ class NodeCore:
                 self._log_resource(report)
             case _:
                 assert_never(report)
+
+    def _deadman_fired(self, name: str) -> None:
+        """A monitor ends everything on its own; it starts nothing before it knows that this node knows."""
+        if self._phase in (NodePhase.MEMBER, NodePhase.STOPPING):
+            self._release("a resource monitor's deadman ended everything")
+            return
+        monitor = self._pool.get(name)
+        if monitor is not None and monitor.started:
+            self._pool.ask(monitor)
+            self._send_terminate_everything(monitor, "its deadman has ended everything")
 
     def _everything_terminated(self, name: str, report: EverythingTerminated) -> None:
         if not self._pool.answered(name, report, self._now_ms):

@@ -168,11 +168,15 @@ class ResourceReported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRefused:
-    """A command carried an epoch older than the newest seen, or named a resource that is not open."""
+    """A command carried an epoch older than the newest seen, named a resource that is not open, or came too late.
+
+    ``ending``: the monitor has ended everything on its own, or is about to, and DeadmanFired follows.
+    """
 
     resource: ResourceId
     epoch: int
     why: str
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +189,11 @@ class EverythingTerminated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadmanFired:
-    """The lease ran out without being extended; the monitor has terminated everything on its own."""
+    """The lease ran out without being extended; the monitor has terminated everything on its own.
+
+    It starts nothing until it is told to terminate everything once more: what was commanded before may rely on what
+    runs no longer, and only by that word does the monitor know that its service has heard of it.
+    """
 
     lease_ended_ms: int
     left: tuple[ResourceId, ...] = ()

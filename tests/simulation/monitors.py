@@ -93,11 +93,14 @@ class SimMonitor:
         """The process is gone; what it started may run on until its successor has cleaned up."""
         self._waiting: list[MonitorCommand] = []
         self._hung: list[MonitorCommand] = []
-        self._unfinished: list[Callable[[tuple[ResourceId, ...]], None]] = []
+        self._ends: list[Callable[[tuple[ResourceId, ...]], None]] = []
+        """Ends of everything that are under way or wait for their turn, each with what is done when it is over."""
+        self._interrupted = False
+        """One was under way when the process was stopped."""
         self._due_ms: list[int] = []
         """By when ends of everything that are under way, or left something, must be over (the last resort)."""
-        self._ending = 0
-        """How many terminations of everything are under way; nothing starts meanwhile."""
+        self._unheard = False
+        """The deadman has fired, and the service has not said since that it knows; nothing starts before."""
 
     def succeed(self, environment: MonitorEnvironment) -> SimMonitor:
         """The monitor that is started in place of this one; it finds what this one left."""
@@ -146,9 +149,9 @@ class SimMonitor:
         """The process goes on: first its deadman's timer, then what waited for it."""
         self.frozen = False
         self._use_last_resort()
-        unfinished, self._unfinished = self._unfinished, []
-        for then in unfinished:
-            self._end_everything(then)
+        if self._interrupted:
+            self._interrupted = False
+            self._later(self._environment.behaviour.terminate_ms, self._end_is_due)
         if self.lease_until_ms < self._environment.clock.now_ms:
             self._fire(self.lease_until_ms)
         else:
@@ -212,6 +215,7 @@ class SimMonitor:
         if not self.running and not self.busy:
             return
 
+        self._unheard = True
         self._must_be_over(until_ms)
         self._end_everything(lambda left: self._report(DeadmanFired(lease_ended_ms=until_ms, left=left)))
 
@@ -230,21 +234,22 @@ class SimMonitor:
             self._environment.fence("a monitor could not terminate everything within the release budget")
 
     def _end_everything(self, then: Callable[[tuple[ResourceId, ...]], None]) -> None:
-        """Terminate everything, which takes a while; nothing is started meanwhile."""
-
-        def done() -> None:
-            self._ending -= 1
-            if self.dead:
-                return
-            if self.frozen:
-                # It is in the middle of it, and goes on when the process does.
-                self._unfinished.append(then)
-                return
-            then(self._clear())
-
-        self._ending += 1
+        """Terminate everything, which takes a while; nothing is started meanwhile, and one end follows the other."""
         self.busy.clear()
-        self._later(self._environment.behaviour.terminate_ms, done)
+        self._ends.append(then)
+        if len(self._ends) == 1:
+            self._later(self._environment.behaviour.terminate_ms, self._end_is_due)
+
+    def _end_is_due(self) -> None:
+        if self.dead:
+            return
+        if self.frozen:
+            # It is in the middle of it, and goes on when the process does.
+            self._interrupted = True
+            return
+        self._ends.pop(0)(self._clear())
+        if self._ends:
+            self._later(self._environment.behaviour.terminate_ms, self._end_is_due)
 
     def _clear(self) -> tuple[ResourceId, ...]:
         """Terminate everything that can be terminated; what is left."""
@@ -260,6 +265,7 @@ class SimMonitor:
         if self.hangs:
             self._hung.append(command)
             return
+        self._unheard = False
         self._end_everything(lambda left: self._report(EverythingTerminated(ticket=command.ticket, left=left)))
 
     # --- resources --------------------------------------------------------------------------------------------------
@@ -272,15 +278,19 @@ class SimMonitor:
         self.epochs[group] = command.epoch
         if not isinstance(command, BringOnline):
             self._stop(command)
-        elif self._ending:
+        elif self._unheard:
+            self._refuse(command, "everything was terminated, and the service does not know it yet", ending=True)
+        elif self._ends:
             self._refuse(command, "everything is being terminated")
         elif self._environment.clock.now_ms > self.lease_until_ms:
             self._refuse(command, "no lease runs on this node")
         else:
             self._start(command)
 
-    def _refuse(self, command: BringOnline | TakeOffline | TerminateResource, why: str) -> None:
-        self._report(CommandRefused(resource=command.resource, epoch=command.epoch, why=why))
+    def _refuse(
+        self, command: BringOnline | TakeOffline | TerminateResource, why: str, *, ending: bool = False
+    ) -> None:
+        self._report(CommandRefused(resource=command.resource, epoch=command.epoch, why=why, ending=ending))
 
     def _under_way(self, resource: ResourceId) -> Callable[[], bool]:
         number = self.busy[resource] = self._environment.scheduler.number()

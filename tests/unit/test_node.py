@@ -70,6 +70,7 @@ from clussvc.model.config import PING_TARGETS, Config, Interface, Node
 from clussvc.model.ids import GroupId, NetworkId, NodeId, RequestId, ResourceId
 from clussvc.model.monitoring import (
     BringOnline,
+    CommandRefused,
     DeadmanFired,
     EverythingTerminated,
     LeaseExtended,
@@ -572,6 +573,29 @@ def test_a_deadman_that_fired_ends_the_incarnation(bench: Bench) -> None:
     bench.monitor(DeadmanFired(lease_ended_ms=bench.now_ms))
 
     assert phase(bench) is NodePhase.RELEASING
+
+
+def test_a_start_that_meets_the_deadman_ends_the_incarnation_at_once(bench: Bench) -> None:
+    """The word of the deadman itself comes when everything has ended; nothing may be started for it until then."""
+    bench.online()
+    actions = bench.monitor(CommandRefused(resource=APP, epoch=1, why="ended", ending=True))
+
+    assert phase(bench) is NodePhase.RELEASING
+    assert [type(command) for command in commands(actions)] == [TerminateEverything]
+
+
+def test_a_deadman_that_fires_while_nothing_is_owned_is_told_that_it_was_heard(bench: Bench) -> None:
+    """The monitor starts nothing before; meanwhile the node does not say that it is clean."""
+    bench.online()
+    bench.monitor(DeadmanFired(lease_ended_ms=bench.now_ms))
+    bench.confirm()
+    assert phase(bench) is NodePhase.ASKING
+
+    actions = bench.monitor(DeadmanFired(lease_ended_ms=bench.now_ms))
+    assert [type(command) for command in commands(actions)] == [TerminateEverything]
+    assert phase(bench) is NodePhase.STARTING
+    bench.confirm()
+    assert phase(bench) is NodePhase.ASKING
 
 
 def test_a_member_that_is_declared_down_releases(bench: Bench) -> None:

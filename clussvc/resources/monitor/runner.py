@@ -16,9 +16,10 @@ any            the lease ends, or the service is gone: everything is terminated;
                hangs then, this process ends, since only that stops it for certain
 =============  =====================================================================================
 
-Invariants: nothing starts without a lease, nor under an epoch older than the newest seen for the group; one
-entry point of a resource runs at a time (terminate apart); a call that took too long puts its resource into *hang
-mode*, in which requests are refused until the call returns, and what the call did meanwhile is then undone.
+Invariants: nothing starts without a lease, nor under an epoch older than the newest seen for the group, nor between an
+end of everything for the lease and the word that the service knows of it; one entry point of a resource runs at a time
+(terminate apart); a call that took too long puts its resource into *hang mode*, in which requests are refused until the
+call returns, and what the call did meanwhile is then undone.
 """
 
 from __future__ import annotations
@@ -171,6 +172,8 @@ class Monitor(HandleSink):
         self._ending_all = threading.Lock()
         self._endings = 0
         """How many ends of everything are under way or not yet entered in the books; guarded by the gate's lock."""
+        self._unheard = False
+        """Everything was ended for the lease, and the service has not confirmed that it knows; see DeadmanFired."""
         self._over = False
         self._service_gone = False
         self.service_died = False
@@ -395,14 +398,20 @@ class Monitor(HandleSink):
             if slot.state is ResourceState.ONLINE and slot.ending is None and isinstance(driven, Announcing):
                 self._call(slot, CallKind.EVENT, driven.network_healed, self._short_limit_ms(slot))
 
-    def _refuse(self, command: BringOnline | TakeOffline | TerminateResource, why: str) -> None:
-        self._report(CommandRefused(resource=command.resource, epoch=command.epoch, why=why))
+    def _refuse(
+        self, command: BringOnline | TakeOffline | TerminateResource, why: str, *, ending: bool = False
+    ) -> None:
+        self._report(CommandRefused(resource=command.resource, epoch=command.epoch, why=why, ending=ending))
 
     def _bring_online(self, slot: Slot, command: BringOnline) -> None:
         if not self._deadman.lease_runs():
             self._refuse(command, "no lease runs on this node, and without one nothing may be started")
             return
         permit = self._gate.permit()
+        if self._unheard:
+            why = "everything was terminated on this node, and the cluster service does not know it yet"
+            self._refuse(command, why, ending=True)
+            return
         if permit is None or self._endings:
             self._refuse(command, "everything is being terminated on this node")
             return
@@ -737,12 +746,14 @@ class Monitor(HandleSink):
         def answer(left: tuple[ResourceId, ...]) -> None:
             self._report(EverythingTerminated(ticket=ticket, left=left))
 
+        self._unheard = False
         threading.Thread(target=self._end_everything, args=(why, answer), name="ender", daemon=True).start()
 
     def _lease_ended(self, ended_ms: int) -> None:
         def answer(left: tuple[ResourceId, ...]) -> None:
             self._report(DeadmanFired(lease_ended_ms=ended_ms, left=left))
 
+        self._unheard = True
         self._end_in_time(ended_ms, "the lease of this node ended", answer)
 
     def _leave_if_alone(self) -> None:

@@ -63,6 +63,8 @@ def test_nothing_starts_without_a_lease(tmp_path: Path) -> None:
         assert "no lease" in driver.wait(CommandRefused).why
         driver.wait(DeadmanFired)
         driver.feed()
+        driver.send(TerminateEverything(ticket=1, why="heard"))
+        driver.wait(EverythingTerminated)
         assert ResourceState.ONLINE is driver.online(app).state
     finally:
         driver.finish()
@@ -82,7 +84,30 @@ def test_lost_lease_ends_everything(driver: Driver, tmp_path: Path) -> None:
     assert fired.lease_ended_ms <= boottime_ms()
     assert not alive(pid)
     driver.feed()
+    driver.send(TerminateEverything(ticket=1, why="heard"))
+    driver.wait(EverythingTerminated)
     assert ResourceState.ONLINE is driver.online(app, epoch=2).state
+
+
+def test_what_was_commanded_before_the_service_knew_of_the_end_is_refused(driver: Driver, tmp_path: Path) -> None:
+    """A start that was on its way relies on what the deadman has ended meanwhile; a new lease does not make it good."""
+    address, app = (
+        spec(name, "Generic Application", CommandLine=sleeper(tmp_path, name)) for name in ("address", "app")
+    )
+    driver.online(address)
+    driver.send(OpenResource(spec=app))
+    driver.starve()
+    driver.wait(DeadmanFired)
+    driver.feed()
+
+    driver.send(BringOnline(resource=app.resource, epoch=1))
+    refused = driver.wait(CommandRefused)
+    assert (refused.resource, refused.ending) == (app.resource, True)
+    assert not (tmp_path / "app").exists()
+
+    driver.send(TerminateEverything(ticket=1, why="heard"))
+    driver.wait(EverythingTerminated)
+    assert ResourceState.ONLINE is driver.online(app).state
 
 
 def test_lost_lease_ends_a_hung_online_with_its_monitor(driver: Driver, tmp_path: Path) -> None:
