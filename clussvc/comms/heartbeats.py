@@ -13,6 +13,7 @@ heartbeats.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import ipaddress
 import socket
@@ -28,6 +29,7 @@ from clussvc.model.errors import ClusterError
 from clussvc.model.ids import NodeId
 from clussvc.model.states import NodePhase
 from clussvc.native import Heartbeats
+from clussvc.resources.types import rtnetlink
 
 if TYPE_CHECKING:
     from clussvc.native import HeartbeatTuple
@@ -232,7 +234,7 @@ def _send_multicast_from(bound: socket.socket, address: str) -> None:
         bound.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1)
         bound.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
     else:
-        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, bound.getsockname()[3])
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, _interface_of(address))
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
 
@@ -257,8 +259,7 @@ def _joined(cluster_id: str, address: str, port: int) -> socket.socket | None:
             request = socket.inet_aton(group) + socket.inet_aton(address)
             joined.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
         else:
-            interface = joined.getsockname()[3]
-            request = socket.inet_pton(family, group.partition("%")[0]) + struct.pack("@I", interface)
+            request = socket.inet_pton(family, group.partition("%")[0]) + struct.pack("@I", _interface_of(address))
             joined.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
     except OSError as error:
         joined.close()
@@ -266,6 +267,22 @@ def _joined(cluster_id: str, address: str, port: int) -> socket.socket | None:
         return None
     joined.setblocking(False)
     return joined
+
+
+def _interface_of(address: str) -> int:
+    """The number of the interface that has this IPv6 address. Left to itself the system would take any, the same one
+    for all networks, and what came on one of them would be heard on another.
+
+    Raises OSError when no interface has it.
+    """
+    plain, _, scope = address.partition("%")
+    if scope:
+        return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
+    wanted = ipaddress.ip_address(plain)
+    for known in rtnetlink.own_addresses():
+        if known.address == wanted:
+            return known.index
+    raise OSError(errno.EADDRNOTAVAIL, f"no interface has the address {address}")
 
 
 def _as_number(address: str) -> int:

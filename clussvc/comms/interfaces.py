@@ -5,8 +5,8 @@ peer was heard at each address is looked up in the heartbeat extension a few tim
 when something of it has changed, so a quiet network costs it nothing. Nothing is decided here: whether a change
 matters, and what follows, is for the core and the log.
 
-An address that the kernel never had (it may be local by a route alone), one of the loopback, and one of IPv6, of which
-rtnetlink is not asked here, are taken to work; for these the heartbeats alone tell.
+An address that the kernel never had (it may be local by a route alone) and one of the loopback are taken to work; for
+these the heartbeats alone tell.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clussvc.events import InterfacesSeen
 from clussvc.membership.connectivity import LinkSeen
 from clussvc.model.ids import NodeId
 from clussvc.resources.types import rtnetlink
-from clussvc.resources.types.rtnetlink import Address, Link
+from clussvc.resources.types.rtnetlink import Link, OwnAddress
 
 LOOK_INTERVAL_S: Final = 0.25
 """How often the ages of heartbeats are looked at; links need no looking."""
@@ -119,7 +119,7 @@ class InterfaceWatcher:
     def _look_at_links(self) -> None:
         try:
             links = {link.index: link for link in rtnetlink.links()}
-            addresses = rtnetlink.addresses()
+            addresses = rtnetlink.own_addresses()
         except OSError as error:
             log.warning("interfaces.unknown", because=error.strerror)
             return
@@ -128,15 +128,16 @@ class InterfaceWatcher:
             if seen is not None:
                 self._links[place] = seen
 
-    def _see(self, place: int, address: str, links: Mapping[int, Link], addresses: list[Address]) -> LinkSeen | None:
+    def _see(self, place: int, address: str, links: Mapping[int, Link], addresses: list[OwnAddress]) -> LinkSeen | None:
         """What the kernel says of one address; None: nothing."""
+        plain, _, scope = address.partition("%")
         try:
-            wanted = ipaddress.ip_address(address)
+            wanted = ipaddress.ip_address(plain)
         except ValueError:
             return None
-        if wanted.version != 4 or wanted.is_loopback or wanted.is_unspecified:
+        if wanted.is_loopback or wanted.is_unspecified:
             return None
-        found = next((each for each in addresses if each.address == wanted), None)
+        found = next((each for each in addresses if each.address == wanted and _is_on(each, scope, links)), None)
         before = self._links.get(place)
         if found is None:
             if place not in self._known or before is None:
@@ -147,6 +148,8 @@ class InterfaceWatcher:
         link = links.get(found.index)
         name = link.name if link is not None else ""
         trouble = "" if link is not None and link.works else f"the link {name} is down or has no carrier"
+        if found.duplicate and not trouble:
+            trouble = f"another host of the network has the address {address}"
         return LinkSeen(prefix=found.prefix, adapter=name, trouble=trouble)
 
     def _sources(self) -> dict[int, tuple[str, str, tuple[str, ...]]]:
@@ -175,3 +178,10 @@ class InterfaceWatcher:
         if seen != self._last:
             self._last = seen
             self._tell(seen)
+
+
+def _is_on(found: OwnAddress, scope: str, links: Mapping[int, Link]) -> bool:
+    """Whether an address is that of the interface that was named, by its name or its number; every one without a
+    name. A link-local address may be the same on several interfaces."""
+    link = links.get(found.index)
+    return not scope or scope == str(found.index) or (link is not None and link.name == scope)

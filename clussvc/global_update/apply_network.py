@@ -56,7 +56,7 @@ def set_network_properties(config: Config, update: SetNetworkProperties) -> Resu
     common = common_changes("network", owner, update.common)
     if isinstance(common, Report):
         return common
-    bad = _bad_targets(owner, update)
+    bad = _bad_targets(config, network, owner, update)
     if bad is not None:
         return bad
     private = private_changes(owner, network.private, update.private)
@@ -92,19 +92,29 @@ def set_network_priorities(config: Config, update: SetNetworkPriorities) -> Resu
     return Done(config=config, records=note("network.priorities", message, kind="cluster", thing=config.name))
 
 
-def _bad_targets(owner: str, update: SetNetworkProperties) -> Report | None:
+def _bad_targets(config: Config, network: Network, owner: str, update: SetNetworkProperties) -> Report | None:
+    versions = {6 if ":" in node.addresses[network.position] else 4 for node in _members(config, network)}
     for name, value in update.private.items():
         if name.casefold() != PING_TARGETS.casefold() or value is None:
             continue
         targets = _texts(value)
         if targets is None or len(targets) > PING_TARGETS_MAX:
-            return bad_property(owner, PING_TARGETS, f"it is a list of at most {PING_TARGETS_MAX} IPv4 addresses")
+            return bad_property(owner, PING_TARGETS, f"it is a list of at most {PING_TARGETS_MAX} addresses")
         for target in targets:
             try:
-                ipaddress.IPv4Address(target)
+                version = ipaddress.ip_address(target).version
             except ValueError:
-                return bad_property(owner, PING_TARGETS, f"{target[:80]!r} is no IPv4 address")
+                return bad_property(owner, PING_TARGETS, f"{target[:80]!r} is no IP address")
+            if "%" in target:
+                return bad_property(owner, PING_TARGETS, f"{target[:80]!r} names an interface; each node knows its own")
+            if version not in versions:
+                why = f"{target} is an IPv{version} address, and no node has one of these on this network"
+                return bad_property(owner, PING_TARGETS, why)
     return None
+
+
+def _members(config: Config, network: Network) -> list[Node]:
+    return [node for node in config.nodes.values() if network.position < len(node.addresses)]
 
 
 def _texts(value: PropertyValue) -> tuple[str, ...] | None:

@@ -257,7 +257,7 @@ def shown(words: Sequence[str]) -> str:
 
 
 def _addresses(node: Node) -> list[str]:
-    return [word for address in node.homes for word in ("--address", address)]
+    return [word for address in node.listed for word in ("--address", address)]
 
 
 def _succeed(node: Node, *words: str) -> str:

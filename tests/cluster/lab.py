@@ -38,7 +38,10 @@ NEEDED_PROGRAMS: Final = ("ip", "bridge", "nsenter", "unshare", "setpriv", "moun
 NETWORK: Final = "10.77.0"
 OTHER_NETWORK: Final = "10.78.0"
 """The second network, where the lab has one."""
+OTHER_NETWORK_6: Final = "fd77:78:"
+"""The same, where it is one of IPv6."""
 PREFIX: Final = 24
+PREFIX_6: Final = 64
 CLIENT_ADDRESS: Final = f"{NETWORK}.100"
 VIP: Final = f"{NETWORK}.200"
 START_LIMIT_S: Final = 20.0
@@ -144,8 +147,11 @@ class Node:
         self.number = number
         self.name = f"NODE{number}"
         self.address = f"{NETWORK}.{10 + number}"
-        self.homes = tuple(f"{network}.{10 + number}" for network in (NETWORK, OTHER_NETWORK)[: lab.networks])
+        other = f"{OTHER_NETWORK_6}:{10 + number}" if lab.ipv6 else f"{OTHER_NETWORK}.{10 + number}"
+        self.homes = (self.address, other)[: lab.networks]
         """Its address on each network."""
+        self.listed = self.homes[::-1] if lab.ipv6 else self.homes
+        """Its addresses as its node file has them; those of IPv6 come first."""
         self.folder = lab.folder / f"n{number}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config = self.folder / "node.toml"
@@ -387,12 +393,14 @@ class Probe:
 class Lab:
     """Machines NODE1, NODE2, ... and a client, joined by a switch. Use it in a ``with`` statement."""
 
-    def __init__(self, *, folder: Path, nodes: int = 3, networks: int = 1) -> None:
+    def __init__(self, *, folder: Path, nodes: int = 3, networks: int = 1, ipv6: bool = False) -> None:
+        """``ipv6``: the second of two networks is one of IPv6."""
         if missing := missing_programs():
             raise LabError(f"not found: {', '.join(missing)}; install them with 'apt-get install iproute2 util-linux'")
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.networks = networks
+        self.ipv6 = ipv6
         self._probes: list[Probe] = []
         self._seen: set[str] = set()
         self.nodes: list[Node] = []
@@ -450,7 +458,9 @@ class Lab:
         self._ip(
             holder,
             "link set lo up",
-            f"address add {address}/{PREFIX} dev eth{network}",
+            f"address add {address}/{PREFIX_6} dev eth{network} nodad"
+            if ":" in address
+            else f"address add {address}/{PREFIX} dev eth{network}",
             f"link set eth{network} up",
         )
 

@@ -1,8 +1,8 @@
 """Addresses and links of this network namespace, asked of the kernel through rtnetlink.
 
-Only what an IP Address needs: list links and IPv4 addresses, add and delete an address, hear of changes. Spoken
-directly over a netlink socket, since a failover waits for the first call and the usual library takes a third of a
-second and several megabytes to load (docs/decisions/0007).
+Only what is needed: list links and addresses, add and delete an IPv4 address, hear of changes. Spoken directly over a
+netlink socket, since a failover waits for the first call and the usual library takes a third of a second and several
+megabytes to load (docs/decisions/0007).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _REQUEST, _ACK, _DUMP, _REPLACE, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
 _IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_CACHEINFO = 1, 2, 4, 6
-_GROUP_LINK, _GROUP_IPV4_ADDRESS = 0x1, 0x10
+_IFA_F_DADFAILED = 0x08
+_GROUP_LINK, _GROUP_IPV4_ADDRESS, _GROUP_IPV6_ADDRESS = 0x1, 0x10, 0x100
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")
 _ADDRESS: Final = struct.Struct("=BBBBi")
@@ -68,6 +69,18 @@ class Address:
     prefix: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnAddress:
+    """An address of either family of an interface."""
+
+    index: int
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    """Without the interface of a link-local one, which is ``index``."""
+    prefix: int
+    duplicate: bool
+    """Another host of the network has this IPv6 address, so the kernel does not let it be used."""
+
+
 def links() -> list[Link]:
     """All interfaces. Raises OSError."""
     found = []
@@ -82,14 +95,29 @@ def links() -> list[Link]:
 
 def addresses() -> list[Address]:
     """All IPv4 addresses of all interfaces. Raises OSError."""
+    return [
+        Address(index=each.index, address=each.address, prefix=each.prefix)
+        for each in _addresses(socket.AF_INET)
+        if isinstance(each.address, ipaddress.IPv4Address)
+    ]
+
+
+def own_addresses() -> list[OwnAddress]:
+    """All addresses of both families. Raises OSError."""
+    return _addresses(socket.AF_UNSPEC)
+
+
+def _addresses(wanted: int) -> list[OwnAddress]:
     found = []
-    for kind, body in _dump(_RTM_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
-        family, prefix, _, _, index = _ADDRESS.unpack_from(body)
-        if kind == _RTM_NEWADDR and family == socket.AF_INET:
+    for kind, body in _dump(_RTM_GETADDR, _ADDRESS.pack(wanted, 0, 0, 0, 0)):
+        family, prefix, flags, _, index = _ADDRESS.unpack_from(body)
+        if kind == _RTM_NEWADDR and family in (socket.AF_INET, socket.AF_INET6):
             attributes = _attributes(body[_ADDRESS.size :])
             raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
-            if raw is not None and len(raw) == 4:
-                found.append(Address(index=index, address=ipaddress.IPv4Address(raw), prefix=prefix))
+            if raw is not None and len(raw) == (4 if family == socket.AF_INET else 16):
+                duplicate = family == socket.AF_INET6 and bool(flags & _IFA_F_DADFAILED)
+                address = ipaddress.ip_address(raw)
+                found.append(OwnAddress(index=index, address=address, prefix=prefix, duplicate=duplicate))
     return found
 
 
@@ -134,11 +162,11 @@ def drop_address(index: int, address: ipaddress.IPv4Address | ipaddress.IPv6Addr
 
 
 def open_changes() -> socket.socket:
-    """A non-blocking socket that becomes readable when a link or an IPv4 address changes. Raises OSError."""
+    """A non-blocking socket that becomes readable when a link or an address changes. Raises OSError."""
     changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     try:
         changes.setblocking(False)
-        changes.bind((0, _GROUP_LINK | _GROUP_IPV4_ADDRESS))
+        changes.bind((0, _GROUP_LINK | _GROUP_IPV4_ADDRESS | _GROUP_IPV6_ADDRESS))
     except OSError:
         changes.close()
         raise

@@ -211,6 +211,37 @@ def test_clusters_have_multicast_addresses_of_their_own() -> None:
     assert multicast_group("a", "fe80::1%eth0").endswith("%eth0")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="making interfaces needs root")
+def test_multicast_of_ipv6_keeps_to_the_interface_of_its_address() -> None:
+    """Else what comes on one network would be heard on all, and a network that is lost would go unnoticed."""
+    near, far = f"m{os.getpid() % 100_000}", f"m{os.getpid() % 100_000}p"
+    end = End(1)
+    run_ip("link", "add", near, "type", "veth", "peer", "name", far)
+    try:
+        for name, address in ((near, "2001:db8:1::7"), (far, "2001:db8:2::7")):
+            run_ip("address", "add", f"{address}/64", "dev", name, "nodad")
+            run_ip("link", "set", name, "up")
+        port = end.listen[0][1]
+        listen = (("2001:db8:1::7", port), ("2001:db8:2::7", port))
+        network = HeartbeatNetwork(native=end.native, cluster_id="c", listen=listen, on_news=lambda: None)
+        network.start(realtime=False)
+        try:
+            group = socket.inet_pton(socket.AF_INET6, multicast_group("c", listen[0][0])).hex()
+            with open("/proc/net/igmp6") as members:
+                joined = [line.split()[1] for line in members if line.split()[2] == group]
+            assert sorted(joined) == [near, far]
+            leaves = [each.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF) for each in network._sockets]
+            assert leaves == [socket.if_nametoindex(near), socket.if_nametoindex(far)]
+        finally:
+            network.stop()
+    finally:
+        run_ip("link", "del", near)
+
+
+def run_ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=TIMEOUT_S)
+
+
 # --- another process --------------------------------------------------------------------------------------------------
 
 

@@ -122,6 +122,8 @@ def test_priorities_order_the_internal_networks(world: World) -> None:
         (SetNetworkProperties(network=FIRST, common={"Role": 4}), "bad-property"),
         (SetNetworkProperties(network=FIRST, common={"Address": "10.0.0.0"}), "read-only-property"),
         (SetNetworkProperties(network=FIRST, private={PING_TARGETS: "router"}), "bad-property"),
+        (SetNetworkProperties(network=FIRST, private={PING_TARGETS: "2001:db8::1"}), "bad-property"),
+        (SetNetworkProperties(network=FIRST, private={PING_TARGETS: "fe80::1%eth0"}), "bad-property"),
         (SetNetworkProperties(network=FIRST, private={"pingtargets": 7}), "bad-property"),
         (
             SetNetworkProperties(network=FIRST, private={PING_TARGETS: ("192.0.2.9",) * (PING_TARGETS_MAX + 1)}),
