@@ -4,6 +4,7 @@ Parameters and port rules are those of :mod:`clussvc.nlb.parameters`. Besides th
 
 * ``Interface``, the adapter on every host, and ``HostInterfaces``, one string ``NODE ADAPTER`` for each host that has
   another; empty: the adapter with an address in the subnet of the cluster;
+* ``FilterMode``, how the packet filter is attached to the adapter (:class:`FilterMode`);
 * ``HostStates``, what administrators commanded (:mod:`clussvc.nlb.control`).
 
 The properties are replicated, so all hosts read the same.
@@ -15,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum, unique
 from ipaddress import ip_address
 from typing import Final
 
@@ -30,6 +32,19 @@ PROFILE_PERIODS_MS: Final = {"fast": 25}
 ``fast`` a silent host counts as dead after 125 ms, since its clients are to be served again within 0.3 s."""
 
 
+@unique
+class FilterMode(Enum):
+    """Where the packet filter sees the frames of an adapter."""
+
+    AUTO = "auto"
+    """The way that was tried on all kinds of adapters, which is the generic one. It never turns to the native mode by
+    itself, since a driver may take the filter and then not do with the frames what it should."""
+    GENERIC = "generic"
+    """In the kernel, which every adapter can do."""
+    NATIVE = "native"
+    """In the adapter's driver: cheaper, where the driver can do it. Elsewhere the resource does not come online."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """One load-balanced cluster, complete and valid."""
@@ -42,6 +57,7 @@ class Instance:
     """By the name of the node in small letters."""
     wishes: Mapping[str, Wishes] = field(default_factory=dict)
     """Likewise."""
+    filter_mode: FilterMode = FilterMode.AUTO
 
     @property
     def address(self) -> Address:
@@ -87,11 +103,15 @@ def read_instance(values: Mapping[str, PropertyValue]) -> tuple[Instance | None,
             wrong.append(f"HostInterfaces has {text!r}; write NODE ADAPTER, such as 'NODE1 eth1'.")
         else:
             interfaces[words[0].casefold()] = words[1]
+    filter_word = str(values.get("FilterMode", FilterMode.AUTO.value)).strip().casefold()
+    filter_mode = next((mode for mode in FilterMode if mode.value == filter_word), None)
+    if filter_mode is None:
+        wrong.append(f"FilterMode is {values['FilterMode']!r}; give auto, generic or native.")
     if balancing is not None:
         wrong += _not_done(balancing.cluster)
     wishes, bad_wishes = parse_wishes(_texts(values, "HostStates"))
     wrong += bad_wishes
-    if balancing is None or wrong:
+    if balancing is None or filter_mode is None or wrong:
         return None, tuple(wrong)
     return (
         Instance(
@@ -100,6 +120,7 @@ def read_instance(values: Mapping[str, PropertyValue]) -> tuple[Instance | None,
             interface=interface,
             interfaces=interfaces,
             wishes={node.casefold(): wish for node, wish in wishes.items()},
+            filter_mode=filter_mode,
         ),
         (),
     )

@@ -298,6 +298,12 @@ _TYPES = (
             ),
             PropertyInfo(name="HostInterfaces", kind="M", default=(), doc="NODE INTERFACE for hosts with another one."),
             PropertyInfo(
+                name="FilterMode",
+                kind="S",
+                default="auto",
+                doc="auto, generic or native: whether the kernel or the adapter's driver runs the packet filter.",
+            ),
+            PropertyInfo(
                 name="DrainSeconds",
                 kind="D",
                 default=0,

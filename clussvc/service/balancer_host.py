@@ -48,7 +48,7 @@ from clussvc.nlb.heartbeat import (
     encode_name,
     frame,
 )
-from clussvc.nlb.instance import Instance, digest, read_instance
+from clussvc.nlb.instance import FilterMode, Instance, digest, read_instance
 from clussvc.nlb.mac import Address, OperationMode, address_octets, heartbeat_mac, igmp_group
 from clussvc.nlb.messages import (
     Action,
@@ -165,7 +165,7 @@ class Host:
             self._filter = XdpFilter()
             undo.callback(self._filter.close)
             self._filter.load(self._filter_table(None))
-            self._filter.attach(self._link.name)
+            self._filter.attach(self._link.name, native=instance.filter_mode is FilterMode.NATIVE)
             self._segment = SegmentWire(self._link.name)
             undo.callback(self._segment.close)
             self._open_card()
@@ -182,8 +182,8 @@ class Host:
         if _fixed(instance) != _fixed(self._instance):
             raise ClusterError(
                 "takes-effect-later",
-                "ClusterIPAddress, OperationMode, ClusterNetworkAddress and the members of a team take effect when the"
-                " resource is next brought online",
+                "ClusterIPAddress, OperationMode, ClusterNetworkAddress, FilterMode and the members of a team take"
+                " effect when the resource is next brought online",
             )
         self._digest = digest(_private(facts))
         former, self._instance, self._host = self._instance, instance, host
@@ -699,7 +699,8 @@ def _private(facts: Mapping[str, Any]) -> dict[str, PropertyValue]:
 def _fixed(instance: Instance) -> tuple[object, ...]:
     """What a running host cannot change: the adapter and the heartbeats of the others are made for it."""
     cluster = instance.cluster
-    return cluster.address, cluster.mode, cluster.link_address(), cluster.team
+    native = instance.filter_mode is FilterMode.NATIVE
+    return cluster.address, cluster.mode, cluster.link_address(), cluster.team, native
 
 
 def _card_of(instance: Instance) -> tuple[object, ...]:

@@ -275,8 +275,9 @@ class XdpFilter:
         """Decide what that interface receives, from now on. A table must be loaded.
 
         ``native``: in the driver, before the kernel makes its own structure of a frame: faster, where the driver can
-        do it. Not on virtual Ethernet pairs if link addresses are replaced: the kernel then takes accepted frames for
-        another machine's. Otherwise generic, which every interface can do.
+        do it. Not on virtual Ethernet pairs if link addresses are replaced, whether for unicast or for multicast ones:
+        such a pair decides whom a frame is for before the program sees it, and TCP then takes no accepted frame.
+        Otherwise generic, which every interface can do.
         """
         self._require_open()
         assert self._table is not None, "attached before a table was loaded"
@@ -286,6 +287,16 @@ class XdpFilter:
             raise ClusterError(
                 "interface-missing", f"There is no interface {interface} on this host; 'ip link' lists those that are."
             ) from error
+        if native and self._table.own_mac is not None:
+            with _kernel(f"ask what {interface} is"):
+                kind = netlink.link_kind(index)
+            if kind == "veth":
+                raise ClusterError(
+                    "filter-unavailable",
+                    f"{interface} is a virtual Ethernet pair, which decides whom a frame is for before a program in its"
+                    " driver can replace the link address, so that no client would be served; use the generic mode"
+                    " (FilterMode=generic).",
+                )
         try:
             with _kernel(f"attach the packet filter to {interface}"):
                 self._program.attach(index, native)
@@ -471,7 +482,7 @@ class XdpFilter:
             return ClusterError(
                 "filter-unavailable",
                 f"The driver of {interface} does not run XDP programs itself with its present settings; use the generic"
-                " mode.",
+                " mode (FilterMode=generic).",
             )
         return error
 

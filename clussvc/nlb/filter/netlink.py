@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _RTM_NEWLINK, _RTM_GETLINK, _REQUEST = 16, 18, 1
-_IFLA_XDP: Final = 43
+_IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_XDP = 18, 1, 43
 _HEADER: Final = struct.Struct("=IHHII")
 _LINK: Final = struct.Struct("=BxHiII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
@@ -35,6 +35,20 @@ TcpEnds = tuple[bytes, int, bytes, int]
 
 def xdp_programs(index: int) -> list[tuple[int, str]]:
     """Numbers and modes of the programs on that interface; none if the interface is gone. Raises OSError."""
+    return [
+        (struct.unpack("=I", inner)[0], _MODES[which])
+        for which, inner in _attributes(_link_attributes(index).get(_IFLA_XDP, b""))
+        if which in _MODES and len(inner) == 4
+    ]
+
+
+def link_kind(index: int) -> str:
+    """Which kind of virtual interface that is, such as ``veth``; empty for a physical one, or none. Raises OSError."""
+    info = dict(_attributes(_link_attributes(index).get(_IFLA_LINKINFO, b"")))
+    return info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
+
+
+def _link_attributes(index: int) -> dict[int, bytes]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asked:
         asked.settimeout(_ANSWER_LIMIT_S)
         asked.bind((0, 0))
@@ -43,15 +57,8 @@ def xdp_programs(index: int) -> list[tuple[int, str]]:
         answer = asked.recv(1 << 17)
     length, kind, *_ = _HEADER.unpack_from(answer)
     if kind != _RTM_NEWLINK:
-        return []
-    for number, value in _attributes(answer[_HEADER.size + _LINK.size : length]):
-        if number == _IFLA_XDP:
-            return [
-                (struct.unpack("=I", inner)[0], _MODES[which])
-                for which, inner in _attributes(value)
-                if which in _MODES and len(inner) == 4
-            ]
-    return []
+        return {}
+    return dict(_attributes(answer[_HEADER.size + _LINK.size : length]))
 
 
 def tracks_connections() -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import select
+import struct
 import subprocess
 import threading
 import time
@@ -20,17 +24,21 @@ class Cable:
     def __init__(self) -> None:
         self.here, self.there = Elsewhere(), Elsewhere()
 
-    def __enter__(self) -> Self:
+    def lay(self) -> None:
+        """Make both adapters."""
         there = self.there.call(threading.get_native_id)
         self.ip("link", "add", "eth0", "address", HERE_MAC, "type", "veth", "peer", "name", "eth0", "netns", str(there))
         self.ip("link", "set", "eth0", "address", THERE_MAC, on=self.there)
+
+    def __enter__(self) -> Self:
+        self.lay()
         for number, end in enumerate((self.here, self.there), start=1):
             self.ip("address", "add", f"192.0.2.{number}/24", "dev", "eth0", on=end)
             self.ip("address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad", on=end)
         for end in (self.here, self.there):
             self.ip("link", "set", "eth0", "up", on=end)
         deadline_s = time.monotonic() + 20
-        while not all("state UP" in self.ip("link", "show", "eth0", on=end) for end in (self.here, self.there)):
+        while not all("LOWER_UP" in self.ip("link", "show", "eth0", on=end) for end in (self.here, self.there)):
             assert time.monotonic() < deadline_s, "the cable has no carrier"
             time.sleep(0.02)
         return self
@@ -47,3 +55,48 @@ class Cable:
             subprocess.run, ["ip", *words], check=True, capture_output=True, text=True, timeout=20
         )
         return str(done.stdout)
+
+
+class TapCable(Cable):
+    """The same of two adapters whose driver hands frames to XDP programs as they arrive, as those of network cards do.
+    A thread carries the frames between them."""
+
+    def lay(self) -> None:
+        self._ends = [end.call(_open_tap) for end in (self.here, self.there)]
+        self._stop, self._stopped = os.pipe()
+        self.ip("link", "set", "eth0", "address", HERE_MAC)
+        self.ip("link", "set", "eth0", "address", THERE_MAC, on=self.there)
+        self._carrier = threading.Thread(target=self._carry, daemon=True)
+        self._carrier.start()
+
+    def _carry(self) -> None:
+        here, there = self._ends
+        while True:
+            readable, _, _ = select.select([here, there, self._stop], [], [])
+            if self._stop in readable:
+                return
+            for end, other in ((here, there), (there, here)):
+                if end in readable:
+                    frame = os.read(end, 1 << 16)
+                    try:
+                        os.write(other, frame)
+                    except OSError:
+                        # The other adapter is not up yet: the frame is lost, as on any cable.
+                        continue
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._stopped)
+        self._carrier.join()
+        for each in (*self._ends, self._stop):
+            os.close(each)
+        super().__exit__(kind, error, trace)
+
+
+def _open_tap() -> int:
+    """The end of the adapter eth0 at which its frames come out."""
+    end = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    set_interface, tap, no_information = 0x400454CA, 0x0002, 0x1000
+    fcntl.ioctl(end, set_interface, struct.pack("16sH14x", b"eth0", tap | no_information))
+    return end

@@ -19,9 +19,10 @@ import pytest
 
 from clussvc.model.errors import ClusterError
 from clussvc.model.ids import HostId, ResourceId
+from clussvc.nlb.card import card
 from clussvc.nlb.heartbeat import MembershipHeartbeat, encode, frame
 from clussvc.resources.types.balancer_socket import Connection
-from tests.adapters.nlb.cable import THERE_MAC, Cable
+from tests.adapters.nlb.cable import THERE_MAC, Cable, TapCable
 
 pytestmark = [
     pytest.mark.namespaces,
@@ -282,6 +283,44 @@ def test_an_open_connection_is_waited_for(process: Process) -> None:
     for each in (client, accepted, server):
         each.close()
     wait_until(lambda: process.ask(ask="health")["drained"], "the host is not drained when the connection has ended")
+
+
+@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="adapters of which a test is the cable need /dev/net/tun")
+@pytest.mark.parametrize("mode", ["unicast", "multicast"])
+def test_the_filter_in_the_driver(mode: str, tmp_path: Path) -> None:
+    """Native mode, by real connections, on an adapter whose driver runs the filter on the frame as it arrives."""
+    with TapCable() as cable:
+        # The kernel must not answer for the virtual address with the adapter's own link address.
+        cable.here.call(card.write_settings, card.settings_for("eth0", multicast=mode == "multicast"))
+        process = Process(cable, tmp_path)
+        try:
+            assert process.tell(facts(FilterMode="native", OperationMode=mode)) == {"ok": True}
+            wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "default", "it does not converge")
+            assert " xdp " in cable.ip("link", "show", "eth0")
+            server = cable.here.call(socket.create_server, ("192.0.2.10", 80))
+            client = cable.there.call(socket.create_connection, ("192.0.2.10", 80), 10)
+            accepted, _ = server.accept()
+            client.sendall(b"through the driver")
+            assert b"through the driver" == accepted.recv(100)
+            for each in (client, accepted, server):
+                each.close()
+            link_address = {"unicast": "02:bf:c0:00:02:0a", "multicast": "03:bf:c0:00:02:0a"}[mode]
+            assert link_address in cable.ip("neighbour", "show", "192.0.2.10", on=cable.there)
+            assert process.ask(ask="status")["packets"]["by_reason"]["bucket-owner"] >= 1
+            assert "FilterMode" in process.tell(facts(OperationMode=mode))["refused"]
+        finally:
+            process.end()
+
+
+def test_native_mode_is_refused_where_no_client_would_be_served(process: Process) -> None:
+    """A virtual Ethernet pair takes the filter and then loses what it accepts; generic mode serves there."""
+    refused = process.tell(facts(FilterMode="native"))["refused"]
+
+    assert "eth0 is a virtual Ethernet pair" in refused
+    assert "FilterMode=generic" in process.ask(ask="health")["waits_for"]
+    assert "xdp" not in process.cable.ip("link", "show", "eth0")
+    assert process.tell(facts(FilterMode="generic")) == {"ok": True}
+    assert "xdpgeneric" in process.cable.ip("link", "show", "eth0")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

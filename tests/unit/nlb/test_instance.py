@@ -46,6 +46,7 @@ def test_hosts_adapters_and_wishes() -> None:
     [
         ({"Interface": "eth 0"}, "Interface is 'eth 0'"),
         ({"HostInterfaces": ("NODE1",)}, "HostInterfaces has 'NODE1'"),
+        ({"FilterMode": "fast"}, "FilterMode is 'fast'; give auto, generic or native"),
         ({"HostStates": ("NODE1 explode",)}, "'NODE1 explode'"),
         ({"PortRules": ("All 80 TCP Multiple Single Equal timeout=20",)}, "timeout"),
         ({"MaskSourceMAC": 0}, "MaskSourceMAC"),
