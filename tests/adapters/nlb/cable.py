@@ -57,6 +57,40 @@ class Cable:
         return str(done.stdout)
 
 
+class SnoopingCable(Cable):
+    """The same, with a switch at the other end that asks who has joined which group, in that version of IGMP."""
+
+    def __init__(self, igmp_version: int) -> None:
+        super().__init__()
+        self._igmp_version = igmp_version
+
+    def lay(self) -> None:
+        there = self.there.call(threading.get_native_id)
+        # A machine that has heard a query of version 2 answers in version 2 for minutes, so the switch never sends one
+        # when it is to speak version 3. It asks every two seconds.
+        self.ip(
+            *("link", "add", "eth0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "1"),
+            *("mcast_igmp_version", str(self._igmp_version), "mcast_query_interval", "200"),
+            *("mcast_query_response_interval", "50", "mcast_startup_query_interval", "50"),
+            on=self.there,
+        )
+        self.ip("link", "add", "eth0", "address", HERE_MAC, "type", "veth", "peer", "name", "port", "netns", str(there))
+        self.ip("link", "set", "port", "master", "eth0", "up", on=self.there)
+
+    def members(self, group: str) -> list[str]:
+        """The ports behind which the switch knows a member."""
+        done = self.there.call(
+            subprocess.run,
+            ["bridge", "mdb", "show", "dev", "eth0"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        lines = [line.split() for line in str(done.stdout).splitlines() if group in line.split()]
+        return [words[words.index("port") + 1] for words in lines]
+
+
 class TapCable(Cable):
     """The same of two adapters whose driver hands frames to XDP programs as they arrive, as those of network cards do.
     A thread carries the frames between them."""

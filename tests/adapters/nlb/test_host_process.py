@@ -22,7 +22,7 @@ from clussvc.model.ids import HostId, ResourceId
 from clussvc.nlb.card import card
 from clussvc.nlb.heartbeat import MembershipHeartbeat, encode, frame
 from clussvc.resources.types.balancer_socket import Connection
-from tests.adapters.nlb.cable import THERE_MAC, Cable, TapCable
+from tests.adapters.nlb.cable import THERE_MAC, Cable, SnoopingCable, TapCable
 
 pytestmark = [
     pytest.mark.namespaces,
@@ -308,6 +308,31 @@ def test_the_filter_in_the_driver(mode: str, tmp_path: Path) -> None:
             assert link_address in cable.ip("neighbour", "show", "192.0.2.10", on=cable.there)
             assert process.ask(ask="status")["packets"]["by_reason"]["bucket-owner"] >= 1
             assert "FilterMode" in process.tell(facts(OperationMode=mode))["refused"]
+        finally:
+            process.end()
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is missing; see script/setup-system --tests")
+@pytest.mark.parametrize(("version", "asked_in", "kind"), [(1, 2, "0x12"), (2, 2, "0x16"), (3, 3, "0x22")])
+def test_it_joins_its_group_in_every_version(version: int, asked_in: int, kind: str, tmp_path: Path) -> None:
+    """The switch learns it, and an analyser sees reports of that version: the first, and answers to queries."""
+    with SnoopingCable(asked_in) as cable:
+        cable.here.call(card.write_settings, card.igmp_setting("eth0", version))
+        process = Process(cable, tmp_path)
+        try:
+            process.tell(facts(OperationMode="igmp", IGMPVersion=version))
+            wait_until(lambda: ["port"] == cable.members("239.255.2.10"), "the switch does not learn the member")
+            heard = cable.here.call(
+                subprocess.run,
+                [
+                    *("tshark", "-i", "eth0", "-f", "igmp and src host 192.0.2.1", "-c", "1", "-a", "duration:15"),
+                    *("-T", "fields", "-e", "igmp.version", "-e", "igmp.type", "-e", "igmp.maddr"),
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert [str(version), kind, "239.255.2.10"] == heard.stdout.split(), heard.stderr
         finally:
             process.end()
 
