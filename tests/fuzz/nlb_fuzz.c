@@ -12,16 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "nlb_filter.h"
-
-/* Open flows are kept as in the extension, the others as in the kernel. */
-#define nlb_flow_find open_find
-#define nlb_flow_put open_put
-#define nlb_flow_forget open_forget
-#include "nlb_flows.h"
-#undef nlb_flow_find
-#undef nlb_flow_put
-#undef nlb_flow_forget
 #include "nlb_sets.h"
 #include "nlb_table.h"
 
@@ -31,11 +21,15 @@
 #define INPUT_BYTES_MAX 4096
 #define SETS 2
 
+struct nlb_flows {
+    uint64_t now_ticks;
+};
+
 static struct nlb_table *table;
 static struct nlb_flows flows;
 static struct nlb_set sets[NLB_FLOW_TABLES][SETS];
 
-/* All that was ever put into sets, and what should be known of it if nothing is pushed out. */
+/* All that was ever put into sets, and what was last noted of it. */
 static struct {
     uint32_t which;
     struct nlb_key key;
@@ -65,14 +59,19 @@ shadow_of(uint32_t which, const struct nlb_key *key)
     return NULL;
 }
 
-NLB_CODE struct nlb_flow *
+NLB_CODE uint64_t
+nlb_now(struct nlb_flows *known)
+{
+    return known == NULL ? 0 : known->now_ticks;
+}
+
+NLB_CODE const struct nlb_flow *
 nlb_flow_find(struct nlb_flows *known, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
 {
     static struct nlb_flow found;
-    if (which == NLB_FLOWS_OPEN || known == NULL)
-        return open_find(known, which, key, name);
-    uint32_t spot = nlb_spot(table, name);
-    uint64_t noted = nlb_set_find(&sets[which][nlb_set_number(spot, SETS)], spot, name);
+    if (known == NULL)
+        return NULL;
+    uint64_t noted = nlb_set_find(&sets[which][nlb_set_number(name, SETS)], name);
     if (noted == 0)
         return NULL;
     found = nlb_noted_flow(noted);
@@ -85,20 +84,17 @@ NLB_CODE void
 nlb_flow_put(struct nlb_flows *known, uint32_t which, const struct nlb_key *key, const struct nlb_name *name,
              const struct nlb_flow *flow)
 {
-    if (which == NLB_FLOWS_OPEN || known == NULL) {
-        open_put(known, which, key, name, flow);
+    if (known == NULL)
         return;
-    }
-    uint32_t spot = nlb_spot(table, name);
-    struct nlb_set *set = &sets[which][nlb_set_number(spot, SETS)];
+    struct nlb_set *set = &sets[which][nlb_set_number(name, SETS)];
     uint64_t left = UINT64_MAX;
-    int there = nlb_set_find(set, spot, name) != 0;
+    int there = nlb_set_find(set, name) != 0;
     for (uint32_t way = 0; way < NLB_WAYS; way++) {
         uint64_t seen = set->noted[way] == 0 ? 0 : nlb_noted_flow(set->noted[way]).seen_ticks;
         left = seen < left ? seen : left;
     }
     struct nlb_set before = *set;
-    nlb_set_put(set, spot, name, key, flow);
+    nlb_set_put(set, name, key, flow);
     for (uint32_t way = 0; way < NLB_WAYS; way++)
         require(there || set->noted[way] == before.noted[way] || before.noted[way] == 0 ||
                     nlb_noted_flow(before.noted[way]).seen_ticks == left,
@@ -117,12 +113,9 @@ nlb_flow_put(struct nlb_flows *known, uint32_t which, const struct nlb_key *key,
 NLB_CODE void
 nlb_flow_forget(struct nlb_flows *known, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
 {
-    if (which == NLB_FLOWS_OPEN || known == NULL) {
-        open_forget(known, which, key, name);
+    if (known == NULL)
         return;
-    }
-    uint32_t spot = nlb_spot(table, name);
-    nlb_set_forget(&sets[which][nlb_set_number(spot, SETS)], spot, name);
+    nlb_set_forget(&sets[which][nlb_set_number(name, SETS)], name);
     require(nlb_flow_find(known, which, key, name) == NULL, "what was forgotten is not found");
 }
 
@@ -157,6 +150,7 @@ choose_table(const uint8_t *choice)
         .opening_ticks = 500, .idle_ticks = 4000, .closing_ticks = 1000, .gre_ticks = 2000, .ipsec_ticks = 3000,
         .fragment_ticks = 300, .touch_ticks = 100,
         .buckets = bucket_counts[choice[2] % 8],
+        .open_sets = choice[3] == 255 ? choice[4] : SETS,
         .self = choice[3] % 32 == 0 ? choice[3] : choice[3] % 2 + 1,
         .state = choice[4] % 16 != 0,
         .flags = choice[5] & 15,
@@ -309,9 +303,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (table == NULL) {
         table = malloc(sizeof *table);
-        require(table != NULL && nlb_flows_init(&flows, 16), "there is memory");
+        require(table != NULL, "there is memory");
     }
-    memset(flows.entries, 0, flows.capacity * NLB_FLOW_TABLES * sizeof *flows.entries);
     memset(sets, 0, sizeof sets);
     shadows = 0;
     flows.now_ticks = 0;
@@ -380,7 +373,6 @@ main(int argc, char **argv)
     for (int reason = 0; reason < NLB_REASON_COUNT; reason++)
         printf("%s %llu\n", names[reason], (unsigned long long)reasons[reason]);
     free(table);
-    free(flows.entries);
     return 0;
 }
 #endif

@@ -27,7 +27,6 @@
 #include "program.h"
 
 #define LOG_BYTES (1u << 20)
-#define FLOWS_AT_ONCE 4096u
 #define FRAME_BYTES_MAX 4096
 #define XDP_GENERIC 2u /* XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of <linux/if_link.h>. */
 #define XDP_NATIVE 4u
@@ -43,20 +42,10 @@ typedef struct {
     int maps[MAP_COUNT];
     int program, link, table;
     unsigned processors;
-    struct nlb_set *sets[NLB_FLOW_TABLES]; /* The kernel's own memory; NULL for the table that has none. */
+    struct nlb_set *sets[NLB_FLOW_TABLES]; /* The kernel's own memory. */
+    uint32_t set_counts[NLB_FLOW_TABLES];
     PyObject *loaded; /* The NlbTable by which the flows are named. */
 } Program;
-
-static const uint32_t set_counts[NLB_FLOW_TABLES] = {
-    [NLB_FLOWS_OPENING] = NLB_OPENING_SETS,
-    [NLB_FLOWS_FRAGMENTS] = NLB_FRAGMENT_SETS,
-};
-
-static size_t
-set_bytes(uint32_t which)
-{
-    return set_counts[which] * sizeof(struct nlb_set);
-}
 
 static int
 bpf(enum bpf_cmd command, union bpf_attr *attributes)
@@ -225,7 +214,7 @@ program_close_all(Program *self)
         close_fd(&self->maps[which]);
     for (uint32_t which = 0; which < NLB_FLOW_TABLES; which++) {
         if (self->sets[which] != NULL)
-            munmap(self->sets[which], set_bytes(which));
+            munmap(self->sets[which], self->set_counts[which] * sizeof(struct nlb_set));
         self->sets[which] = NULL;
     }
     Py_CLEAR(self->loaded);
@@ -249,11 +238,11 @@ program_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static int
 program_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"flows_max", "sharing", NULL};
+    static char *names[] = {"open_sets", "sharing", NULL};
     Program *self = (Program *)object;
-    unsigned flows;
+    unsigned open_sets;
     PyObject *sharing = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|O", names, &flows, &sharing))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|O", names, &open_sets, &sharing))
         return -1;
     if (self->program >= 0) {
         PyErr_SetString(PyExc_ValueError, "the program is loaded already");
@@ -262,6 +251,11 @@ program_init(PyObject *object, PyObject *args, PyObject *kwargs)
     if (sharing != Py_None &&
         (Py_TYPE(sharing) != Py_TYPE(object) || ((Program *)sharing)->maps[MAP_OPEN] < 0)) {
         PyErr_SetString(PyExc_TypeError, "sharing must be an open NlbProgram or None");
+        return -1;
+    }
+    if (open_sets < 1 || open_sets > NLB_OPEN_SETS_MAX ||
+        (sharing != Py_None && ((Program *)sharing)->set_counts[NLB_FLOWS_OPEN] != open_sets)) {
+        PyErr_SetString(PyExc_ValueError, "open_sets must be in 1..131072, and those of what is shared");
         return -1;
     }
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -280,19 +274,19 @@ program_init(PyObject *object, PyObject *args, PyObject *kwargs)
         maps[MAP_TABLES] = make_map(BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, 0, template, "nlb_tables");
     maps[MAP_CPU] = make_map(BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct nlb_cpu), 1, 0, -1, "nlb_cpu");
     maps[MAP_UNTIL] = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(uint64_t), 1, 0, -1, "nlb_until");
+    self->set_counts[NLB_FLOWS_OPENING] = NLB_OPENING_SETS;
+    self->set_counts[NLB_FLOWS_OPEN] = open_sets;
+    self->set_counts[NLB_FLOWS_FRAGMENTS] = NLB_FRAGMENT_SETS;
     for (uint32_t which = 0; which < NLB_FLOW_TABLES; which++) {
         int *map = &maps[MAP_OPENING + which];
+        uint32_t count = self->set_counts[which];
         if (sharing != Py_None)
             *map = fcntl(((Program *)sharing)->maps[MAP_OPENING + which], F_DUPFD_CLOEXEC, 3);
-        else if (which == NLB_FLOWS_OPEN)
-            *map = make_map(BPF_MAP_TYPE_LRU_HASH, sizeof(struct nlb_name), sizeof(struct nlb_entry), flows, 0, -1,
-                            "nlb_flows");
         else
-            *map = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct nlb_set), set_counts[which], BPF_F_MMAPABLE, -1,
-                            "nlb_sets");
-        if (set_counts[which] == 0 || *map < 0)
+            *map = make_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct nlb_set), count, BPF_F_MMAPABLE, -1, "nlb_flows");
+        if (*map < 0)
             continue;
-        void *sets = mmap(NULL, set_bytes(which), PROT_READ | PROT_WRITE, MAP_SHARED, *map, 0);
+        void *sets = mmap(NULL, count * sizeof(struct nlb_set), PROT_READ | PROT_WRITE, MAP_SHARED, *map, 0);
         if (sets == MAP_FAILED)
             close_fd(map);
         else
@@ -510,60 +504,7 @@ program_counters(PyObject *object, PyObject *unused)
 
 /* --- flows in the kernel ------------------------------------------------------------------------------------------ */
 
-struct walk {
-    struct nlb_name *names;
-    struct nlb_entry *entries;
-    uint64_t place; /* In sets: of the next one. Otherwise the kernel's, not ours to understand. */
-    uint32_t count;
-    bool begun, ended;
-};
-
-/* The next flows of a map of the kernel's kind; what comes and goes meanwhile may be missed or seen twice. */
-static int
-walk_map(struct walk *walk, int map)
-{
-    union bpf_attr attributes;
-    memset(&attributes, 0, sizeof attributes);
-    uint32_t in = (uint32_t)walk->place, out = 0;
-    attributes.batch.map_fd = (uint32_t)map;
-    attributes.batch.in_batch = walk->begun ? address_of(&in) : 0;
-    attributes.batch.out_batch = address_of(&out);
-    attributes.batch.keys = address_of(walk->names);
-    attributes.batch.values = address_of(walk->entries);
-    attributes.batch.count = FLOWS_AT_ONCE;
-    int result = bpf(BPF_MAP_LOOKUP_BATCH, &attributes);
-    if (result < 0 && errno != ENOENT)
-        return -1;
-    walk->ended = result < 0;
-    walk->begun = true;
-    walk->count = attributes.batch.count;
-    walk->place = out;
-    return 0;
-}
-
-static void
-walk_sets(struct walk *walk, const struct nlb_table *table, const struct nlb_set *sets, uint64_t places)
-{
-    uint64_t until = walk->place + FLOWS_AT_ONCE < places ? walk->place + FLOWS_AT_ONCE : places;
-    walk->count = 0;
-    for (; walk->place < until; walk->place++)
-        if (nlb_read_place(table, &sets[walk->place / NLB_WAYS], walk->place % NLB_WAYS, &walk->entries[walk->count]))
-            walk->count++;
-    walk->ended = until == places;
-}
-
-/* The next flows of a table. -1 with errno. */
-static int
-walk_on(struct walk *walk, const Program *self, const struct nlb_table *loaded, uint32_t which)
-{
-    if (self->sets[which] == NULL)
-        return walk_map(walk, self->maps[MAP_OPENING + which]);
-    walk->ended = loaded == NULL; /* Nothing has been noted yet. */
-    walk->count = 0;
-    if (loaded != NULL)
-        walk_sets(walk, loaded, self->sets[which], (uint64_t)set_counts[which] * NLB_WAYS);
-    return 0;
-}
+/* They are looked at and forgotten where they lie, while the program goes on: see core/nlb_sets.h. */
 
 static const struct nlb_table *
 loaded_table(const Program *self)
@@ -571,22 +512,16 @@ loaded_table(const Program *self)
     return self->loaded == NULL ? NULL : nlb_table_of(self->loaded);
 }
 
-static bool
-walk_begin(struct walk *walk)
+static uint32_t
+places(const Program *self, uint32_t which)
 {
-    memset(walk, 0, sizeof *walk);
-    walk->names = malloc(FLOWS_AT_ONCE * sizeof *walk->names);
-    walk->entries = malloc(FLOWS_AT_ONCE * sizeof *walk->entries);
-    if (walk->names == NULL || walk->entries == NULL)
-        PyErr_NoMemory();
-    return walk->names != NULL && walk->entries != NULL;
+    return self->loaded == NULL ? 0 : self->set_counts[which] * NLB_WAYS; /* Nothing is noted before the first table. */
 }
 
-static void
-walk_end(struct walk *walk)
+static bool
+read_place(const Program *self, const struct nlb_table *loaded, uint32_t which, uint32_t place, struct nlb_entry *entry)
 {
-    free(walk->names);
-    free(walk->entries);
+    return nlb_read_place(loaded, &self->sets[which][place / NLB_WAYS], place % NLB_WAYS, entry);
 }
 
 static PyObject *
@@ -599,32 +534,18 @@ program_flows(PyObject *object, PyObject *args)
         return NULL;
     const struct nlb_table *loaded = loaded_table(self);
     PyObject *result = PyList_New(0);
-    for (uint32_t which = 0; result != NULL && which < NLB_FLOW_TABLES; which++) {
-        struct walk walk;
-        bool going = walk_begin(&walk);
-        if (!going)
-            Py_CLEAR(result);
-        while (going && result != NULL && !walk.ended) {
-            if (walk_on(&walk, self, loaded, which) < 0) {
-                refuse("the filter's flows cannot be read");
-                Py_CLEAR(result);
+    struct nlb_entry entry;
+    for (uint32_t which = 0; which < NLB_FLOW_TABLES; which++)
+        for (uint32_t place = 0; result != NULL && place < places(self, which); place++) {
+            if (!read_place(self, loaded, which, place, &entry) || entry.flow.seen_ticks >= seen_before)
+                continue;
+            if (PyList_Size(result) >= (Py_ssize_t)limit)
                 break;
-            }
-            for (uint32_t at = 0; result != NULL && at < walk.count; at++) {
-                if (walk.entries[at].flow.seen_ticks >= seen_before)
-                    continue;
-                if (PyList_Size(result) >= (Py_ssize_t)limit) {
-                    going = false;
-                    break;
-                }
-                PyObject *flow = nlb_flow_as_tuple(which, &walk.entries[at].key, &walk.entries[at].flow);
-                if (flow == NULL || PyList_Append(result, flow) < 0)
-                    Py_CLEAR(result);
-                Py_XDECREF(flow);
-            }
+            PyObject *flow = nlb_flow_as_tuple(which, &entry.key, &entry.flow);
+            if (flow == NULL || PyList_Append(result, flow) < 0)
+                Py_CLEAR(result);
+            Py_XDECREF(flow);
         }
-        walk_end(&walk);
-    }
     return result;
 }
 
@@ -636,34 +557,32 @@ program_count(PyObject *object, PyObject *args)
     unsigned long long now_ticks;
     if (!PyArg_ParseTuple(args, "OK", &value, &now_ticks) || !is_open(self))
         return NULL;
-    const struct nlb_table *table = nlb_table_of(value);
+    const struct nlb_table *table = nlb_table_of(value), *loaded = loaded_table(self);
     if (table == NULL)
         return NULL;
     uint32_t *counts = calloc(NLB_SLOTS * NLB_BUCKETS_MAX, sizeof *counts);
     if (counts == NULL)
         return PyErr_NoMemory();
-    const struct nlb_table *loaded = loaded_table(self);
-    bool failed = false;
-    for (uint32_t which = NLB_FLOWS_OPENING; !failed && which <= NLB_FLOWS_OPEN; which++) {
-        struct walk walk;
-        failed = !walk_begin(&walk);
-        while (!failed && !walk.ended) {
-            int went;
-            Py_BEGIN_ALLOW_THREADS
-            went = walk_on(&walk, self, loaded, which);
-            for (uint32_t at = 0; went == 0 && at < walk.count; at++)
-                nlb_count_flow(table, which, &walk.entries[at].key, &walk.entries[at].flow, now_ticks, counts);
-            Py_END_ALLOW_THREADS
-            if (went < 0) {
-                refuse("the filter's flows cannot be read");
-                failed = true;
-            }
-        }
-        walk_end(&walk);
-    }
-    PyObject *result = failed ? NULL : nlb_counts_as_dict(counts);
+    struct nlb_entry entry;
+    for (uint32_t which = NLB_FLOWS_OPENING; which <= NLB_FLOWS_OPEN; which++)
+        for (uint32_t place = 0; place < places(self, which); place++)
+            if (read_place(self, loaded, which, place, &entry))
+                nlb_count_flow(table, which, &entry.key, &entry.flow, now_ticks, counts);
+    PyObject *result = nlb_counts_as_dict(counts);
     free(counts);
     return result;
+}
+
+/* The flow that Python names, and the table by which it is named; NULL with an exception. */
+static const struct nlb_table *
+read_flow(Program *self, PyObject *args, struct nlb_key *key)
+{
+    PyObject *value, *client, *server;
+    unsigned client_port, server_port, protocol;
+    if (!PyArg_ParseTuple(args, "OOIOII", &value, &client, &client_port, &server, &server_port, &protocol) ||
+        !is_open(self) || !nlb_read_key(client, client_port, server, server_port, protocol, key))
+        return NULL;
+    return nlb_table_of(value);
 }
 
 /* What is known of one flow: (which, state, seen_ticks), or None. */
@@ -671,27 +590,17 @@ static PyObject *
 program_flow(PyObject *object, PyObject *args)
 {
     Program *self = (Program *)object;
-    PyObject *value, *client, *server;
-    unsigned client_port, server_port, protocol;
     struct nlb_key key;
-    struct nlb_name name;
-    struct nlb_entry entry;
-    if (!PyArg_ParseTuple(args, "OOIOII", &value, &client, &client_port, &server, &server_port, &protocol) ||
-        !is_open(self) || !nlb_read_key(client, client_port, server, server_port, protocol, &key))
-        return NULL;
-    const struct nlb_table *table = nlb_table_of(value);
+    struct nlb_flow flow;
+    const struct nlb_table *table = read_flow(self, args, &key);
     if (table == NULL)
         return NULL;
-    nlb_name_of(table, &key, &name);
-    uint32_t which = NLB_FLOWS_OPEN;
-    if (lookup(self->maps[MAP_OPEN], &name, &entry) < 0) {
-        if (errno != ENOENT)
-            return refuse("the filter's flows cannot be read");
-        which = NLB_FLOWS_OPENING;
-        if (!nlb_find_in_sets(table, self->sets[which], set_counts[which], &key, &entry.flow))
-            Py_RETURN_NONE;
-    }
-    return Py_BuildValue("IKK", which, (unsigned long long)entry.flow.state, (unsigned long long)entry.flow.seen_ticks);
+    const uint32_t order[] = {NLB_FLOWS_OPEN, NLB_FLOWS_OPENING};
+    for (int at = 0; at < 2; at++)
+        if (nlb_find_in_sets(table, self->sets[order[at]], self->set_counts[order[at]], &key, &flow))
+            return Py_BuildValue("IKK", order[at], (unsigned long long)flow.state,
+                                 (unsigned long long)flow.seen_ticks);
+    Py_RETURN_NONE;
 }
 
 /* Whether an open flow was there to be forgotten. One that is opening stays: its client has just begun anew. */
@@ -699,25 +608,14 @@ static PyObject *
 program_forget(PyObject *object, PyObject *args)
 {
     Program *self = (Program *)object;
-    PyObject *value, *client, *server;
-    unsigned client_port, server_port, protocol;
     struct nlb_key key;
-    struct nlb_name name;
-    if (!PyArg_ParseTuple(args, "OOIOII", &value, &client, &client_port, &server, &server_port, &protocol) ||
-        !is_open(self) || !nlb_read_key(client, client_port, server, server_port, protocol, &key))
-        return NULL;
-    const struct nlb_table *table = nlb_table_of(value);
+    struct nlb_flow flow;
+    const struct nlb_table *table = read_flow(self, args, &key);
     if (table == NULL)
         return NULL;
-    nlb_name_of(table, &key, &name);
-    union bpf_attr attributes;
-    memset(&attributes, 0, sizeof attributes);
-    attributes.map_fd = (uint32_t)self->maps[MAP_OPEN];
-    attributes.key = address_of(&name);
-    int result = bpf(BPF_MAP_DELETE_ELEM, &attributes);
-    if (result < 0 && errno != ENOENT)
-        return refuse("a flow of the filter cannot be forgotten");
-    return PyBool_FromLong(result == 0);
+    bool there = nlb_find_in_sets(table, self->sets[NLB_FLOWS_OPEN], self->set_counts[NLB_FLOWS_OPEN], &key, &flow);
+    nlb_forget_in_sets(table, self->sets[NLB_FLOWS_OPEN], self->set_counts[NLB_FLOWS_OPEN], &key);
+    return PyBool_FromLong(there);
 }
 
 static PyObject *
@@ -727,28 +625,13 @@ program_forget_flows(PyObject *object, PyObject *unused)
     Program *self = (Program *)object;
     if (!is_open(self))
         return NULL;
+    /* What is empty already is left alone, so that it costs no memory before it is used. */
     for (uint32_t which = 0; which < NLB_FLOW_TABLES; which++)
-        if (self->sets[which] != NULL)
-            memset(self->sets[which], 0, set_bytes(which));
-    struct walk walk;
-    bool failed = !walk_begin(&walk);
-    /* What is deleted moves nothing, so the walk goes on where it was. */
-    while (!failed && !walk.ended) {
-        if (walk_map(&walk, self->maps[MAP_OPEN]) < 0) {
-            refuse("the filter's flows cannot be read");
-            failed = true;
+        for (uint32_t place = 0; place < self->set_counts[which] * NLB_WAYS; place++) {
+            volatile uint64_t *noted = &self->sets[which][place / NLB_WAYS].noted[place % NLB_WAYS];
+            if (*noted != 0)
+                *noted = 0;
         }
-        for (uint32_t at = 0; !failed && at < walk.count; at++) {
-            union bpf_attr attributes;
-            memset(&attributes, 0, sizeof attributes);
-            attributes.map_fd = (uint32_t)self->maps[MAP_OPEN];
-            attributes.key = address_of(&walk.names[at]);
-            bpf(BPF_MAP_DELETE_ELEM, &attributes); /* It may be gone by itself. */
-        }
-    }
-    walk_end(&walk);
-    if (failed)
-        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -852,7 +735,7 @@ static PyMethodDef program_methods[] = {
 };
 
 static PyType_Slot program_slots[] = {
-    {Py_tp_doc, "NlbProgram(*, flows_max, sharing=None): the filter in the kernel."},
+    {Py_tp_doc, "NlbProgram(*, open_sets, sharing=None): the filter in the kernel."},
     {Py_tp_new, program_new},
     {Py_tp_init, program_init},
     {Py_tp_dealloc, program_dealloc},

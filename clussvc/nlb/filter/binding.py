@@ -38,10 +38,15 @@ if TYPE_CHECKING:
     from clussvc.native import NlbFlowTuple
 
 FLOWS_DEFAULT: Final = 65_536
-"""Connections of which a filter keeps track, at 136 bytes of kernel memory each. The original's default is 262144
+"""Connections of which a filter keeps track, at 128 bytes of kernel memory each. The original's default is 262144
 (``MaxConnectionDescriptors``), and so many can be asked for."""
 FLOWS_MAX: Final = 1_048_576
 """The original's limit."""
+
+_WAYS: Final = 16
+"""Places of a set, as the core has it: a connection has its place in one set, whose oldest gives way."""
+_PLACES_PER_FLOW: Final = 2
+"""So that hardly any set is full (one of 120) when the filter has as many connections as it is to keep track of."""
 
 _VERDICTS: Final = (Verdict.PASS, Verdict.ACCEPT, Verdict.DROP)
 _REASONS: Final = tuple(Reason(word) for word in NLB_REASONS)
@@ -87,10 +92,11 @@ def _cells(table: FilterTable, buckets: RuleBuckets) -> bytes:
     return bytes(cells)
 
 
-def build(table: FilterTable, *, tick_ms: float = 1.0) -> NlbTable:
+def build(table: FilterTable, *, tick_ms: float = 1.0, open_sets: int = 1) -> NlbTable:
     """The table as the C core has it. Raises ClusterError(``filter-table-invalid``) with all that is wrong with it.
 
-    ``tick_ms``: the length of a tick of the clock that goes with it, in milliseconds.
+    ``tick_ms``: the length of a tick of the clock that goes with it, in milliseconds. ``open_sets``: sets in the
+    kernel's table of open connections, a power of two; only the kernel has them.
     """
     problems = table.validate()
     if problems:
@@ -127,6 +133,7 @@ def build(table: FilterTable, *, tick_ms: float = 1.0) -> NlbTable:
             ),
             default_cells=_cells(table, table.default),
             default_flags=int(table.default.cut),
+            open_sets=open_sets,
         )
     except ValueError as error:
         raise ClusterError("filter-table-invalid", f"The packet filter refuses the table: {error}.") from error
@@ -226,7 +233,8 @@ class XdpFilter:
         """``flows_max``: connections it keeps track of, 1024..1048576; the oldest give way.
 
         ``sharing``: another filter with which it shares what is known of flows. The instances of a team of
-        bi-directional affinity do, so that what the one sees opening is known to the other.
+        bi-directional affinity do, so that what the one sees opening is known to the other. Their tables must have the
+        same seed.
         """
         if not 1024 <= flows_max <= FLOWS_MAX:
             raise ClusterError("filter-unavailable", f"The filter can keep track of 1024 to {FLOWS_MAX} connections.")
@@ -239,8 +247,10 @@ class XdpFilter:
         self._tick_ms = time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1000
         shared: NlbProgram | None = None if sharing is None else sharing._program
         self._program: NlbProgram
+        own_sets = 1 << (-(-_PLACES_PER_FLOW * flows_max // _WAYS) - 1).bit_length()
+        self._open_sets: int = own_sets if sharing is None else sharing._open_sets
         with _kernel("load the packet filter"):
-            self._program = NlbProgram(flows_max, shared)
+            self._program = NlbProgram(self._open_sets, shared)
 
     def load(self, table: FilterTable) -> None:
         """Replace the table, whole: every frame is decided by the old one or by the new one, and when this returns,
@@ -251,7 +261,7 @@ class XdpFilter:
         """
         self._require_open()
         completed = self._complete(table)
-        built = build(completed, tick_ms=self._tick_ms)
+        built = build(completed, tick_ms=self._tick_ms, open_sets=self._open_sets)
         with _kernel("load a table of the packet filter"):
             self._program.load(built)
             if not table.running:

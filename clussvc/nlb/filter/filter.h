@@ -28,8 +28,11 @@ void nlb_count_flow(const struct nlb_table *table, uint32_t which, const struct 
 bool nlb_read_key(PyObject *client, unsigned client_port, PyObject *server, unsigned server_port, unsigned protocol,
                   struct nlb_key *key);
 
-/* The name by which the kernel's tables have a flow. */
-void nlb_name_of(const struct nlb_table *table, const struct nlb_key *key, struct nlb_name *name);
+/* A flow and its key, out of the kernel's memory. */
+struct nlb_entry {
+    struct nlb_key key;
+    struct nlb_flow flow;
+};
 
 /* The flow in a place of a set of the kernel's; false if there is none, or if it is being written to. */
 bool nlb_read_place(const struct nlb_table *table, const struct nlb_set *set, uint32_t way, struct nlb_entry *entry);
@@ -37,6 +40,9 @@ bool nlb_read_place(const struct nlb_table *table, const struct nlb_set *set, ui
 /* What one of so many sets says of a flow; false if nothing. */
 bool nlb_find_in_sets(const struct nlb_table *table, const struct nlb_set *sets, uint32_t count,
                       const struct nlb_key *key, struct nlb_flow *flow);
+
+/* Forgets a flow in the one of so many sets where it would be. */
+void nlb_forget_in_sets(const struct nlb_table *table, struct nlb_set *sets, uint32_t count, const struct nlb_key *key);
 
 /* {(slot, bucket): count}, of those that are not 0. */
 PyObject *nlb_counts_as_dict(const uint32_t *counts);

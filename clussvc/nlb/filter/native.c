@@ -115,7 +115,8 @@ table_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"generation",    "seed",        "buckets",          "host",        "state",
                             "flags",         "cluster_mac", "own_mac",          "times_ticks", "virtual",
-                            "dedicated",     "rules",       "default_cells",    "default_flags", NULL};
+                            "dedicated",     "rules",       "default_cells",    "default_flags", "open_sets",
+                            NULL};
     Table *self = (Table *)object;
     struct nlb_setup setup = {0};
     struct nlb_setup_rule rules[NLB_RULES_MAX] = {0};
@@ -125,11 +126,11 @@ table_init(PyObject *object, PyObject *args, PyObject *kwargs)
     Py_ssize_t seed_length, cluster_length, own_length, default_length;
     PyObject *virtual_values, *dedicated_values, *rule_values;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$Ky#IIIIy#y#(KKKKKKK)O!O!O!y#b", names, &generation, &seed, &seed_length, &setup.buckets,
+            args, kwargs, "$Ky#IIIIy#y#(KKKKKKK)O!O!O!y#bI", names, &generation, &seed, &seed_length, &setup.buckets,
             &setup.self, &setup.state, &setup.flags, &cluster_mac, &cluster_length, &own_mac, &own_length,
             &times[0], &times[1], &times[2], &times[3], &times[4], &times[5], &times[6], &PyTuple_Type, &virtual_values,
             &PyTuple_Type, &dedicated_values, &PyTuple_Type, &rule_values, &default_cells, &default_length,
-            &setup.default_flags))
+            &setup.default_flags, &setup.open_sets))
         return -1;
     if (!has_length(seed_length, 16, "the seed") || !has_length(cluster_length, 6, "a link address") ||
         !has_length(own_length, 6, "a link address") ||
@@ -283,23 +284,17 @@ nlb_read_key(PyObject *client, unsigned client_port, PyObject *server, unsigned 
     return true;
 }
 
-void
-nlb_name_of(const struct nlb_table *table, const struct nlb_key *key, struct nlb_name *name)
-{
-    nlb_name_flow(table, key, name);
-}
-
 bool
 nlb_read_place(const struct nlb_table *table, const struct nlb_set *set, uint32_t way, struct nlb_entry *entry)
 {
     uint64_t noted = NLB_NOTED_ONCE(set, way);
-    struct nlb_name name, there = set->entries[way].name;
+    struct nlb_name name;
     if (noted == 0)
         return false;
     entry->flow = nlb_noted_flow(noted);
     entry->key = set->entries[way].key;
     nlb_name_flow(table, &entry->key, &name);
-    return name.high == there.high && name.low == there.low && nlb_tag_fits(noted, nlb_spot(table, &name));
+    return nlb_set_has(set, way, noted, &name);
 }
 
 bool
@@ -308,10 +303,17 @@ nlb_find_in_sets(const struct nlb_table *table, const struct nlb_set *sets, uint
 {
     struct nlb_name name;
     nlb_name_flow(table, key, &name);
-    uint32_t spot = nlb_spot(table, &name);
-    uint64_t noted = nlb_set_find(&sets[nlb_set_number(spot, count)], spot, &name);
+    uint64_t noted = nlb_set_find(&sets[nlb_set_number(&name, count)], &name);
     *flow = nlb_noted_flow(noted);
     return noted != 0;
+}
+
+void
+nlb_forget_in_sets(const struct nlb_table *table, struct nlb_set *sets, uint32_t count, const struct nlb_key *key)
+{
+    struct nlb_name name;
+    nlb_name_flow(table, key, &name);
+    nlb_set_forget(&sets[nlb_set_number(&name, count)], &name);
 }
 
 static PyObject *
@@ -322,7 +324,7 @@ flows_put(PyObject *object, PyObject *args)
     unsigned which, client_port, server_port, protocol;
     unsigned long long state, seen_ticks;
     struct nlb_key key;
-    struct nlb_name name = {0, 0};
+    struct nlb_name name = {0, 0, 0}; /* These tables go by the key. */
     if (!PyArg_ParseTuple(args, "IOIOIIKK", &which, &client, &client_port, &server, &server_port, &protocol, &state,
                           &seen_ticks) ||
         !nlb_read_key(client, client_port, server, server_port, protocol, &key))

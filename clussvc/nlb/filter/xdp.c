@@ -22,11 +22,8 @@ struct xdp_md {
 };
 #define XDP_DROP 1
 #define XDP_PASS 2
-#define BPF_ANY 0
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
-static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, uint64_t flags) = (void *)2;
-static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static uint64_t (*const bpf_jiffies64)(void) = (void *)118; /* A mere load; every other clock is a call. */
 
 struct map {
@@ -36,30 +33,32 @@ struct map nlb_map_tables SECTION("maps"), nlb_map_cpu SECTION("maps"), nlb_map_
     nlb_map_opening SECTION("maps"), nlb_map_open SECTION("maps"), nlb_map_fragments SECTION("maps");
 
 /* Flow tables are maps of the program; which one is meant is known when this is compiled. */
+#define NLB_MAP(which) \
+    ((which) == NLB_FLOWS_OPEN      ? &nlb_map_open    \
+     : (which) == NLB_FLOWS_OPENING ? &nlb_map_opening \
+                                    : &nlb_map_fragments)
+
 struct nlb_flows {
     const struct nlb_table *table;
     struct nlb_cpu *cpu;
 };
 
 NLB_CODE struct nlb_set *
-nlb_flow_set(uint32_t which, uint32_t spot)
+nlb_flow_set(const struct nlb_flows *flows, uint32_t which, const struct nlb_name *name)
 {
-    int opening = which == NLB_FLOWS_OPENING;
-    uint32_t number = nlb_set_number(spot, opening ? NLB_OPENING_SETS : NLB_FRAGMENT_SETS);
-    return bpf_map_lookup_elem(opening ? &nlb_map_opening : &nlb_map_fragments, &number);
+    uint32_t sets = which == NLB_FLOWS_OPEN      ? flows->table->open_sets
+                    : which == NLB_FLOWS_OPENING ? NLB_OPENING_SETS
+                                                 : NLB_FRAGMENT_SETS;
+    uint32_t number = nlb_set_number(name, sets);
+    return bpf_map_lookup_elem(NLB_MAP(which), &number);
 }
 
-NLB_CODE struct nlb_flow *
+NLB_CODE const struct nlb_flow *
 nlb_flow_find(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
 {
     (void)key;
-    if (which == NLB_FLOWS_OPEN) {
-        struct nlb_entry *entry = bpf_map_lookup_elem(&nlb_map_open, name);
-        return entry == NULL ? NULL : &entry->flow;
-    }
-    uint32_t spot = nlb_spot(flows->table, name);
-    const struct nlb_set *set = nlb_flow_set(which, spot);
-    uint64_t noted = set == NULL ? 0 : nlb_set_find(set, spot, name);
+    const struct nlb_set *set = nlb_flow_set(flows, which, name);
+    uint64_t noted = set == NULL ? 0 : nlb_set_find(set, name);
     if (noted == 0)
         return NULL;
     flows->cpu->found = nlb_noted_flow(noted);
@@ -70,29 +69,18 @@ NLB_CODE void
 nlb_flow_put(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name,
              const struct nlb_flow *flow)
 {
-    if (which == NLB_FLOWS_OPEN) {
-        struct nlb_entry entry = {*flow, *key};
-        bpf_map_update_elem(&nlb_map_open, name, &entry, BPF_ANY);
-        return;
-    }
-    uint32_t spot = nlb_spot(flows->table, name);
-    struct nlb_set *set = nlb_flow_set(which, spot);
+    struct nlb_set *set = nlb_flow_set(flows, which, name);
     if (set != NULL)
-        nlb_set_put(set, spot, name, key, flow);
+        nlb_set_put(set, name, key, flow);
 }
 
 NLB_CODE void
 nlb_flow_forget(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
 {
     (void)key;
-    if (which == NLB_FLOWS_OPEN) {
-        bpf_map_delete_elem(&nlb_map_open, name);
-        return;
-    }
-    uint32_t spot = nlb_spot(flows->table, name);
-    struct nlb_set *set = nlb_flow_set(which, spot);
+    struct nlb_set *set = nlb_flow_set(flows, which, name);
     if (set != NULL)
-        nlb_set_forget(set, spot, name);
+        nlb_set_forget(set, name);
 }
 
 NLB_CODE uint64_t

@@ -18,9 +18,9 @@ from clussvc.model.ids import HostId
 from clussvc.nlb.filter import binding
 from clussvc.nlb.filter.binding import XdpFilter
 from clussvc.nlb.filter.netlink import xdp_programs
-from clussvc.nlb.filter_table import FlowState, Reason, RuleBuckets, Verdict, all_to
+from clussvc.nlb.filter_table import FlowState, FlowTimes, Reason, RuleBuckets, Verdict, all_to
 from tests.adapters.nlb.conftest import Wire
-from tests.packets.frames import ACK, CLUSTER_MAC, OWN_MAC, Packet
+from tests.packets.frames import ACK, CLUSTER_MAC, FIN, OWN_MAC, RST, SYN, Packet
 from tests.packets.tables import table
 
 
@@ -173,6 +173,48 @@ def test_a_flood_pushes_out_only_what_is_opening(kernel_filter: XdpFilter) -> No
         assert kernel_filter.test_run(packet.but(flags=ACK).frame())[0]
     for packet in gone[:100]:
         assert not kernel_filter.test_run(packet.but(flags=ACK).frame())[0]
+
+
+def test_as_many_connections_are_kept_as_were_asked_for(kernel_filter: XdpFilter) -> None:
+    """But for the few whose set was full; and a table that is full keeps the newest."""
+    del kernel_filter  # Only for its skipping.
+    small = XdpFilter(flows_max=1024)
+    try:
+        small.load(table(hosts=1))
+        for first, port in enumerate(range(1024, 1024 + 8192, 1024)):
+            packets = [Packet(source_port=port + number) for number in range(1024)]
+            for packet in packets:
+                for each in (packet, packet.but(flags=ACK)):
+                    assert small.test_run(each.frame())[0]
+            known = {flow.client_port for flow in small.flows(100_000)}
+            assert len(known) <= 2048
+            if first == 0:
+                assert len(known) > 1000
+            # A hundredth of all connections has been pushed out by one that is younger than a thousand others.
+            assert len(known & {packet.source_port for packet in packets}) > 1000
+    finally:
+        small.close()
+
+
+def test_what_a_connection_does_is_noted_in_its_place(kernel_filter: XdpFilter) -> None:
+    """Packets after a while make it young again, a FIN makes it one that ends, an RST ends it."""
+    kernel_filter.load(table(hosts=1, times=FlowTimes(touch_ms=10)))
+    connection = Packet()
+    for flags in (SYN, ACK):
+        kernel_filter.test_run(connection.but(flags=flags).frame())
+    deadline_s = time.monotonic() + 60
+    while kernel_filter.flows()[0].idle_ms < 100:
+        assert time.monotonic() < deadline_s
+    aged_ms = kernel_filter.flows()[0].idle_ms
+    kernel_filter.test_run(connection.but(flags=ACK).frame())
+    (flow,) = kernel_filter.flows()
+    assert flow.idle_ms < aged_ms and flow.state is FlowState.OPEN
+
+    for flags in (FIN | ACK, ACK):
+        kernel_filter.test_run(connection.but(flags=flags).frame())
+        assert [FlowState.CLOSING] == [flow.state for flow in kernel_filter.flows()]
+    kernel_filter.test_run(connection.but(flags=RST).frame())
+    assert not kernel_filter.flows()
 
 
 def test_a_stopped_host_forgets_its_connections(kernel_filter: XdpFilter) -> None:

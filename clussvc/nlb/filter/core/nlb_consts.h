@@ -57,9 +57,10 @@
 #define NLB_FLOWS_OPEN 1
 #define NLB_FLOWS_FRAGMENTS 2 /* What became of the first fragment of a datagram. */
 #define NLB_FLOW_TABLES 3
-#define NLB_WAYS 8 /* Places of a set: nlb_sets.h. */
-#define NLB_OPENING_SETS 2048
-#define NLB_FRAGMENT_SETS 512
+#define NLB_WAYS 16 /* Places of a set: nlb_sets.h. */
+#define NLB_OPENING_SETS 1024
+#define NLB_FRAGMENT_SETS 256
+#define NLB_OPEN_SETS_MAX (1u << 17)
 
 enum nlb_flow_state {
     NLB_UNKNOWN,

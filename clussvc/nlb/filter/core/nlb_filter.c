@@ -638,11 +638,24 @@ nlb_ports_word(const struct nlb_key *key)
            (uint64_t)key->fragments << 16;
 }
 
-NLB_CODE void
-nlb_name_ipv4(const struct nlb_key *key, struct nlb_name *name)
+/* Strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast", 2014): whoever does not know the
+   keys knows nothing of where two different names fall, whatever the names. The upper half is good. */
+NLB_CODE uint64_t
+nlb_universal(const uint64_t keys[5], uint64_t high, uint64_t low)
 {
-    name->high = (uint64_t)NLB_IPV4_WORD(key->client.low) << 32 | NLB_IPV4_WORD(key->server.low);
-    name->low = nlb_ports_word(key);
+    return keys[0] + keys[1] * (high >> 32) + keys[2] * (high & 0xffffffff) + keys[3] * (low >> 32) +
+           keys[4] * (low & 0xffffffff);
+}
+
+NLB_CODE void
+nlb_name_ipv4(const struct nlb_table *table, const struct nlb_key *key, struct nlb_name *name)
+{
+    uint64_t high = (uint64_t)NLB_IPV4_WORD(key->client.low) << 32 | NLB_IPV4_WORD(key->server.low);
+    uint64_t low = nlb_ports_word(key);
+    name->high = high;
+    name->low = low;
+    name->spot = (nlb_universal(table->set_keys, high, low) & ~0xffffffffull) |
+                 nlb_universal(table->tag_keys, high, low) >> 32;
 }
 
 /* `client` is the state of the hash after the client's address. */
@@ -654,8 +667,10 @@ nlb_name_ipv6(const struct sip *client, const struct nlb_key *key, struct nlb_na
     nlb_sip_word(&s, NLB_LE64(key->server.low));
     nlb_sip_word(&s, nlb_ports_word(key));
     nlb_sip_end(&s, 0xee);
-    name->high = s.v0 ^ s.v1;
-    name->low = (s.v2 ^ s.v3) | 1;
+    uint64_t high = s.v0 ^ s.v1, low = (s.v2 ^ s.v3) | 1;
+    name->high = high;
+    name->low = low;
+    name->spot = high ^ low; /* Both are hashes already. */
 }
 
 /* The name of a flow in the kernel's tables, from nothing but its key. */
@@ -663,7 +678,7 @@ NLB_CODE void
 nlb_name_flow(const struct nlb_table *table, const struct nlb_key *key, struct nlb_name *name)
 {
     if (nlb_is_ipv4(key->client) && nlb_is_ipv4(key->server)) {
-        nlb_name_ipv4(key, name);
+        nlb_name_ipv4(table, key, name);
         return;
     }
     struct sip client;
@@ -694,10 +709,10 @@ nlb_fragment_key(const struct nlb_packet *packet, struct nlb_key *key)
     key->fragments = 1;
 }
 
-/* Notes of a flow what the decision says; `found` is what the table `which` knows of it. */
+/* Notes of a flow what the decision says; `found` is what is known of it, in the table of openings if it is opening. */
 NLB_CODE void
-nlb_take_note(const struct nlb_table *table, struct nlb_flows *flows, struct nlb_work *work, struct nlb_flow *found,
-              int opening)
+nlb_take_note(const struct nlb_table *table, struct nlb_flows *flows, struct nlb_work *work,
+              const struct nlb_flow *found, int opening)
 {
     uint8_t note = work->decision.note;
     if (note == NLB_NOTE_NOTHING)
@@ -706,24 +721,24 @@ nlb_take_note(const struct nlb_table *table, struct nlb_flows *flows, struct nlb
         nlb_forget(flows, &work->packet.key, &work->name);
         return;
     }
-    uint64_t now_ticks = nlb_now(flows);
+    struct nlb_flow flow = {nlb_now(flows), NLB_OPEN};
+    if (note == NLB_NOTE_TOUCH && found != NULL) { /* What is known is found; the verifier does not know. */
+        if (flow.seen_ticks - found->seen_ticks <= table->touch_ticks)
+            return;
+        flow.state = found->state;
+    }
     if (note == NLB_NOTE_OPENING) {
-        struct nlb_flow flow = {now_ticks, NLB_OPENING};
         if (found != NULL && !opening) /* Too old to count, but it would hide the new one. */
             nlb_flow_forget(flows, NLB_FLOWS_OPEN, &work->packet.key, &work->name);
+        flow.state = NLB_OPENING;
         nlb_flow_put(flows, NLB_FLOWS_OPENING, &work->packet.key, &work->name, &flow);
-    } else if (found == NULL || opening) {
-        struct nlb_flow flow = {now_ticks, note == NLB_NOTE_CLOSE ? NLB_CLOSING : NLB_OPEN};
-        nlb_flow_put(flows, NLB_FLOWS_OPEN, &work->packet.key, &work->name, &flow);
-        if (opening)
-            nlb_flow_forget(flows, NLB_FLOWS_OPENING, &work->packet.key, &work->name);
-    } else if (note == NLB_NOTE_TOUCH) {
-        if (now_ticks - found->seen_ticks > table->touch_ticks)
-            found->seen_ticks = now_ticks;
-    } else {
-        found->state = note == NLB_NOTE_CLOSE ? NLB_CLOSING : NLB_OPEN;
-        found->seen_ticks = now_ticks;
+        return;
     }
+    if (note == NLB_NOTE_CLOSE)
+        flow.state = NLB_CLOSING;
+    nlb_flow_put(flows, NLB_FLOWS_OPEN, &work->packet.key, &work->name, &flow);
+    if (opening)
+        nlb_flow_forget(flows, NLB_FLOWS_OPENING, &work->packet.key, &work->name);
 }
 
 /* Whoever opens a control connection of PPTP opens a tunnel; later fragments go where the first one went. */
@@ -772,13 +787,13 @@ nlb_decide_whole(const struct nlb_table *table, struct nlb_flows *flows, struct 
 {
     uint8_t cell = nlb_place(table, work);
     NLB_MEET();
-    struct nlb_flow *found = NULL;
+    const struct nlb_flow *found = NULL;
     int opening = 0;
     if (nlb_has_flow(&work->packet) && ((cell & NLB_KEPT) || work->decision.owner == table->self)) {
         if (work->packet.flags & NLB_PACKET_IPV6)
             nlb_name_ipv6(&work->client, &work->packet.key, &work->name);
         else
-            nlb_name_ipv4(&work->packet.key, &work->name);
+            nlb_name_ipv4(table, &work->packet.key, &work->name);
         NLB_MEET();
         found = nlb_flow_find(flows, NLB_FLOWS_OPEN, &work->packet.key, &work->name);
         if (found == NULL) {

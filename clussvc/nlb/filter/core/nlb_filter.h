@@ -91,11 +91,11 @@ nlb_load64(const uint8_t *at)
 
 struct nlb_flows; /* The three flow tables, however they are kept. */
 
-/* What a flow table says of a key, which also has a name (struct nlb_name); NULL if nothing. It may be written to. */
-NLB_CODE struct nlb_flow *nlb_flow_find(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key,
-                                        const struct nlb_name *name);
+/* What a flow table says of a key, which also has a name (struct nlb_name); NULL if nothing. Good until the next call. */
+NLB_CODE const struct nlb_flow *nlb_flow_find(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key,
+                                              const struct nlb_name *name);
 
-/* Notes a flow; a full table gives up its oldest. */
+/* Notes a flow, in the place of what was noted of it before; a full table gives up its oldest. */
 NLB_CODE void nlb_flow_put(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key,
                            const struct nlb_name *name, const struct nlb_flow *flow);
 

@@ -50,7 +50,7 @@ nlb_flow_entry(struct nlb_flows *flows, uint32_t which, const struct nlb_key *ke
     return make ? place : NULL;
 }
 
-NLB_CODE struct nlb_flow *
+NLB_CODE const struct nlb_flow *
 nlb_flow_find(struct nlb_flows *flows, uint32_t which, const struct nlb_key *key, const struct nlb_name *name)
 {
     (void)name;

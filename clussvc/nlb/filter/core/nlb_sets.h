@@ -1,5 +1,5 @@
 /*
- * The kernel's tables of what is short-lived: connections that are opening, and fragmented datagrams under way.
+ * The flow tables in the kernel.
  *
  * A table is an array of sets, and a flow has its place in one of them: which one is a keyed hash of its name. If all
  * places of the set are taken, the oldest gives way. Noting a flow is a few stores, where the kernel's own hash table
@@ -8,12 +8,12 @@
  * There is no lock here. Processors (and whoever reads from outside) may come to one place at the same time, so what is
  * read may be a mixture of two flows, word by word. Nobody ever believes a mixture:
  *
- *   - Date, state and tag are one word, which is read and written whole. The tag are bits of the hash of the name.
+ *   - Date, state and tag are one word, which is read and written whole. The tag is a second hash of the name.
  *   - A flow is known only if both words of its name are there and the tag is its own. Two halves of different names are
  *     the name of a third flow; its tag is neither's, but for a chance of 2^-21 that depends on the seed alone.
  *   - So a flow that loses its place to another at the same moment is lost, as if it had been the oldest; and a flow that
- *     is forgotten is gone from every place of its set. "Flows may say less than there was" covers the first, and nothing
- *     else can happen.
+ *     is forgotten is gone from every place of its set. "Flows may say less than there was" (nlb_decide) covers the first,
+ *     and nothing else can happen.
  */
 
 #ifndef CLUSSVC_NLB_SETS_H
@@ -26,29 +26,18 @@
 #define NLB_TAG_BITS 21
 #define NLB_NOTED_ONCE(set, way) (*(const volatile uint64_t *)&(set)->noted[way])
 
-/* Strongly universal (Lemire and Kaser, "Strongly universal string hashing is fast", 2014): whoever does not know the
-   keys knows nothing of where two different names fall, whatever the names. */
+/* Of the sets there are a power of two. */
 NLB_CODE uint32_t
-nlb_spot(const struct nlb_table *table, const struct nlb_name *name)
+nlb_set_number(const struct nlb_name *name, uint32_t sets)
 {
-    const uint64_t *keys = table->spot_keys;
-    uint64_t high = name->high, low = name->low;
-    return (uint32_t)((keys[0] + keys[1] * (high >> 32) + keys[2] * (high & 0xffffffff) + keys[3] * (low >> 32) +
-                       keys[4] * (low & 0xffffffff)) >> 32);
-}
-
-/* The set of a name, of which there are a power of two, at most 2048; the tag comes from the bits below. */
-NLB_CODE uint32_t
-nlb_set_number(uint32_t spot, uint32_t sets)
-{
-    return spot >> NLB_TAG_BITS & (sets - 1);
+    return (uint32_t)(name->spot >> 32) & (sets - 1);
 }
 
 NLB_CODE uint64_t
-nlb_noted(uint32_t spot, const struct nlb_flow *flow)
+nlb_noted(const struct nlb_name *name, const struct nlb_flow *flow)
 {
-    uint64_t tag = (uint64_t)spot << (64 - NLB_TAG_BITS), ticks = flow->seen_ticks & ((1ull << NLB_TICKS_BITS) - 1);
-    return tag | ticks << NLB_STATE_BITS | flow->state;
+    uint64_t ticks = flow->seen_ticks & ((1ull << NLB_TICKS_BITS) - 1);
+    return name->spot << (64 - NLB_TAG_BITS) | ticks << NLB_STATE_BITS | flow->state;
 }
 
 NLB_CODE struct nlb_flow
@@ -60,26 +49,21 @@ nlb_noted_flow(uint64_t noted)
 }
 
 NLB_CODE int
-nlb_tag_fits(uint64_t noted, uint32_t spot)
-{
-    return noted >> (64 - NLB_TAG_BITS) == (spot & ((1u << NLB_TAG_BITS) - 1));
-}
-
-NLB_CODE int
-nlb_set_has(const struct nlb_set *set, uint32_t way, uint64_t noted, uint32_t spot, const struct nlb_name *name)
+nlb_set_has(const struct nlb_set *set, uint32_t way, uint64_t noted, const struct nlb_name *name)
 {
     const struct nlb_set_entry *entry = &set->entries[way];
-    return nlb_tag_fits(noted, spot) && entry->name.high == name->high && entry->name.low == name->low;
+    return (noted ^ name->spot << (64 - NLB_TAG_BITS)) >> (64 - NLB_TAG_BITS) == 0 && entry->high == name->high &&
+           entry->low == name->low;
 }
 
 /* What is noted of a flow; 0 if nothing. */
 NLB_CODE uint64_t
-nlb_set_find(const struct nlb_set *set, uint32_t spot, const struct nlb_name *name)
+nlb_set_find(const struct nlb_set *set, const struct nlb_name *name)
 {
     NLB_UNROLL
     for (uint32_t way = 0; way < NLB_WAYS; way++) {
         uint64_t noted = NLB_NOTED_ONCE(set, way);
-        if (nlb_set_has(set, way, noted, spot, name))
+        if (nlb_set_has(set, way, noted, name))
             return noted;
     }
     return 0;
@@ -100,29 +84,30 @@ nlb_set_oldest(const struct nlb_set *set)
 
 /* Notes a flow in its place, or in that of the oldest. */
 NLB_CODE void
-nlb_set_put(struct nlb_set *set, uint32_t spot, const struct nlb_name *name, const struct nlb_key *key,
+nlb_set_put(struct nlb_set *set, const struct nlb_name *name, const struct nlb_key *key,
             const struct nlb_flow *flow)
 {
-    uint64_t noted = nlb_noted(spot, flow);
+    uint64_t noted = nlb_noted(name, flow);
     NLB_UNROLL
     for (uint32_t way = 0; way < NLB_WAYS; way++)
-        if (nlb_set_has(set, way, NLB_NOTED_ONCE(set, way), spot, name)) {
+        if (nlb_set_has(set, way, NLB_NOTED_ONCE(set, way), name)) {
             set->noted[way] = noted;
             return;
         }
     uint32_t way = NLB_BOUND(nlb_set_oldest(set), NLB_WAYS - 1);
     set->noted[way] = noted;
-    set->entries[way].name = *name;
+    set->entries[way].high = name->high;
+    set->entries[way].low = name->low;
     set->entries[way].key = *key;
 }
 
 /* Every place is looked at: two processors may have noted the same flow at the same moment. */
 NLB_CODE void
-nlb_set_forget(struct nlb_set *set, uint32_t spot, const struct nlb_name *name)
+nlb_set_forget(struct nlb_set *set, const struct nlb_name *name)
 {
     NLB_UNROLL
     for (uint32_t way = 0; way < NLB_WAYS; way++)
-        if (nlb_set_has(set, way, NLB_NOTED_ONCE(set, way), spot, name))
+        if (nlb_set_has(set, way, NLB_NOTED_ONCE(set, way), name))
             set->noted[way] = 0;
 }
 

@@ -29,24 +29,19 @@ struct nlb_flow {
 };
 
 /*
- * How the kernel's flow tables name a flow: in 16 bytes, since hashing and comparing 40 takes longer than all the rest.
- * For IPv4 it is the flow itself. For IPv6 it is a keyed hash of it, so nobody outside can make two of them meet, and the
- * lowest bit is set, so neither meets one of IPv4.
+ * How the flow tables in the kernel name a flow: in 16 bytes, since hashing and comparing 40 takes longer than all the
+ * rest. For IPv4 it is the flow itself. For IPv6 it is a keyed hash of it, so nobody outside can make two of them meet, and
+ * the lowest bit is set, so neither meets one of IPv4.
  */
 struct nlb_name {
     uint64_t high, low;
+    uint64_t spot; /* A keyed hash of both: the upper half says where to look, the lower has the tag (nlb_sets.h). */
 };
 
-/* What the kernel's flow tables hold; the name alone does not tell whose flow it is. */
-struct nlb_entry {
-    struct nlb_flow flow;
-    struct nlb_key key;
-};
-
-/* A set of places for flows that are short-lived; see nlb_sets.h. Dates, states and tags lie together: one line of the
-   processor's memory tells who is there. */
+/* A set of places for flows. Dates, states and tags lie together: two lines of the processor's memory tell who is there.
+   The name alone does not tell whose flow it is. */
 struct nlb_set_entry {
-    struct nlb_name name;
+    uint64_t high, low; /* Of the name. */
     struct nlb_key key;
 };
 
@@ -79,7 +74,7 @@ struct nlb_rule {
 struct nlb_table {
     uint64_t generation;
     uint64_t seed[2]; /* Of the hash; equal on all hosts. */
-    uint64_t spot_keys[5]; /* Made from the seed; of the hash that finds a flow's place in the kernel. */
+    uint64_t set_keys[5], tag_keys[5]; /* Made from the seed; of the hash of a flow's name in the kernel. */
     uint64_t fold;    /* With which every known address has a place of its own in `places`. */
     uint64_t opening_ticks, idle_ticks, closing_ticks, gre_ticks, ipsec_ticks, fragment_ticks;
     /* Above: after which a flow is forgotten. Below: for how long a flow in use need not be noted anew. */
@@ -92,7 +87,7 @@ struct nlb_table {
     uint8_t cluster_mac[8], own_mac[8]; /* Two bytes of zero behind each. */
     uint8_t icmp_slot[NLB_LISTS + 7];   /* For each list, the rule whose hosts share ICMP. */
     struct nlb_rule rules[NLB_SLOTS];
-    uint32_t align;
+    uint32_t open_sets; /* In the kernel, those for open connections: a power of two. */
     struct nlb_target targets[NLB_TARGETS];
     uint8_t places[NLB_FOLDS];               /* The target that may be meant; 0: none. */
     struct nlb_ranges ranges[NLB_LISTS * 2]; /* List 0 has the rules of all addresses; TCP, then UDP. */

@@ -35,15 +35,16 @@ is_unspecified(struct nlb_address address)
 
 /* Numbers that only who has the seed can know, set apart from its other use by what is hashed. */
 static void
-make_spot_keys(struct nlb_table *table)
+make_keys(const uint64_t seed[2], const char *what, uint64_t keys[5])
 {
-    uint8_t seed[16], made[16];
-    store_le64(seed, table->seed[0]);
-    store_le64(seed + 8, table->seed[1]);
-    for (uint8_t number = 0; number < sizeof table->spot_keys / sizeof *table->spot_keys; number++) {
-        const uint8_t message[] = {'s', 'p', 'o', 't', number};
-        siphash128(seed, message, sizeof message, made);
-        table->spot_keys[number] = load_le64(made);
+    uint8_t key[16], made[16], message[4];
+    store_le64(key, seed[0]);
+    store_le64(key + 8, seed[1]);
+    memcpy(message, what, 3);
+    for (uint8_t number = 0; number < 5; number++) {
+        message[3] = number;
+        siphash128(key, message, sizeof message, made);
+        keys[number] = load_le64(made);
     }
 }
 
@@ -191,6 +192,8 @@ nlb_table_build(struct nlb_table *table, const struct nlb_setup *setup)
         return "there are more than 64 virtual or dedicated addresses";
     if (setup->state > NLB_RUNNING || setup->flags > 15 || setup->default_flags > NLB_RULE_CUT)
         return "the state or the flags are unknown";
+    if (setup->open_sets < 1 || setup->open_sets > NLB_OPEN_SETS_MAX || (setup->open_sets & (setup->open_sets - 1)))
+        return "the number of sets for open connections is not a power of two in 1..131072";
     const char *problem = check_rules(setup);
     if (problem != NULL)
         return problem;
@@ -198,7 +201,9 @@ nlb_table_build(struct nlb_table *table, const struct nlb_setup *setup)
     table->generation = setup->generation;
     table->seed[0] = setup->seed[0];
     table->seed[1] = setup->seed[1];
-    make_spot_keys(table);
+    make_keys(table->seed, "set", table->set_keys);
+    make_keys(table->seed, "tag", table->tag_keys);
+    table->open_sets = setup->open_sets;
     table->opening_ticks = setup->opening_ticks;
     table->idle_ticks = setup->idle_ticks;
     table->closing_ticks = setup->closing_ticks;

@@ -22,6 +22,7 @@ struct nlb_setup {
     uint64_t seed[2];
     uint64_t opening_ticks, idle_ticks, closing_ticks, gre_ticks, ipsec_ticks, fragment_ticks, touch_ticks;
     uint32_t buckets, self, state, flags;
+    uint32_t open_sets; /* A power of two in 1..NLB_OPEN_SETS_MAX. */
     uint8_t cluster_mac[6], own_mac[6];
     const struct nlb_address *virtual_addresses, *dedicated_addresses;
     size_t virtual_count, dedicated_count;
