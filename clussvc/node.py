@@ -914,7 +914,9 @@ class NodeCore:
         hold = self._hold
         if hold is None:
             return
-        if hold.gives_way_to is not None and self.holds_nothing:
+        # Who was evicted while it was away may own the disk before it reads that; as owner it would let nobody in.
+        evicted = hold.owns and self._config is not None and self._node in self._config.evicted
+        if (hold.gives_way_to is not None or evicted) and self.holds_nothing:
             self._give_disk_back()
         seeks = self._phase in (NodePhase.ASKING, NodePhase.MEMBER) and not hold.owns
         seeks = seeks and (self._config is None or self._node in self._config.nodes)

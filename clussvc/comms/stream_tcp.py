@@ -66,6 +66,9 @@ QUEUE_BYTES_MAX = 32 * 1024 * 1024
 STALL_TIMEOUT_S = 5.0
 """How long a peer may accept nothing before its connection is given up."""
 
+EVICTED_WORD = b"E"
+"""All that a listening side ever says to a member that was: it is none any more, and need not ask again."""
+
 READ_BYTES = 256 * 1024
 WRITE_BYTES = 256 * 1024
 """Handed to the connection at once (or a single longer frame), so that STALL_TIMEOUT_S is about progress, not size."""
@@ -90,6 +93,10 @@ class StreamCallbacks:
     on_connected: Callable[[int], None]
     on_disconnected: Callable[[int], None]
     on_join: Callable[[bytes], Awaitable[bytes]]
+    is_evicted: Callable[[int], bool] = lambda node: False
+    """Whether this node can say for certain that the cluster has evicted that one."""
+    on_evicted: Callable[[int], None] = lambda node: None
+    """That node says that the cluster has evicted this one."""
 
 
 class _Peer:
@@ -404,12 +411,15 @@ class StreamTransport:
             peer.queued_bytes = 0
             peer.connected = True
         self._count("connected")
-        # The other side sends nothing here; the reader only tells when it is gone.
+        # The other side sends nothing here but that this node was evicted; else the reader only tells when it is gone.
         closed = self._loop.create_task(reader.read(1))
         closed.add_done_callback(lambda _: peer.wake.set())
         try:
             self._call.on_connected(peer.node_id)
             await self._write_queue(peer, writer, closed)
+            if closed.result() == EVICTED_WORD:
+                self._count("evicted")
+                self._call.on_evicted(peer.node_id)
         finally:
             closed.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError, ssl.SSLError):
@@ -501,6 +511,8 @@ class StreamTransport:
         while True:
             # Asked again for everything that arrives: a node may be evicted while it is connected.
             if node_id not in self._peers:
+                if self._call.is_evicted(node_id):
+                    writer.write(EVICTED_WORD)
                 raise ClusterError("unknown-member", f"node {node_id} is not a member any more", remote=True)
             data = await reader.read(READ_BYTES)
             if not data:

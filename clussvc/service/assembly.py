@@ -51,7 +51,16 @@ from clussvc.comms.token import JoinToken, make_token, new_secret, secret_sha256
 from clussvc.comms.wire import Kind
 from clussvc.configdb.store import SqliteConfigStore
 from clussvc.eventlog.log import record_to_log
-from clussvc.events import InterfacesSeen, LeadershipChanged, MonitorSaid, OfLog, ProposalFailed, ProposalFate
+from clussvc.events import (
+    Committed,
+    ConfigInstalled,
+    InterfacesSeen,
+    LeadershipChanged,
+    MonitorSaid,
+    OfLog,
+    ProposalFailed,
+    ProposalFate,
+)
 from clussvc.fencing.agents import AgentMetadata, read_metadata
 from clussvc.global_update.disk.disk_thread import DiskLogThread
 from clussvc.global_update.raft.replicator import (
@@ -160,6 +169,8 @@ class Node(Runtime):
         self._will = b""
         self._will_goes_to: tuple[tuple[str, int], ...] = ()
         self._shortcomings: tuple[str, ...] = ()
+        self.evicted_because = ""
+        """Who says that the cluster has evicted this node; empty: nobody. Then what makes it a node is of no use."""
         self._peer_addresses: dict[NodeId, tuple[tuple[str, int], ...]] = {}
         self._timing = timing
         self._fences = Fences(file.self_fence, self._clock_, inbox.put)
@@ -244,6 +255,8 @@ class Node(Runtime):
                 on_connected=lambda node: self._logs.peer_connected(node),
                 on_disconnected=lambda node: self._logs.peer_disconnected(node),
                 on_join=on_join,
+                is_evicted=self._has_evicted,
+                on_evicted=lambda node: self._evicted_according_to(f"node {node}"),
             ),
         )
 
@@ -396,6 +409,9 @@ class Node(Runtime):
         self._logs.start()
         self._admin.start()
         self._balancers.start()
+        config = self._core.config
+        if config is not None and NodeId(self._file.node_id) in config.evicted:
+            self._evicted_according_to("the log")
         log.info("service.started", node=self._file.node, cluster=self._file.cluster, pid=os.getpid())
         try:
             self.run()
@@ -583,6 +599,27 @@ class Node(Runtime):
 
     def _command_monitor(self, action: CommandMonitor) -> None:
         self._monitors.send(action.monitor, action.command)
+
+    # --- eviction ---------------------------------------------------------------------------------------------------
+
+    def _has_evicted(self, node: int) -> bool:
+        """Numbers of nodes are never given again, so this stays true; but only a node that may act speaks for all."""
+        config = self._core.config
+        return config is not None and NodeId(node) in config.evicted and self._view.holds_quorum
+
+    def _remember(self, event: Committed | ConfigInstalled) -> None:
+        super()._remember(event)
+        if NodeId(self._file.node_id) in event.config.evicted:
+            self._evicted_according_to("the log")
+
+    def _evicted_according_to(self, whom: str) -> None:
+        """May be called from any thread."""
+        if self._view.phase is NodePhase.MEMBER or self._switches.watches_only or self.evicted_because:
+            # Nobody evicts a member; whoever says so speaks of another history of the cluster.
+            return
+        self.evicted_because = f"this node was evicted from the cluster {self._file.cluster} ({whom} says so)"
+        log.warning("node.was-evicted", because=self.evicted_because)
+        self.stop_service()
 
     # --- the rest ---------------------------------------------------------------------------------------------------
 

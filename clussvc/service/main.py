@@ -156,7 +156,8 @@ def _run(options: argparse.Namespace) -> int:
                 log.warning("service.leftovers", monitors=ended)
             try:
                 birth, lost_log = _prepared(file, birth, switches)
-                why = Node(file, birth, switches, lost_log).serve()
+                node = Node(file, birth, switches, lost_log)
+                why = node.serve()
             except ClusterError as error:
                 log.critical("service.refused", because=error.message, code=error.code)
                 raise
@@ -164,9 +165,12 @@ def _run(options: argparse.Namespace) -> int:
                 # The loop's own thread met a broken invariant. What could be ended in order has been ended.
                 log.critical("service.dies", because="the loop ended with an exception", exc_info=True)
                 return BROKEN_INVARIANT
-            log.info("service.stopped", because=why)
+            log.info("service.stopped", because=node.evicted_because or why)
         finally:
             events.close()
+    if node.evicted_because:
+        print(f"clussvc: {node.evicted_because}, and cleans itself up", file=sys.stderr)
+        _clean_up(options.config)
     return 0
 
 
@@ -249,13 +253,21 @@ def _join(options: argparse.Namespace) -> int:
 
 
 def _force_cleanup(options: argparse.Namespace) -> int:
-    from clussvc.service.cleanup import WAIT_S, WAIT_S_MAX, force_cleanup
+    from clussvc.service.cleanup import WAIT_S_MAX
 
-    wait_s = WAIT_S if options.wait is None else options.wait
-    if not 0 <= wait_s <= WAIT_S_MAX:
+    wait_s: float | None = options.wait
+    if wait_s is not None and not 0 <= wait_s <= WAIT_S_MAX:
         raise ClusterError("bad-argument", f"--wait is {wait_s:g}; it must lie in 0..{WAIT_S_MAX:g}")
     data = options.data.resolve() if options.data is not None else None
-    cleaned = force_cleanup(options.config.absolute(), data=data, name=options.node, wait_s=wait_s)
+    _clean_up(options.config, data=data, name=options.node, wait_s=wait_s)
+    return 0
+
+
+def _clean_up(config: Path, *, data: Path | None = None, name: str = "", wait_s: float | None = None) -> None:
+    from clussvc.service.cleanup import WAIT_S, force_cleanup
+
+    wait_s = WAIT_S if wait_s is None else wait_s
+    cleaned = force_cleanup(config.absolute(), data=data, name=name, wait_s=wait_s)
     if not cleaned.removed:
         print("Nothing of a cluster was found on this machine, and nothing was removed.")
     for path in cleaned.removed:
@@ -264,7 +276,6 @@ def _force_cleanup(options: argparse.Namespace) -> int:
         print(sentence)
     if cleaned.removed:
         print(f"{cleaned.node or 'This machine'} is no node any more, and can be made one of any cluster.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -117,6 +117,21 @@ def test_a_lost_journal(cluster: Cluster) -> None:
         evict_and_join_anew(cluster, node)
 
 
+def test_an_evicted_node_cleans_itself_up(cluster: Cluster) -> None:
+    """It was away when it was evicted, learns it from the first node that it calls, and can join again."""
+    with others_go_on(cluster):
+        node = stopped(cluster)
+        cluster.command("node", node.name, "/evict", on=cluster.lab[1])
+        cluster.wait_nodes({each.name: "Up" for each in cluster.lab.nodes[:2]}, on=cluster.lab[1])
+        said = refusal(node)
+        assert "was evicted from the cluster" in said and f"{node.name} is no node any more" in said
+        assert not node.config.exists() and not (node.data / "keys").exists()
+        assert "node.was-evicted" in (node.data / "service.log").read_text()
+        (token,) = TOKEN.findall(cluster.command(f"/addnodes:{node.name}"))
+        cluster.join(node, token)
+        cluster.wait_all_up()
+
+
 def make_snapshot(node: Node) -> None:
     """Write the snapshot that the node would have written by itself after some thousand changes, from its journal."""
     file = read_node_file(node.config)

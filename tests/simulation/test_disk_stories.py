@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clussvc.global_update.update import CreateGroup
+from clussvc.global_update.update import CreateGroup, EvictNode
 from clussvc.model.ids import GroupId
 from clussvc.model.settings import LAN
 from tests.simulation.shared_disk import SharedDisk
@@ -182,3 +182,28 @@ def _run(world: World, script: object, then: object) -> None:
             answer = world.do(script.send(answer))
     except StopIteration:
         then()
+
+
+def test_an_evicted_node_gives_the_disk_back(kind: str) -> None:
+    """It was away when it was evicted, and is the first to come back: it owns the disk before it reads in the log that
+    it is no node any more. Nobody else could be admitted as long as it stayed the owner."""
+    with World(nodes=3, seed=7, log=kind) as world:
+        world.cleans_evicted = False
+        world.form()
+        owner, _ = owner_and_other(world)
+        away = next(machine.name for machine in world.nodes.values() if machine.name != owner)
+        others = [machine.name for machine in world.nodes.values() if machine.name != away]
+        number = world.node(away).id
+        world.crash(away)
+        world.run_until(lambda: not world.config.nodes[number].up)
+        assert world.do(EvictNode(node=number), on=owner) is None
+        world.run_until(lambda: number in world.config.evicted)
+        create(world, "kept", on=owner)
+        world.crash(*others)
+        world.start(away)
+        world.run_until(lambda: world.leader == number, what="the evicted node owns the disk")
+        world.run_until(lambda: world.leader is None, what="it gives the disk back")
+        world.start(*others)
+        world.run_until(lambda: world.members() == set(others))
+        assert world.leader != number
+        create(world, "also kept", on=others[0])

@@ -164,6 +164,8 @@ class World:
         """Whether something starts a service anew that has ended by itself, as the system's service manager does."""
         self.keep_running = False
         """Whether somebody starts also those services again that were stopped in order."""
+        self.cleans_evicted = True
+        """Whether somebody removes the data of a machine that was evicted."""
         self.network = Network(
             self.scheduler,
             self.random,
@@ -352,7 +354,7 @@ class World:
         for machine in list(self.nodes.values()):
             if machine.unwatched:
                 machine.excused_until_us = self.scheduler.now_us + self._noticing_us()
-            if not machine.wiped and self.log.entries and machine.id in self.config.evicted:
+            if self.cleans_evicted and not machine.wiped and self.log.entries and machine.id in self.config.evicted:
                 self._wipe(machine)
         self.referee.look()
         self.scheduler.later(LOOK_MS, self._look)

@@ -66,6 +66,8 @@ class Member:
             "key": str(folder / "node.key"),
             "authority": str(folder / "ca.pem"),
         }
+        self.evicted: set[int] = set()
+        self.evicted_by: list[int] = []
         self.transport = StreamTransport(
             node_id=node_id,
             cluster_id=authority.cluster_id,
@@ -78,6 +80,8 @@ class Member:
                 on_connected=lambda node: self.on_connected(node),
                 on_disconnected=self.connected.discard,
                 on_join=self.join,
+                is_evicted=lambda node: node in self.evicted,
+                on_evicted=self.evicted_by.append,
             ),
         )
 
@@ -314,3 +318,15 @@ def test_a_network_on_which_the_peer_is_not_heard_is_left(pair: tuple[Member, Me
     assert one.transport.send(2, Kind.RAFT, b"through the other one")
     assert two.heard.get(timeout=TIMEOUT_S)[2] == b"through the other one"
     assert counts("left.network") == 1, "there is no better one"
+
+
+def test_who_was_evicted_is_told(pair: tuple[Member, Member]) -> None:
+    """Whoever is only unknown may be so for a moment, and is told nothing."""
+    one, two = pair
+    one.transport.set_peers({})
+    eventually(lambda: one.transport.statistics().counts.get("refused.unknown-member", 0) >= 2)
+    assert two.evicted_by == []
+    one.evicted.add(2)
+    eventually(lambda: bool(two.evicted_by))
+    assert set(two.evicted_by) == {1}
+    assert two.transport.statistics().counts["evicted"] >= 1
