@@ -69,6 +69,17 @@ missing_for_all_tests() {
     command -v clang >/dev/null || printf '%s\n' clang
 }
 
+# What script/test-kernels needs: an emulator, the start of its machine, and what its tests build on disks and serve.
+missing_for_kernels() {
+    command -v qemu-system-x86_64 >/dev/null || printf '%s\n' qemu-system-x86
+    { busybox --list 2>/dev/null | grep -qx insmod && ! ldd "$(command -v busybox)"; } >/dev/null 2>&1 ||
+        printf '%s\n' busybox-static
+    command -v cpio >/dev/null || printf '%s\n' cpio
+    command -v depmod >/dev/null || printf '%s\n' kmod
+    command -v rpc.nfsd >/dev/null || printf '%s\n' nfs-kernel-server
+    command -v dmsetup >/dev/null || printf '%s\n' dmsetup
+}
+
 missing_for_building() {
     local python version
     has_compiler || printf '%s\n' gcc libc6-dev

@@ -41,8 +41,14 @@ CLEAR: Final = _iow(205, _RESERVATION.size)
 IGNORE_KEY: Final = 1
 WRITE_EXCLUSIVE_REG_ONLY: Final = 3
 """The kernel's number for what SCSI calls type 5."""
-CONFLICTS: Final = (0x18, 0x83, 0x4083)
-"""SAM-5 status RESERVATION CONFLICT, and the same of NVMe, with and without its mark that repeating is of no use."""
+CONFLICTS: Final = (0x18, 0x118, 0x83, 0x4083)
+"""SAM-5 status RESERVATION CONFLICT, the same with a mark that kernels from 6.1 to 6.3 add for themselves, and the same
+of NVMe, with and without its mark that repeating is of no use."""
+CHECK_CONDITIONS: Final = (0x2, 0x8000002)
+"""SAM-5 status CHECK CONDITION, as newer and older kernels give it. What it is about they keep to themselves."""
+ATTENTIONS_MAX: Final = 8
+"""A SCSI disk has this many things to say at most before it does what it is asked for (unit attentions): that others
+have changed registrations, that it was reset. After each it wants to be asked again."""
 NOBODYS_KEY: Final = 1
 
 SG_IO: Final = 0x2285
@@ -132,7 +138,8 @@ class BlockDevice(SharedFile):
 
     def _knows_reservations(self) -> bool:
         """Asked by releasing under a key that nobody has registered: a device that knows reservations refuses that, or
-        takes no notice; nobody's reservation ends with it."""
+        takes no notice; nobody's reservation ends with it. Linux' own target refuses it as it would refuse an unknown
+        command, and so does a SCSI disk without reservations; those are asked who is registered."""
         try:
             question = _RESERVATION.pack(NOBODYS_KEY, WRITE_EXCLUSIVE_REG_ONLY, 0)
             status = self._ioctl(self._file, RELEASE, bytearray(question))
@@ -141,8 +148,13 @@ class BlockDevice(SharedFile):
             if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EPERM):
                 return False
             raise lost(self._path, error) from error
-        # A SCSI disk without reservations takes the call and answers with another status, such as CHECK CONDITION.
-        return status in (0, *CONFLICTS)
+        if status in (0, *CONFLICTS):
+            return True
+        try:
+            self._scsi_registrants()
+        except OSError:
+            return False
+        return True
 
     def register(self, key: int) -> None:
         """See QuorumDevice."""
@@ -159,8 +171,9 @@ class BlockDevice(SharedFile):
         self._ask(RESERVE, _RESERVATION.pack(key, WRITE_EXCLUSIVE_REG_ONLY, 0), "reserve")
 
     def preempt(self, key: int, victim: int) -> None:
-        """See QuorumDevice."""
-        self._ask(PREEMPT, _PREEMPT.pack(victim, key, WRITE_EXCLUSIVE_REG_ONLY, 0), "take over")
+        """See QuorumDevice. What linux/pr.h calls the old key is that of whoever asks, and its new key is the victim's:
+        so the drivers for SCSI and NVMe hand them on, whatever the kernel's documents say."""
+        self._ask(PREEMPT, _PREEMPT.pack(key, victim, WRITE_EXCLUSIVE_REG_ONLY, 0), "take over")
 
     def release(self, key: int) -> None:
         """See QuorumDevice."""
@@ -212,12 +225,15 @@ class BlockDevice(SharedFile):
             sense=ctypes.addressof(sense),
             timeout_ms=ASK_TIMEOUT_MS,
         )
-        argument = bytearray(asked)
-        self._ioctl(self._file, SG_IO, argument)
-        said = ScsiCommand.from_buffer(argument)
-        if said.status or said.host_status:
-            raise OSError(errno.EIO, f"status {said.status:#x}, host status {said.host_status:#x}")
-        return answer.raw
+        for _ in range(ATTENTIONS_MAX + 1):
+            argument = bytearray(asked)
+            failed = self._ioctl(self._file, SG_IO, argument)
+            said = ScsiCommand.from_buffer(argument)
+            if not (failed or said.status or said.host_status):
+                return answer.raw
+            if said.status not in CHECK_CONDITIONS:
+                break
+        raise OSError(errno.EIO, f"status {said.status:#x}, host status {said.host_status:#x}")
 
     def _nvme_registrants(self) -> Registrants:
         namespace = self._ioctl(self._file, NVME_ID, bytearray())
@@ -245,10 +261,13 @@ class BlockDevice(SharedFile):
         return Registrants(keys=tuple(keys), holder=holder, generation=generation)
 
     def _ask(self, request: int, argument: bytes, what: str, *, harmless: bool = False) -> None:
-        try:
-            status = self._ioctl(self._file, request, bytearray(argument))
-        except OSError as error:
-            raise lost(self._path, error) from error
+        for _ in range(ATTENTIONS_MAX + 1):
+            try:
+                status = self._ioctl(self._file, request, bytearray(argument))
+            except OSError as error:
+                raise lost(self._path, error) from error
+            if status not in CHECK_CONDITIONS:
+                break
         if status in CONFLICTS:
             if harmless:
                 return

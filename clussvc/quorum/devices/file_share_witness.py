@@ -213,9 +213,11 @@ def hosted_by(path: str, nodes: Collection[str]) -> str:
     if not server:
         return f"is mounted from {source!r}, of which nobody can tell who serves it"
     ours = {node.casefold() for node in nodes}
-    known = {server.casefold(), *_addresses_of(server)}
-    if found := sorted(known & ours):
+    addresses = _addresses_of(server)
+    if found := sorted({server.casefold(), *addresses} & ours):
         return f"is served by a node of this cluster ({found[0]}), with which it would be lost"
+    if found := sorted(filter(_is_own, addresses)):
+        return f"is served by this node itself ({found[0]}), with which it would be lost"
     return ""
 
 
@@ -235,6 +237,17 @@ def _addresses_of(server: str) -> set[str]:
         return {str(each[4][0]).casefold() for each in socket.getaddrinfo(server, None)}
     except OSError:
         return set()
+
+
+def _is_own(address: str) -> bool:
+    """Whether this machine has the address, as one of its nets or on a loopback."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as trial:
+        try:
+            trial.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

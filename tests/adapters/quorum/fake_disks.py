@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,8 @@ from clussvc.quorum.disk_layout import SECTOR_BYTES
 from tests.adapters.quorum.reservations import CONFLICT, GOOD, Reservations
 
 NVME_CONFLICT = 0x4083
+MARKED_CONFLICT = 0x118
+CHECK_CONDITION = 0x2
 NAMESPACE = 7
 
 
@@ -130,13 +133,16 @@ def _judge(status: int) -> None:
 class KernelDisk:
     """A file that the kernel seems to serve as a disk with reservations to several machines.
 
-    Written from linux/pr.h, scsi/sg.h and linux/nvme_ioctl.h and the standards. No machine of the tests has such a
-    disk, so this shows what the adapter asks and how it understands answers, not that a kernel gives them.
+    Written from linux/pr.h, scsi/sg.h and linux/nvme_ioctl.h and the standards; ``linux`` is a SCSI disk as kernel 6.1
+    shows one of its own target (``script/test-kernels``): a mark at its refusals, attentions, and no other answer to a
+    stranger's release than to a command that it does not know.
     """
 
-    def __init__(self, path: Path, kind: Literal["scsi", "nvme"]) -> None:
+    def __init__(self, path: Path, kind: Literal["scsi", "linux", "nvme"]) -> None:
         self.path, self.kind = path, kind
         self.state = Reservations()
+        self._attentions: set[Hashable] = set()
+        """Machines that are told first that others have changed something."""
         self.tells_registrants = True
 
     def open(self, machine: int) -> BlockDevice:
@@ -146,15 +152,25 @@ class KernelDisk:
     @property
     def conflict(self) -> int:
         """How a refusal looks."""
-        return CONFLICT if self.kind == "scsi" else NVME_CONFLICT
+        return {"scsi": CONFLICT, "linux": MARKED_CONFLICT, "nvme": NVME_CONFLICT}[self.kind]
 
     def ioctl_of(self, machine: int) -> Ioctl:
         """What that machine's kernel answers."""
 
         def ioctl(file: int, request: int, argument: bytearray) -> int:
+            if self.kind == "linux" and machine in self._attentions:
+                self._attentions.discard(machine)
+                if request != SG_IO:
+                    return CHECK_CONDITION
+                ScsiCommand.from_buffer(argument).status = CHECK_CONDITION
+                return 0
             if request in (SG_IO, NVME_ID, NVME_IO):
                 return self._passed_through(request, argument)
+            if self.kind == "linux" and request == RELEASE and machine not in self.state.keys:
+                return CHECK_CONDITION
             status = self._persistent(machine, request, bytes(argument))
+            if status == GOOD and request != RESERVE:
+                self._attentions |= {other for other in self.state.keys if other != machine}
             return self.conflict if status == CONFLICT else status
 
         return ioctl
@@ -176,7 +192,7 @@ class KernelDisk:
                 key, kind, _ = struct.unpack("=QII", argument)
                 return state.release(machine, key)
             case _ if request == PREEMPT:
-                victim, key, kind, _ = struct.unpack("=QQII", argument)
+                key, victim, kind, _ = struct.unpack("=QQII", argument)
                 assert kind == 3, "write exclusive, registrants only"
                 return state.preempt(machine, key, victim)
             case _ if request == CLEAR:
@@ -185,7 +201,7 @@ class KernelDisk:
         raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
 
     def _passed_through(self, request: int, argument: bytearray) -> int:
-        if not self.tells_registrants or (request == SG_IO) != (self.kind == "scsi"):
+        if not self.tells_registrants or (request == SG_IO) != (self.kind != "nvme"):
             raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
         keys = list(self.state.keys.values())
         if request == NVME_ID:

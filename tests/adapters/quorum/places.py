@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from clussvc.ports import QuorumDevice
 from clussvc.quorum.devices import create_file, open_device
 from clussvc.quorum.disk_layout import SECTOR_BYTES
+from tests.adapters.quorum import kernel_target
 from tests.adapters.quorum.elsewhere import Remote, Target
 from tests.adapters.quorum.fake_disks import KernelDisk, MemoryDisk
 from tests.adapters.quorum.odd_target import Oddities, OddTarget
@@ -26,10 +28,15 @@ needs_target = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("tgtd") or not shutil.which("ip"),
     reason="an iSCSI target in a network namespace needs root, tgt and iproute2",
 )
+needs_kernel_target = pytest.mark.skipif(
+    not kernel_target.available(), reason="the kernel of this machine has no SCSI target; script/test-kernels has one"
+)
 KINDS_WITH_RESERVATIONS = (
-    "memory", "kernel-scsi", "kernel-nvme", "iscsi-by-name", "iscsi-strangers", pytest.param("tgt", marks=needs_target)
+    "memory", "kernel-scsi", "kernel-linux", "kernel-nvme", "iscsi-by-name", "iscsi-strangers",
+    pytest.param("tgt", marks=needs_target), pytest.param("kernel-target", marks=needs_kernel_target),
 )  # fmt: skip
-"""``tgt`` is the real target; the others are held to the same as it is."""
+"""``tgt`` and ``kernel-target`` are real; the others are held to the same as they are."""
+KERNEL_KINDS: dict[str, Literal["linux", "nvme"]] = {"kernel-linux": "linux", "kernel-nvme": "nvme"}
 KINDS = ("file", "loop", *KINDS_WITH_RESERVATIONS)
 
 
@@ -88,11 +95,33 @@ def machines(target: Target) -> Iterator[Open]:
 
 
 @pytest.fixture
+def kernel_disks(tmp_path: Path) -> Iterator[Open]:
+    """One disk of the kernel's own target, through one adapter for each machine."""
+    file = tmp_path / "disk"
+    create_file(str(file), SIZE_BYTES)
+    opened: list[QuorumDevice] = []
+    with kernel_target.KernelTarget(file) as target:
+
+        def open_it(machine: int) -> QuorumDevice:
+            opened.append(open_device(target.place(machine), initiator=initiator(machine), timeout_ms=5_000))
+            return opened[-1]
+
+        yield open_it
+        for device in opened:
+            # Closing twice is the test's affair.
+            with contextlib.suppress(OSError, ValueError):
+                device.close()
+
+
+@pytest.fixture
 def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     """Opens the device of the kind that the test is run for."""
     kind = str(request.param)
     if kind == "tgt":
         yield request.getfixturevalue("machines")
+        return
+    if kind == "kernel-target":
+        yield request.getfixturevalue("kernel_disks")
         return
     opened: list[QuorumDevice] = []
     file = tmp_path / "disk"
@@ -100,12 +129,12 @@ def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     loops: dict[int, str] = {}
     odd = OddTarget(Oddities(strangers=kind == "iscsi-strangers"), size_bytes=SIZE_BYTES) if "iscsi" in kind else None
     memory = MemoryDisk(SIZE_BYTES)
-    kernel = KernelDisk(file, "nvme" if kind == "kernel-nvme" else "scsi")
+    kernel = KernelDisk(file, KERNEL_KINDS.get(kind, "scsi"))
 
     def open_it(machine: int) -> QuorumDevice:
         if kind == "memory":
             return memory.open(machine)
-        if kind.startswith("kernel"):
+        if kind.startswith("kernel-"):
             return kernel.open(machine)
         if kind == "loop":
             # Each machine has a device of its own, and claims it.

@@ -13,6 +13,7 @@ from tests.adapters.quorum.places import (
     KINDS_WITH_RESERVATIONS,
     SIZE_BYTES,
     Open,
+    kernel_disks,
     loop,
     machines,
     open_one,
@@ -20,7 +21,7 @@ from tests.adapters.quorum.places import (
     target,
 )
 
-__all__ = ["loop", "machines", "open_one", "target"]
+__all__ = ["kernel_disks", "loop", "machines", "open_one", "target"]
 
 every_kind = pytest.mark.parametrize("open_one", KINDS, indirect=True)
 with_reservations = pytest.mark.parametrize("open_one", KINDS_WITH_RESERVATIONS, indirect=True)

@@ -309,7 +309,7 @@ def test_the_kernel_is_asked_as_its_header_says(tmp_path: Path) -> None:
     assert asked[1:] == [
         (REGISTER, (0, 7, 1, 0)),
         (RESERVE, (7, 3, 0)),
-        (PREEMPT, (9, 7, 3, 0)),
+        (PREEMPT, (7, 9, 3, 0)),
         (RELEASE, (7, 3, 0)),
         (CLEAR, (7, 0, 0)),
         (REGISTER, (7, 0, 1, 0)),
@@ -327,7 +327,8 @@ def test_the_kernel_is_asked_as_its_header_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "known"), [(0, True), (0x18, True), (0x83, True), (0x4083, True), (0x2, False), (0x8000002, False)]
+    ("status", "known"),
+    [(0, True), (0x18, True), (0x118, True), (0x83, True), (0x4083, True), (0x2, False), (0x8000002, False)],
 )
 def test_only_a_disk_that_knows_reservations_is_taken_for_one(tmp_path: Path, status: int, known: bool) -> None:
     """A SCSI disk that has none takes the question and answers that it does not understand."""

@@ -205,7 +205,16 @@ def test_who_serves_the_share_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
     assert "served by a node of this cluster (filer)" in hosted_by("/mnt/smb", ("FILER",))
 
 
-def test_a_local_folder_needs_force(tmp_path: Path) -> None:
+def test_a_share_of_this_machine_is_refused_under_every_name_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by an address that the cluster does not use; an address of nobody, or of others, is fine."""
+    monkeypatch.setattr(module, "file_system_of", lambda path: file_system_of(path, MOUNTS))
+    for server, own in (("127.0.0.1", True), ("::1", True), ("192.0.2.77", False), ("2001:db8::7", False)):
+        monkeypatch.setattr(module, "mount_source_of", lambda path, server=server: f"[{server}]:/share")
+        assert ("served by this node itself" in hosted_by("/mnt/nfs", ("NODE1",))) is own
+
+
+def test_a_folder_of_this_machine_needs_force(tmp_path: Path) -> None:
+    """Of its own file systems, or of a share that it serves itself."""
     assert "use /force" in refused(tmp_path, force=False).message
 
 
