@@ -21,6 +21,7 @@ from clussvc.model.reports import Report
 from clussvc.model.view import LiveView
 from clussvc.nlb.filter_table import Decision, FilterTable, Flow, Reason
 from clussvc.nlb.mac import Address
+from clussvc.nlb.rule_counters import Packets
 
 
 class Clock(Protocol):
@@ -176,6 +177,10 @@ class PacketFilter(Protocol):
 
     def counters(self) -> Mapping[Reason, int]:
         """Frames decided so far, by reason."""
+
+    def packets(self) -> Mapping[str, Packets]:
+        """Frames decided by each rule of the table, by its title, since it first came; the default rule's is
+        ``Default``."""
 
     def flows(self, limit: int = 1000) -> tuple[Flow, ...]:
         """Connections and sessions that this host knows, at most ``limit``."""

@@ -195,11 +195,14 @@ class NlbServant(Servant):
         scope = _scope(ports)
         live, detail = self._ask(resource, {"ask": "status"})
         known = {one["title"]: one for one in live.get("rules", ())}
+        counted = live.get("packets", {}).get("by_rule", {})
         status = self._status(resource, instance)
         rules = []
         for rule in instance.cluster.rules:
             if scope.means(rule):
                 hosts = [self._rule_on(instance, rule, host, known.get(rule.title)) for host in status["hosts"]]
+                for host in hosts:
+                    host["packets"] = counted.get(rule.title) if host.pop("here") else None
                 rules.append({"title": rule.title, "hosts": hosts})
         return status | {"rules": rules, "packets": live.get("packets"), "detail": detail}
 
@@ -215,7 +218,7 @@ class NlbServant(Servant):
             if host["here"]:
                 state, because, weight = known["state"], known["because"], known["weight"]
         return {
-            **{key: host[key] for key in ("id", "node", "dip")},
+            **{key: host[key] for key in ("id", "node", "dip", "here")},
             "state": state,
             "because": because,
             "weight": weight,
@@ -243,6 +246,7 @@ class NlbServant(Servant):
             "rules": [self._rule_row(instance, rule) for rule in instance.cluster.rules],
             "events": list(live.get("events", ())),
             "addresses": [str(vip) for vip in instance.cluster.all_vips],
+            "packets": live.get("packets"),
             **self._status(resource, instance),
         }
 

@@ -59,9 +59,10 @@ class NlbTable:
         times_ticks: tuple[int, ...],
         virtual: tuple[bytes, ...],
         dedicated: tuple[bytes, ...],
-        rules: tuple[tuple[bytes | None, int, int, int, int, int, int, bytes], ...],
+        rules: tuple[tuple[bytes | None, int, int, int, int, int, int, int, bytes], ...],
         default_cells: bytes,
         default_flags: int,
+        default_counter: int,
         open_sets: int,
     ) -> None: ...
     @property
@@ -104,6 +105,7 @@ class NlbProgram:
     @staticmethod
     def ticks() -> int: ...
     def counters(self) -> tuple[int, ...]: ...
+    def rule_counters(self) -> tuple[int, ...]: ...
     def flows(self, limit: int, seen_before: int = ..., /) -> list[NlbFlowTuple]: ...
     def forget(
         self, table: NlbTable, client: bytes, client_port: int, server: bytes, server_port: int, protocol: int, /

@@ -11,7 +11,7 @@ import hashlib
 import selectors
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -559,7 +559,12 @@ class Host:
             "default_host": int(view.default_host),
             "hosts": [self._own_line(view), *(_peer_line(view, peer) for peer in view.peers)],
             "rules": [self._rule_line(view, at) for at in range(len(view.rules))],
-            "packets": {"accepted": accepted, "dropped": dropped, "by_reason": counters},
+            "packets": {
+                "accepted": accepted,
+                "dropped": dropped,
+                "by_reason": counters,
+                "by_rule": {title: asdict(packets) for title, packets in self._filter.packets().items()},
+            },
             "refused_frames": dict(view.counters),
             "statistics": {"connections": len(self._filter.flows(FLOWS_SHOWN_MAX)), "descriptors": FLOWS_DEFAULT},
             "history": [

@@ -207,14 +207,33 @@ def _query_port(invocation: NlbInvocation, session: Session) -> Screen:
                 share = "" if host["buckets"] is None else f", {host['buckets']} of {cluster['buckets']} buckets"
                 lines.append(f"Host {host['id']}: rule is {host['state']}{share}")
                 lines += [f"  {host['because']}"] if host["because"] else []
+                lines += [f"  Packets: {_counted(host['packets'])}"] if host["packets"] else []
         if answer["packets"] and answer["rules"]:
-            counted = answer["packets"]
-            lines.append(f"Packets of all rules here: Accepted={counted['accepted']}, Dropped={counted['dropped']}")
+            lines.append(f"Packets of all rules here: {_counted(answer['packets'])}")
         if not answer["rules"]:
             lines, status = [f"Port rule not found: no rule contains {invocation.ports.text()}"], NOT_FOUND
         blocks.append("\n".join([f"Cluster {cluster['cluster_ip']}", *lines]))
         data.append(answer)
     return Screen(text="\n\n".join(blocks), data=data, status=status)
+
+
+def _counted(packets: Mapping[str, Any]) -> str:
+    """In the form of the original."""
+    return f"Accepted={packets['accepted']}, Dropped={packets['dropped']}"
+
+
+def _packet_lines(packets: Mapping[str, Any] | None) -> list[str]:
+    """By rule, and by reason where there are any."""
+    if not packets:
+        return ["Not known: the host does not run on this node."]
+    rows = [*packets.get("by_rule", {}).items(), ("(all, those without a rule too)", packets)]
+    lines = [f"{'Port rule':<40} {'Accepted':>12} {'Dropped':>12}", f"{'-' * 40} {'-' * 12} {'-' * 12}"]
+    lines += [f"{title:<40} {counted['accepted']:>12} {counted['dropped']:>12}" for title, counted in rows]
+    reasons = packets.get("by_reason", {})
+    if reasons:
+        lines += ["", f"{'Reason':<40} {'Packets':>12}", f"{'-' * 40} {'-' * 12}"]
+        lines += [f"{reason:<40} {count:>12}" for reason, count in reasons.items()]
+    return lines
 
 
 def _params(invocation: NlbInvocation, session: Session) -> Screen:
@@ -251,6 +270,10 @@ def _display(invocation: NlbInvocation, session: Session) -> Screen:
             "=== IP configuration: ===",
             "",
             *answer["addresses"],
+            "",
+            "=== Packets: ===",
+            "",
+            *_packet_lines(answer["packets"]),
             "",
             "=== Current state: ===",
             "",

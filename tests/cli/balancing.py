@@ -23,7 +23,15 @@ def _status(default: int, hosts: list[Mapping[str, Any]], findings: list[str]) -
             "default_host": default,
             "hosts": hosts,
             "rules": _RULES,
-            "packets": {"accepted": 120, "dropped": 240, "by_reason": {}},
+            "packets": {
+                "accepted": 120,
+                "dropped": 240,
+                "by_reason": {"not-ip": 17, "bucket-owner": 120, "bucket-of-another": 240},
+                "by_rule": {
+                    "All 80-80 TCP": {"accepted": 115, "dropped": 240},
+                    "Default": {"accepted": 5, "dropped": 0},
+                },
+            },
             "statistics": {"connections": 7, "descriptors": 3},
             "events": [
                 {"at_ms": _START_MS, "id": 5, "text": "Cluster mode started with host ID 1."},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -40,11 +41,17 @@ def farm(formed: Farm) -> Farm:
 
 
 def test_clients_are_spread_evenly(farm: Farm) -> None:
-    """Every client is answered, by all hosts about alike: the share of each within four standard deviations."""
+    """Every client is answered, by all hosts about alike: the share of each within four standard deviations. Every host
+    has counted the packets that it took and those that it left to others."""
     answers = farm.answers(CLIENTS)
 
     assert set(HOSTS) == set(answers), answers
     assert all(abs(answers[name] - CLIENTS / 3) < 4 * (CLIENTS * (1 / 3) * (2 / 3)) ** 0.5 for name in HOSTS), answers
+    for number, name in enumerate(HOSTS, 1):
+        said = farm.nlb("queryport", "80", on=farm.lab[number])
+        counted = re.search(r"^  Packets: Accepted=(\d+), Dropped=(\d+)$", said, re.MULTILINE)
+        assert counted is not None, said
+        assert int(counted[1]) > answers[name] and int(counted[2]) > CLIENTS - answers[name], said
 
 
 def test_weights_are_followed(farm: Farm) -> None:

@@ -473,11 +473,10 @@ program_name_of(PyObject *object, PyObject *args)
     return result;
 }
 
+/* A tuple of sums over all processors of so many numbers that begin at that byte of a processor's memory. */
 static PyObject *
-program_counters(PyObject *object, PyObject *unused)
+sums(Program *self, size_t begin, uint32_t count)
 {
-    (void)unused;
-    Program *self = (Program *)object;
     if (!is_open(self))
         return NULL;
     /* The kernel rounds each processor's value up to eight bytes, which it is anyway. */
@@ -489,17 +488,33 @@ program_counters(PyObject *object, PyObject *unused)
     if (lookup(self->maps[MAP_CPU], &zero, values) < 0)
         refuse("the filter's counters cannot be read");
     else
-        result = PyTuple_New(NLB_REASON_COUNT);
-    for (uint32_t reason = 0; result != NULL && reason < NLB_REASON_COUNT; reason++) {
-        uint64_t sum = 0;
-        for (unsigned processor = 0; processor < self->processors; processor++)
-            sum += values[processor].counts[reason];
-        PyObject *count = PyLong_FromUnsignedLongLong(sum);
-        if (count == NULL || PyTuple_SetItem(result, (Py_ssize_t)reason, count) < 0)
+        result = PyTuple_New((Py_ssize_t)count);
+    for (uint32_t at = 0; result != NULL && at < count; at++) {
+        uint64_t sum = 0, one;
+        for (unsigned processor = 0; processor < self->processors; processor++) {
+            memcpy(&one, (const uint8_t *)&values[processor] + begin + at * sizeof one, sizeof one);
+            sum += one;
+        }
+        PyObject *number = PyLong_FromUnsignedLongLong(sum);
+        if (number == NULL || PyTuple_SetItem(result, (Py_ssize_t)at, number) < 0)
             Py_CLEAR(result);
     }
     free(values);
     return result;
+}
+
+static PyObject *
+program_counters(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return sums((Program *)object, offsetof(struct nlb_cpu, counts), NLB_REASON_COUNT);
+}
+
+static PyObject *
+program_rule_counters(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return sums((Program *)object, offsetof(struct nlb_cpu, rule_counts), 2 * NLB_RULE_COUNTS);
 }
 
 /* --- flows in the kernel ------------------------------------------------------------------------------------------ */
@@ -723,6 +738,8 @@ static PyMethodDef program_methods[] = {
     {"keep_until", program_keep_until, METH_VARARGS, "keep_until(ticks): accept nothing when the kernel has counted more."},
     {"ticks", program_ticks, METH_NOARGS | METH_STATIC, "ticks() -> the kernel's count of ticks, as flows have it."},
     {"counters", program_counters, METH_NOARGS, "counters() -> packets by reason, in the order of NLB_REASONS."},
+    {"rule_counters", program_rule_counters, METH_NOARGS,
+     "rule_counters() -> for each of 128 counters the packets accepted and those dropped, one after the other."},
     {"flows", program_flows, METH_VARARGS, "flows(limit, seen_before=2**64-1) -> list of flows, of those noted before that tick."},
     {"forget", program_forget, METH_VARARGS,
      "forget(table, client, port, server, port, protocol) -> whether an open flow was there."},

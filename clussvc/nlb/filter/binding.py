@@ -33,6 +33,7 @@ from clussvc.nlb.filter import netlink
 from clussvc.nlb.filter_table import DEFAULT_RULE, Decision, FilterTable, Flow, FlowState, Reason, RuleBuckets, Verdict
 from clussvc.nlb.mac import Address
 from clussvc.nlb.port_rule import Affinity, FilteringMode, PortRule
+from clussvc.nlb.rule_counters import DEFAULT_TITLE, Packets, RuleCounters
 
 if TYPE_CHECKING:
     from clussvc.native import NlbFlowTuple
@@ -92,15 +93,22 @@ def _cells(table: FilterTable, buckets: RuleBuckets) -> bytes:
     return bytes(cells)
 
 
-def build(table: FilterTable, *, tick_ms: float = 1.0, open_sets: int = 1) -> NlbTable:
-    """The table as the C core has it. Raises ClusterError(``filter-table-invalid``) with all that is wrong with it.
-
-    ``tick_ms``: the length of a tick of the clock that goes with it, in milliseconds. ``open_sets``: sets in the
-    kernel's table of open connections, a power of two; only the kernel has them.
-    """
+def _require_valid(table: FilterTable) -> None:
     problems = table.validate()
     if problems:
         raise ClusterError("filter-table-invalid", " ".join(problems))
+
+
+def build(
+    table: FilterTable, *, tick_ms: float = 1.0, open_sets: int = 1, counters: RuleCounters | None = None
+) -> NlbTable:
+    """The table as the C core has it. Raises ClusterError(``filter-table-invalid``) with all that is wrong with it.
+
+    ``tick_ms``: the length of a tick of the clock that goes with it, in milliseconds. ``open_sets``: sets in the
+    kernel's table of open connections, a power of two; only the kernel has them. ``counters``: those of the rules;
+    None: all have the same, where nothing is counted by rule.
+    """
+    _require_valid(table)
     times = table.times
     in_order = (times.opening_ms, times.idle_ms, times.closing_ms, times.gre_ms, times.ipsec_ms, times.fragment_ms)
     ticks = tuple(max(1, round(time_ms / tick_ms)) for time_ms in (*in_order, times.touch_ms))
@@ -127,12 +135,14 @@ def build(table: FilterTable, *, tick_ms: float = 1.0, open_sets: int = 1) -> Nl
                     _MODES[rule.mode],
                     _AFFINITIES[rule.affinity],
                     int(buckets.cut),
+                    counters.counter_of(rule.title) if counters is not None else 0,
                     _cells(table, buckets),
                 )
                 for rule, buckets in zip(table.rules, table.rule_buckets, strict=True)
             ),
             default_cells=_cells(table, table.default),
             default_flags=int(table.default.cut),
+            default_counter=counters.counter_of(DEFAULT_TITLE) if counters is not None else 0,
             open_sets=open_sets,
         )
     except ValueError as error:
@@ -240,6 +250,7 @@ class XdpFilter:
             raise ClusterError("filter-unavailable", f"The filter can keep track of 1024 to {FLOWS_MAX} connections.")
         self._table: FilterTable | None = None
         self._built: NlbTable | None = None
+        self._counters = RuleCounters()
         self._interface = ""
         self._closed = False
         self._look_again_s = 0.0
@@ -260,13 +271,15 @@ class XdpFilter:
         Where ``kept`` is None it is found out here, from what this filter owned before and what it knows.
         """
         self._require_open()
+        _require_valid(table)
         completed = self._complete(table)
-        built = build(completed, tick_ms=self._tick_ms, open_sets=self._open_sets)
+        counters = self._counters.with_rules((*(rule.title for rule in table.rules), DEFAULT_TITLE), self._counted())
+        built = build(completed, tick_ms=self._tick_ms, open_sets=self._open_sets, counters=counters)
         with _kernel("load a table of the packet filter"):
             self._program.load(built)
             if not table.running:
                 self._program.forget_flows()
-        self._table, self._built = completed, built
+        self._table, self._built, self._counters = completed, built, counters
 
     def keep_until(self, boot_time_ms: int | None) -> None:
         """Accept what is for the cluster until that moment of CLOCK_BOOTTIME, and drop it as ``stopped`` from then on,
@@ -341,6 +354,19 @@ class XdpFilter:
         self._require_open()
         with _kernel("read the packet filter's counters"):
             return dict(zip(_REASONS, self._program.counters(), strict=True))
+
+    def packets(self) -> Mapping[str, Packets]:
+        """Frames decided by each rule of the table that is loaded, by its title, and by the default rule; counted
+        since the filter first had the rule, however the tables changed since (:mod:`clussvc.nlb.rule_counters`).
+        Frames that need no rule are in none: later fragments, and ICMP that every host takes."""
+        self._require_open()
+        return self._counters.packets(self._counted())
+
+    def _counted(self) -> list[Packets]:
+        """What each counter says."""
+        with _kernel("read the packet filter's counters"):
+            numbers = iter(self._program.rule_counters())
+        return [Packets(accepted=accepted, dropped=dropped) for accepted, dropped in zip(numbers, numbers, strict=True)]
 
     def flows(self, limit: int = 1000) -> tuple[Flow, ...]:
         """Connections and sessions that this host knows, in no order, at most ``limit``. (``nlb open connections``)"""

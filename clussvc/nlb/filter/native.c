@@ -96,8 +96,8 @@ read_rules(PyObject *values, struct nlb_setup *setup, struct nlb_setup_rule *rul
             PyErr_SetString(PyExc_TypeError, "a rule must be a tuple");
             return false;
         }
-        if (!PyArg_ParseTuple(value, "OIIbbbby#", &address, &rule->first_port, &rule->last_port, &rule->protocol,
-                              &rule->mode, &rule->affinity, &rule->flags, &cells, &length) ||
+        if (!PyArg_ParseTuple(value, "OIIbbbbby#", &address, &rule->first_port, &rule->last_port, &rule->protocol,
+                              &rule->mode, &rule->affinity, &rule->flags, &rule->counter, &cells, &length) ||
             !has_length(length, setup->buckets, "the owners of a rule's buckets"))
             return false;
         rule->cells = (const uint8_t *)cells;
@@ -115,8 +115,8 @@ table_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"generation",    "seed",        "buckets",          "host",        "state",
                             "flags",         "cluster_mac", "own_mac",          "times_ticks", "virtual",
-                            "dedicated",     "rules",       "default_cells",    "default_flags", "open_sets",
-                            NULL};
+                            "dedicated",     "rules",       "default_cells",    "default_flags", "default_counter",
+                            "open_sets",     NULL};
     Table *self = (Table *)object;
     struct nlb_setup setup = {0};
     struct nlb_setup_rule rules[NLB_RULES_MAX] = {0};
@@ -126,11 +126,11 @@ table_init(PyObject *object, PyObject *args, PyObject *kwargs)
     Py_ssize_t seed_length, cluster_length, own_length, default_length;
     PyObject *virtual_values, *dedicated_values, *rule_values;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$Ky#IIIIy#y#(KKKKKKK)O!O!O!y#bI", names, &generation, &seed, &seed_length, &setup.buckets,
+            args, kwargs, "$Ky#IIIIy#y#(KKKKKKK)O!O!O!y#bbI", names, &generation, &seed, &seed_length, &setup.buckets,
             &setup.self, &setup.state, &setup.flags, &cluster_mac, &cluster_length, &own_mac, &own_length,
             &times[0], &times[1], &times[2], &times[3], &times[4], &times[5], &times[6], &PyTuple_Type, &virtual_values,
             &PyTuple_Type, &dedicated_values, &PyTuple_Type, &rule_values, &default_cells, &default_length,
-            &setup.default_flags, &setup.open_sets))
+            &setup.default_flags, &setup.default_counter, &setup.open_sets))
         return -1;
     if (!has_length(seed_length, 16, "the seed") || !has_length(cluster_length, 6, "a link address") ||
         !has_length(own_length, 6, "a link address") ||

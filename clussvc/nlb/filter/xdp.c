@@ -120,5 +120,14 @@ clussvc_nlb(struct xdp_md *context)
         *(uint16_t *)(frame + 4) = NLB_LOAD16(table->own_mac + 4);
     }
     cpu->counts[NLB_BOUND(cpu->work.decision.reason, NLB_COUNTS - 1)]++;
+    uint32_t slot = cpu->work.decision.slot;
+    if (slot < NLB_SLOTS) {
+        struct nlb_rule_count *count =
+            &cpu->rule_counts[NLB_BOUND(table->rules[slot].counter, NLB_RULE_COUNTS - 1)];
+        if (cpu->work.decision.verdict == NLB_DROP)
+            count->dropped++;
+        else
+            count->accepted++;
+    }
     return cpu->work.decision.verdict == NLB_DROP ? XDP_DROP : XDP_PASS;
 }

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from clussvc.model.errors import ClusterError
 from clussvc.nlb.filter.binding import TCP, NativeFilter, example_frame
-from clussvc.nlb.filter_table import Decision, FilterTable, Flow, Reason, Verdict
+from clussvc.nlb.filter_table import DEFAULT_RULE, Decision, FilterTable, Flow, Reason, Verdict
 from clussvc.nlb.mac import Address
+from clussvc.nlb.rule_counters import DEFAULT_TITLE, Packets
 
 
 class FakeFilter:
@@ -24,6 +25,7 @@ class FakeFilter:
         self._closed = False
         self._until_ms: int | None = None
         self._counts: Counter[Reason] = Counter()
+        self._packets: Counter[tuple[str, bool]] = Counter()
 
     def load(self, table: FilterTable) -> None:
         self._require_open()
@@ -57,6 +59,14 @@ class FakeFilter:
     def counters(self) -> Mapping[Reason, int]:
         self._require_open()
         return {reason: self._counts[reason] for reason in Reason}
+
+    def packets(self) -> Mapping[str, Packets]:
+        self._require_open()
+        assert self._table is not None
+        titles = [*(rule.title for rule in self._table.rules), DEFAULT_TITLE]
+        return {
+            title: Packets(accepted=self._packets[title, True], dropped=self._packets[title, False]) for title in titles
+        }
 
     def flows(self, limit: int = 1000) -> tuple[Flow, ...]:
         self._require_open()
@@ -92,7 +102,12 @@ class FakeFilter:
         if late and decision.verdict is Verdict.ACCEPT and reason is not Reason.NEIGHBOUR:
             reason = Reason.STOPPED
         self._counts[reason] += 1
-        return decision.verdict is not Verdict.DROP and reason is not Reason.STOPPED
+        taken = decision.verdict is not Verdict.DROP and reason is not Reason.STOPPED
+        if decision.rule is not None:
+            assert self._table is not None
+            default = decision.rule == DEFAULT_RULE
+            self._packets[DEFAULT_TITLE if default else self._table.rules[decision.rule].title, taken] += 1
+        return taken
 
     def _require_open(self) -> None:
         if self._closed:

@@ -11,6 +11,7 @@ import pytest
 from clussvc.model.errors import ClusterError
 from clussvc.nlb.filter.binding import XdpFilter
 from clussvc.nlb.filter_table import Reason, RuleBuckets, Verdict, all_to
+from clussvc.nlb.rule_counters import Packets
 from clussvc.ports import PacketFilter
 from tests.adapters.nlb.conftest import Wire
 from tests.adapters.nlb.fake import FakeFilter
@@ -166,3 +167,53 @@ def test_nothing_works_on_a_closed_filter(subject: Subject) -> None:
         with pytest.raises(ClusterError) as refused:
             call()
         assert refused.value.code == "filter-closed"
+
+
+def test_packets_are_counted_by_rule(subject: Subject) -> None:
+    """Accepted and dropped, TCP and UDP apart, also what the deadman drops; what needs no rule is in none."""
+    subject_filter, receive, _ = subject
+    subject_filter.load(table("All 80 TCP Multiple Single", "All 53 UDP Single", filter_icmp=True))
+    taken = 0
+    for number in range(1, 41):
+        client = Packet(source=f"198.51.100.{number}")
+        taken += receive(client.frame())
+    assert receive(client.but(protocol=17, target_port=53).frame())
+    assert receive(client.but(target_port=443).frame())
+    receive(client.but(target="192.0.2.99").frame())
+
+    assert 0 < taken < 40
+    assert subject_filter.packets() == {
+        "All 80-80 TCP": Packets(accepted=taken, dropped=40 - taken),
+        "All 53-53 UDP": Packets(accepted=1),
+        "Default": Packets(accepted=1),
+    }
+    subject_filter.keep_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 - 1000)
+    deadline_s = time.monotonic() + 10
+    while receive(client.but(target_port=443).frame()):
+        assert time.monotonic() < deadline_s
+    assert subject_filter.packets()["Default"].dropped >= 1
+
+
+def test_rules_that_come_and_go_leave_the_counts_of_others(subject: Subject) -> None:
+    """One that comes before them, one that goes, all of them while the host is stopped; other owners, another mode.
+    Other ports make another rule."""
+    subject_filter, receive, _ = subject
+    packet = Packet(target_port=443)
+    subject_filter.load(table("All 80 TCP Multiple Single", "All 443 TCP Multiple Single", hosts=1))
+    assert receive(packet.frame())
+    for texts, changes in (
+        (("All 25 TCP Single", "All 80 TCP Single", "All 443 TCP Multiple Single"), {}),
+        (("All 443 TCP Multiple None",), {"rule_buckets": (all_to(2, 60),)}),
+        (("All 25 TCP Single",), {"running": False}),
+        (("All 25 TCP Single", "All 443 TCP Disabled"), {}),
+    ):
+        subject_filter.load(table(*texts, hosts=1, **changes))
+        receive(packet.frame())
+
+    assert subject_filter.packets() == {
+        "All 25-25 TCP": Packets(),
+        "All 443-443 TCP": Packets(accepted=2, dropped=2),
+        "Default": Packets(),
+    }
+    subject_filter.load(table("All 443-444 TCP Multiple Single", hosts=1))
+    assert subject_filter.packets() == {"All 443-444 TCP": Packets(), "Default": Packets()}

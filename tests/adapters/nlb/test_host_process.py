@@ -306,7 +306,9 @@ def test_the_filter_in_the_driver(mode: str, tmp_path: Path) -> None:
                 each.close()
             link_address = {"unicast": "02:bf:c0:00:02:0a", "multicast": "03:bf:c0:00:02:0a"}[mode]
             assert link_address in cable.ip("neighbour", "show", "192.0.2.10", on=cable.there)
-            assert process.ask(ask="status")["packets"]["by_reason"]["bucket-owner"] >= 1
+            packets = process.ask(ask="status")["packets"]
+            assert packets["by_reason"]["bucket-owner"] >= 1
+            assert packets["by_rule"]["All 80-80 TCP"]["accepted"] >= 3
             assert "FilterMode" in process.tell(facts(OperationMode=mode))["refused"]
         finally:
             process.end()

@@ -105,6 +105,8 @@ enum nlb_verdict {
 
 #define NLB_REASON_VALUE(name, verdict, text) NLB_REASON_##name,
 enum nlb_reason { NLB_REASONS(NLB_REASON_VALUE) NLB_REASON_COUNT };
+/* Counters of rules that there is room for; a power of two. A rule that goes keeps its own for as long as there is room. */
+#define NLB_RULE_COUNTS 128
 #define NLB_COUNTS 32 /* Counters that there is room for; a power of two, no less than the reasons. */
 
 #endif

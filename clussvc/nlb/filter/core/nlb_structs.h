@@ -67,7 +67,12 @@ struct nlb_ranges {
 };
 
 struct nlb_rule {
-    uint8_t mode, affinity, flags, zero;
+    uint8_t mode, affinity, flags;
+    uint8_t counter; /* Its place among the counters of rules. */
+};
+
+struct nlb_rule_count {
+    uint64_t accepted, dropped;
 };
 
 /* All that a decision depends on, besides the packet and what is known of its flow. Never changed: replaced whole. */
@@ -159,6 +164,7 @@ struct nlb_work {
 /* In the kernel, of each processor: its counters, and its room for work. */
 struct nlb_cpu {
     uint64_t counts[NLB_COUNTS];
+    struct nlb_rule_count rule_counts[NLB_RULE_COUNTS];
     struct nlb_work work;
     struct nlb_flow found; /* What a set says of a flow. */
 };

@@ -160,8 +160,9 @@ check_rules(const struct nlb_setup *setup)
             return "the ports of a rule are not a range within 0..65535";
         if (rule->protocol < NLB_TCP || rule->protocol > (NLB_TCP | NLB_UDP))
             return "the protocol of a rule is not TCP, UDP or both";
-        if (rule->mode > NLB_DISABLED || rule->affinity > NLB_AFFINITY_NETWORK || rule->flags > NLB_RULE_CUT)
-            return "the mode, the affinity or the flags of a rule are unknown";
+        if (rule->mode > NLB_DISABLED || rule->affinity > NLB_AFFINITY_NETWORK || rule->flags > NLB_RULE_CUT ||
+            rule->counter >= NLB_RULE_COUNTS)
+            return "the mode, the affinity, the flags or the counter of a rule are unknown";
         bool used = rule->for_all;
         for (size_t at = 0; at < setup->virtual_count; at++)
             used |= same(rule->address, setup->virtual_addresses[at]);
@@ -190,7 +191,8 @@ nlb_table_build(struct nlb_table *table, const struct nlb_setup *setup)
         return "there are more than 32 rules";
     if (setup->virtual_count > NLB_ADDRESSES_MAX || setup->dedicated_count > NLB_ADDRESSES_MAX)
         return "there are more than 64 virtual or dedicated addresses";
-    if (setup->state > NLB_RUNNING || setup->flags > 15 || setup->default_flags > NLB_RULE_CUT)
+    if (setup->state > NLB_RUNNING || setup->flags > 15 || setup->default_flags > NLB_RULE_CUT ||
+        setup->default_counter >= NLB_RULE_COUNTS)
         return "the state or the flags are unknown";
     if (setup->open_sets < 1 || setup->open_sets > NLB_OPEN_SETS_MAX || (setup->open_sets & (setup->open_sets - 1)))
         return "the number of sets for open connections is not a power of two in 1..131072";
@@ -247,12 +249,12 @@ nlb_table_build(struct nlb_table *table, const struct nlb_setup *setup)
 
     for (size_t slot = 0; slot < setup->rule_count && problem == NULL; slot++) {
         const struct nlb_setup_rule *rule = &setup->rules[slot];
-        table->rules[slot] = (struct nlb_rule){rule->mode, rule->affinity, rule->flags, 0};
+        table->rules[slot] = (struct nlb_rule){rule->mode, rule->affinity, rule->flags, rule->counter};
         problem = fill_cells(table, slot, rule->cells);
     }
     if (problem == NULL)
         problem = fill_cells(table, NLB_SLOT_DEFAULT, setup->default_cells);
     table->rules[NLB_SLOT_DEFAULT] =
-        (struct nlb_rule){NLB_DEFAULT, NLB_AFFINITY_SINGLE, setup->default_flags, 0};
+        (struct nlb_rule){NLB_DEFAULT, NLB_AFFINITY_SINGLE, setup->default_flags, setup->default_counter};
     return problem;
 }

@@ -14,6 +14,7 @@ struct nlb_setup_rule {
     struct nlb_address address;
     uint32_t first_port, last_port;
     uint8_t protocol, mode, affinity, flags;
+    uint8_t counter; /* 0..NLB_RULE_COUNTS-1 */
     const uint8_t *cells; /* For each bucket: the owner, NLB_DIRTY, NLB_KEPT. */
 };
 
@@ -29,7 +30,7 @@ struct nlb_setup {
     const struct nlb_setup_rule *rules;
     size_t rule_count;
     const uint8_t *default_cells;
-    uint8_t default_flags;
+    uint8_t default_flags, default_counter;
 };
 
 /* NULL, or a sentence without a full stop that says why there is no such table; then `table` means nothing. */
