@@ -120,6 +120,9 @@ _Request = DiskRequest | _Say
 Task = Generator[_Request, bytes, None]
 
 
+_BY_FORCE = "go on with another quorum by force: 'clussvc run /forcequorum:NODE,...'"
+
+
 @unique
 class Role(Enum):
     """What this node is to the disk."""
@@ -533,8 +536,8 @@ class QuorumDiskLog:
             raise ClusterError(
                 "device-unsuitable",
                 "the quorum disk was prepared anew, for another cluster or another quorum. Start any other node, from"
-                " which this one learns where the quorum is now; if there is none, go on by force with 'clussvc run"
-                " /forcequorum:NODE,...'; if this node is to leave its cluster, 'cluster node /forcecleanup'",
+                f" which this one learns where the quorum is now; if there is none, {_BY_FORCE}; if this node is to"
+                " leave its cluster, 'cluster node /forcecleanup'",
             )
         data = data[FIRST_SLOT_SECTOR * SECTOR_BYTES :]
         if self._mine is None:
@@ -627,7 +630,11 @@ class QuorumDiskLog:
         """See :mod:`clussvc.quorum.arbitration`."""
         assert self._mine is not None
         if self._watch.owner is None and self._index < self._block.base_index:
-            self._say_trouble("quorum-behind", "the quorum disk is empty, and this node lacks entries to begin its log")
+            self._say_trouble(
+                "quorum-behind",
+                "the quorum disk is empty, and this node lacks entries to begin its log. Start a node that was up when"
+                f" this disk was chosen; if there is none any more, {_BY_FORCE}",
+            )
             return
         yield from self._register()
         epoch = arbitration.epoch_to_contest(slots, given_up=self._watch.given_up)
@@ -826,7 +833,7 @@ class QuorumDiskLog:
         raise ClusterError(
             "quorum-damaged",
             f"the log on the quorum disk cannot be taken over: {what}. Have a node start with --resetquorumlog, which"
-            " makes it anew from that node's own configuration, or restore a backup",
+            f" makes it anew from that node's own configuration, or {_BY_FORCE}",
         )
 
     def _write_image(self, *, generation: int, area: int) -> Task:
@@ -846,7 +853,8 @@ class QuorumDiskLog:
         if least > self._block.area_sectors:
             raise ClusterError(
                 "quorum-full",
-                f"the configuration has {len(image)} bytes and does not fit onto the quorum disk; choose a larger one",
+                f"the configuration has {len(image)} bytes and does not fit onto the quorum disk; choose a larger"
+                " one: 'cluster /quorum /path:PLACE'",
             )
         start = disk_layout.area_start(self._block, area)
         padded = image.ljust(place.log_start * SECTOR_BYTES, b"\0")

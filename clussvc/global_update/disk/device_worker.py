@@ -148,7 +148,7 @@ def check_identity(device: QuorumDevice, quorum: Quorum, cluster_id: str) -> Non
             raise ClusterError(
                 error.code,
                 f"{quorum.device}: {error.message}. Have a node start with --resetquorumlog, which writes it anew, or"
-                " restore a backup",
+                f" {_BY_FORCE}",
             ) from error
         raise
     if device.sectors < quorum.sectors:

@@ -346,7 +346,7 @@ def test_a_damaged_superblock_is_written_anew_when_somebody_says_so(disk: Memory
     damaged = bytes(disk.content)
     assert answers(disk, quorum, repair=False) == ["quorum-damaged"] * 4
     assert damaged == bytes(disk.content)
-    with pytest.raises(ClusterError, match="--resetquorumlog"):
+    with pytest.raises(ClusterError, match=r"--resetquorumlog.*/forcequorum:"):
         check_identity(disk.open(1), quorum, OURS)
 
     assert answers(disk, quorum, repair=True) == [""] * 4

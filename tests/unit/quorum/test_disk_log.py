@@ -335,7 +335,8 @@ def test_a_damaged_log_is_given_up_only_when_somebody_says_so(reservations: bool
         node.start()
     world.run(20_000)
     assert all(node.held is None for node in world.nodes.values())
-    assert {code for node in world.nodes.values() for code, _ in node.troubles} >= {"quorum-damaged"}
+    said = [text for node in world.nodes.values() for code, text in node.troubles if code == "quorum-damaged"]
+    assert said and all("--resetquorumlog" in text and "/forcequorum:NODE,..." in text for text in said)
 
     chosen.crash()
     chosen.start(reset_log=True)
@@ -450,3 +451,20 @@ def test_a_disk_that_is_another_one_is_looked_at_now_and_then(code: str, most: i
                 looks += 1
                 log.answered(DiskFailed(code=code, detail="it is another one"), now_ms=now_ms)
     assert most // 2 <= looks <= most
+
+
+@BOTH
+def test_a_node_that_lacks_the_beginning_says_who_has_it(reservations: bool) -> None:
+    """The log on an empty disk goes on where the log before it ended; who had not read that far cannot begin it."""
+    world = DiskWorld(13, 2, reservations=reservations)
+    world.block = dataclasses.replace(world.block, base_index=5)
+    world.disk.sectors[0] = disk_layout.encode_superblock(world.block)
+    for node in world.nodes.values():
+        node.crash()
+        node.start()
+    world.run(20_000)
+    assert world.owner() is None
+    for node in world.nodes.values():
+        code, text = node.troubles[-1]
+        assert code == "quorum-behind"
+        assert "Start a node that was up when this disk was chosen" in text and "/forcequorum:NODE,..." in text
