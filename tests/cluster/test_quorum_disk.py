@@ -20,7 +20,7 @@ from clussvc.quorum.disk_layout import (
     decode_slots,
     decode_superblock,
 )
-from tests.cluster.formation import WORKER, Cluster
+from tests.cluster.formation import TOKEN, WORKER, Cluster
 from tests.cluster.lab import Lab, Node, eventually
 from tests.cluster.storage import Storage, can_serve
 
@@ -258,6 +258,35 @@ def test_a_node_started_with_fixquorum_shows_and_takes_no_part(cluster: Cluster)
     second.stop_service()
     second.wait_service_ended()
     second.start_service()
+    cluster.wait_all_up()
+
+
+def test_an_evicted_node_that_takes_the_disk_gives_it_back(cluster: Cluster, storage: Storage | None) -> None:
+    """It reads of its eviction in the log that it has just taken over, ends, and cleans itself up. The other one finds
+    the disk free, and the machine can join again."""
+    if storage is not None:
+        pytest.skip("the simulator tries it with reservations as well")
+    first, second = cluster.lab.nodes
+    cluster.command("group", "WEB", f"/moveto:{first.name}", "/wait:60", on=first)
+    second.stop_service()
+    second.wait_service_ended()
+    cluster.wait_nodes({first.name: "Up", second.name: "Down"}, on=first)
+    cluster.command("node", second.name, "/evict", on=first)
+    cluster.wait_nodes({first.name: "Up"}, on=first)
+    first.stop_service()
+    first.wait_service_ended()
+
+    said = second.log.stat().st_size
+    second.start_service()
+    second.wait_service_ended(timeout_s=60.0)
+    told = second.log.read_text()[said:]
+    assert "owns the quorum disk" in told and "was evicted from the cluster DEMO (the log says so)" in told
+    assert not second.config.exists() and not (second.data / "keys").exists()
+
+    first.start_service()
+    cluster.wait_group(first.name, on=first)
+    (token,) = TOKEN.findall(cluster.command(f"/addnodes:{second.name}", on=first))
+    cluster.join(second, token)
     cluster.wait_all_up()
 
 
