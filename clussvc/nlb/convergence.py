@@ -29,6 +29,12 @@ If the segment itself is cut, hosts on both sides own all buckets, as in the ori
 takes nothing, so with the cluster's quorum only one side of a cluster that is cut in two does. When sides that
 both lived meet again, each bucket is yielded at once by the side whose claim counts less, and one map follows.
 
+**Who hears nothing is not alone.** A host that hears no other one, while the cluster's log says that others are to
+share, is one of two: the only one that works, or deaf. It does not share out anew at once, since the others, who may
+hear it, would yield everything to it. If a frame of a client arrives meanwhile, it hears, and takes all. If neither a
+frame nor other news have come after the detection time again, it leaves, so that the others go on without it, and
+comes back when it hears a host or a client, or the log says that no other one is left.
+
 **Connections outlive moves.** The former owner of a bucket keeps its connections and says of which groups of
 buckets that is true (the idle map). To the new owner these are *dirty*: it takes new connections of them and is
 silent otherwise.
@@ -70,12 +76,14 @@ from clussvc.nlb.heartbeat import (
 from clussvc.nlb.mac import address_octets
 from clussvc.nlb.messages import (
     Action,
+    ClientsHeard,
     ConnectionsReported,
     Control,
     Event,
     HeartbeatHeard,
     HeartbeatRefused,
     HistoryLine,
+    HostsOnline,
     LinkChanged,
     MapsHeard,
     NameHeard,
@@ -147,6 +155,16 @@ class Convergence:
         self._wanted = host.initial if initial is None else initial
         self._draining = False
         self._nodes_up: frozenset[HostId] | None = None
+        self._hosts_online: frozenset[HostId] | None = None
+        self._heard_ms = 0
+        """When a host was heard last, or this one started."""
+        self._clients_ms: int | None = None
+        """When a client is known to have been heard last."""
+        self._doubt_ms: int | None = None
+        """Since when this host waits for a sign that it is not deaf."""
+        self._deaf = False
+        self._left: set[HostId] = set()
+        """Who has said goodbye and was not heard since."""
         self._online: frozenset[str] = frozenset()
         self._answering: frozenset[str] = frozenset()
         self._rule_states: dict[int, Passing] = {}
@@ -276,6 +294,8 @@ class Convergence:
         times += [since_ms + self.detection_ms for since_ms in self._found_ms.values() if since_ms is not None]
         if self._running and self._adopted is None and self._listen_until_ms > self._now_ms:
             times.append(self._listen_until_ms)
+        if self._running and self._doubt_ms is not None:
+            times.append(self._doubt_ms + self.detection_ms)
         return min(times, default=None)
 
     def handle(self, event: Event, now_ms: int) -> tuple[Action, ...]:
@@ -296,6 +316,13 @@ class Convergence:
                 changed |= hosts != self._nodes_up
                 self._nodes_up = hosts
                 self._hand.release_of_dead(self._is_dead)
+            case HostsOnline(hosts=hosts):
+                changed |= hosts != self._hosts_online
+                self._hosts_online = hosts
+            case ClientsHeard():
+                self._clients_ms = now_ms
+                changed |= self._deaf or self._doubt_ms is not None
+                self._deaf = False
             case QuorumChanged(held=held):
                 self._quorum = held
             case LinkChanged(up=up):
@@ -321,6 +348,7 @@ class Convergence:
         return self._finish(now_ms, changed=changed)
 
     def _finish(self, now_ms: int, *, changed: bool) -> tuple[Action, ...]:
+        self._deaf &= bool(self._missed())
         changed |= self._start_or_leave(now_ms)
         if self._running:
             changed |= self._expire(now_ms) or any(
@@ -328,6 +356,7 @@ class Convergence:
             )
             due = self._next_send_ms is not None and now_ms >= self._next_send_ms
             due |= self._adopted is None and now_ms >= self._listen_until_ms
+            due |= self._doubt_ms is not None and now_ms >= self._doubt_ms + self.detection_ms
             if not changed and not due:
                 # The usual case: somebody said again what is known.
                 actions, self._actions = tuple(self._actions), []
@@ -335,6 +364,8 @@ class Convergence:
             if changed or self._state is not State.CONVERGED:
                 self._reconsider(now_ms)
                 changed = True
+                # Here it may have turned out to be deaf.
+                self._start_or_leave(now_ms)
             if self._draining:
                 # What was given up in this turn is asked about anew: the last report may be older than a connection.
                 self._use_table()
@@ -356,6 +387,9 @@ class Convergence:
             self._running = True
             self._farewells = 0
             self._listen_until_ms = now_ms + self.detection_ms
+            if self._clients_ms != now_ms:
+                # Else a client has shown a moment ago that this host hears, and it starts for that.
+                self._heard_ms = now_ms
             self._convergences = 0
             self._state = State.CONVERGING
             self._next_send_ms = now_ms
@@ -379,13 +413,47 @@ class Convergence:
             return "the adapter has no link"
         if self._nodes_up is not None and self._me not in self._nodes_up:
             return "the node is not up in the cluster"
+        if self._deaf:
+            return f"it hears no client, nor {_hosts(self._missed())}, online by the cluster's log; it may be deaf"
         return ""
+
+    # --- being deaf -------------------------------------------------------------------------------------------------
+
+    def _missed(self) -> frozenset[HostId]:
+        """Who is to share the clients by the cluster's log, besides this host."""
+        others = (self._hosts_online or frozenset()) - {self._me} - self._left
+        return others if self._nodes_up is None else others & self._nodes_up
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether it may matter soon if clients can be heard here; then somebody should look in every period, and tell
+        :class:`~clussvc.nlb.messages.ClientsHeard`."""
+        if self._deaf:
+            return True
+        settled = self._state is State.CONVERGED and not self._peers
+        silence_ms = self._now_ms - self._heard_ms
+        return (
+            self._running and not settled and bool(self._missed()) and silence_ms >= LOST_MAX * self._cluster.period_ms
+        )
+
+    def _doubts(self, now_ms: int) -> bool:
+        """Whether this host may be deaf, so that it must not act as the only one. What arrived before the others would
+        have been missed says nothing."""
+        missed_ms = self._heard_ms + LOST_MAX * self._cluster.period_ms
+        hears = self._clients_ms is not None and self._clients_ms > missed_ms
+        if self._peers or hears or not self._missed():
+            self._doubt_ms = None
+            return False
+        self._doubt_ms = now_ms if self._doubt_ms is None else self._doubt_ms
+        self._deaf = now_ms >= self._doubt_ms + self.detection_ms
+        return True
 
     def _leave(self, now_ms: int, why: str) -> None:
         """Gives up everything, and says so a few times."""
         self._running = False
         self._forget()
         self._peers.clear()
+        self._doubt_ms = None
         self._findings = ()
         self._found_ms.clear()
         self._state = State.LEAVING
@@ -431,11 +499,20 @@ class Convergence:
     def _hear(self, event: HeartbeatHeard, now_ms: int) -> bool:
         said = event.heartbeat
         key = (said.host, said.host_code)
-        if key == (self._me, self._host_code) or not self._running:
+        if key == (self._me, self._host_code) or not (self._running or self._deaf):
             return False
         if self._is_old(said):
             self.counters["heartbeats that were old"] += 1
             return False
+        self._heard_ms = now_ms
+        if said.state is State.LEAVING:
+            self._left.add(said.host)
+        else:
+            self._left.discard(said.host)
+        if self._deaf:
+            # It hears; what was said it will hear again.
+            self._deaf = False
+            return True
         if key not in self._newest and len(self._newest) >= 2 * PEERS_MAX:
             self._newest.popitem(last=False)
         self._newest[key] = said.boot, said.seq
@@ -567,6 +644,7 @@ class Convergence:
         self._hand.yield_to(self._peers.values(), self._maps)
         mine = self._statement()
         if self._is_settled(company, mine):
+            self._doubt_ms = None
             self._state, self._agreement = State.CONVERGED, None
             self._because = ""
             return
@@ -594,6 +672,9 @@ class Convergence:
         agreement = self._agreement
         if agreement is None or not self._may_found(company, now_ms):
             self._because = self._waiting_for(company)
+            return
+        if self._doubts(now_ms):
+            self._because = f"hears neither a client nor {_hosts(self._missed())}, and may be deaf"
             return
         unlike = self._unlike(company, agreement)
         if unlike:

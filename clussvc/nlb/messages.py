@@ -60,6 +60,19 @@ class NodesUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostsOnline:
+    """Which hosts are to share the clients, by the cluster's log: their resource is online and nobody has stopped them.
+    None: nothing is known, and a host that hears nobody takes itself for the only one."""
+
+    hosts: frozenset[HostId] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientsHeard:
+    """Frames for the virtual addresses have arrived since the last look; see :attr:`Convergence.is_in_doubt`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuorumChanged:
     """Whether this node may act. Without quorum a host takes no traffic; with it, it joins again."""
 
@@ -121,6 +134,8 @@ Event = (
     | HeartbeatRefused
     | Tick
     | NodesUp
+    | HostsOnline
+    | ClientsHeard
     | QuorumChanged
     | LinkChanged
     | ResourcesOnline

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import selectors
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -52,11 +52,13 @@ from clussvc.nlb.instance import FilterMode, Instance, digest, read_instance
 from clussvc.nlb.mac import Address, OperationMode, address_octets, heartbeat_mac, igmp_group
 from clussvc.nlb.messages import (
     Action,
+    ClientsHeard,
     ConnectionsReported,
     Control,
     Event,
     HeartbeatHeard,
     HeartbeatRefused,
+    HostsOnline,
     LinkChanged,
     MapsHeard,
     NameHeard,
@@ -148,6 +150,9 @@ class Host:
         self._identity_seq = 0
         self._held_ms = 0
         self._count_ms = 0
+        self._listen_ms = NEVER_MS
+        self._clients_seen: int | None = None
+        """Frames for the virtual addresses at the last look; None: nobody looks."""
         self._team_ms = NEVER_MS
         self._failed = ""
         self._going = False
@@ -204,9 +209,16 @@ class Host:
         self._drain_s = int(_private(facts).get("DrainSeconds", 0))  # type: ignore[arg-type]  # the type's table says so
         up = {str(name).casefold() for name in facts["up"]}
         self._tell(NodesUp(hosts=frozenset(one.host for one in instance.hosts if one.node.casefold() in up)))
+        sharing = {str(name).casefold() for name in facts["sharing"]} if "sharing" in facts else None
+        self._tell(HostsOnline(hosts=self._started_among(sharing) if sharing is not None else None))
         self._tell(ResourcesOnline(names=frozenset(map(str, facts["online"]))))
         self._meet_team(facts.get("team"))
         self._obey(instance.wishes_for(host.node))
+
+    def _started_among(self, nodes: Collection[str]) -> frozenset[HostId]:
+        """The hosts on these nodes that nobody has stopped."""
+        started = (one for one in self._instance.hosts if one.node.casefold() in nodes)
+        return frozenset(one.host for one in started if self._instance.wishes_for(one.node).host is HostWish.STARTED)
 
     def _obey(self, wishes: Wishes) -> None:
         """Bring the machine to what administrators want of this host."""
@@ -325,7 +337,7 @@ class Host:
     def next_ms(self) -> int:
         """When anything is due, the keeping of addresses and counting included."""
         deadline_ms = self._machine.deadline_ms
-        times = (self._held_ms, self._count_ms, self._identity_ms, self._team_ms)
+        times = (self._held_ms, self._count_ms, self._identity_ms, self._team_ms, self._listen_ms)
         asked = (NEVER_MS if each is None else each for each in (deadline_ms, self._probes.deadline_ms))
         return min(*times, *asked)
 
@@ -340,6 +352,7 @@ class Host:
         probe_ms = self._probes.deadline_ms
         if probe_ms is not None and now >= probe_ms:
             self._probes.tick(now)
+        self._listen_for_clients(now)
         if now >= self._held_ms:
             self._hold_addresses(now)
         if now >= self._count_ms:
@@ -511,6 +524,18 @@ class Host:
             )
         # A table of connections that takes long to read is read less often.
         self._count_ms = now + max(COUNT_INTERVAL_MS, 20 * (now_ms() - begun_ms))
+
+    def _listen_for_clients(self, now: int) -> None:
+        """Once in a period, while the machine may be in doubt whether it is deaf."""
+        if not self._machine.is_in_doubt:
+            self._listen_ms, self._clients_seen = NEVER_MS, None
+            return
+        if self._clients_seen is not None and now < self._listen_ms:
+            return
+        self._listen_ms = now + self._instance.cluster.period_ms
+        before, self._clients_seen = self._clients_seen, sum(self._packets())
+        if before is not None and self._clients_seen > before:
+            self._tell(ClientsHeard())
 
     def _packets(self) -> tuple[int, int]:
         """Accepted and dropped so far."""

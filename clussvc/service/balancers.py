@@ -55,8 +55,20 @@ def facts_of(config: Config, resource: Resource, node: NodeId) -> dict[str, Any]
         "private": dict(complete_private(BUILTIN_TYPES[TYPE_NAME], private)),
         "up": sorted(each.name for each in config.nodes.values() if each.up),
         "online": sorted(names),
+        "sharing": _sharing(config, resource),
         "team": _team_of(config, resource, node),
     }
+
+
+def _sharing(config: Config, resource: Resource) -> list[str]:
+    """The nodes on which the resource, or another instance of it, is online."""
+    pattern = _pattern_of(config, resource).id
+    owners = [
+        config.groups[each.group].owned
+        for each in config.resources.values()
+        if each.type == TYPE_NAME and each.state is ResourceState.ONLINE and _pattern_of(config, each).id == pattern
+    ]
+    return sorted(config.node_name(owner) for owner in owners if owner is not None)
 
 
 def _team_of(config: Config, resource: Resource, node: NodeId) -> dict[str, Any] | None:

@@ -188,6 +188,25 @@ def test_a_host_alone_and_what_it_refuses(process: Process) -> None:
     assert [] == process.ask(ask="notes", after=notes[-1]["number"])["notes"]
 
 
+def test_a_host_that_hears_nobody_waits_for_a_client(process: Process) -> None:
+    """The cluster's log says that another host shares, and it is not heard: this one may be deaf, and takes nothing.
+    The first frame of a client shows that it is not."""
+    process.tell(facts() | {"sharing": ["NODE1", "NODE2"]})
+    wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "stopped", "it founds a cluster")
+    assert "nor host 2, online by the cluster's log" in process.ask(ask="status")["hosts"][0]["because"]
+    server = process.cable.here.call(socket.create_server, ("192.0.2.10", 80))
+    client = process.cable.there.call(socket.create_connection, ("192.0.2.10", 80), 15)
+    assert "default" == process.ask(ask="status")["hosts"][0]["state"]
+    for each in (client, server):
+        each.close()
+
+    # Somebody who was stopped by an administrator is not missed.
+    process.tell(facts(HostStates=["NODE1 stop"]) | {"sharing": ["NODE1", "NODE2"]})
+    wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "stopped", "it does not stop")
+    process.tell(facts(HostStates=["NODE2 stop"]) | {"sharing": ["NODE1", "NODE2"]})
+    wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "default", "it waits for a stopped host")
+
+
 def test_wishes_are_followed(process: Process) -> None:
     """Stop, suspend, start, and rules; each by the facts alone."""
     process.tell(facts())

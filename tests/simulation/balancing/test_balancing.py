@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from clussvc.nlb.messages import HostsOnline, NodesUp
 from tests.simulation.balancing.mutations import MUTATIONS, hunt, named
-from tests.simulation.balancing.story import Ending, draw, tell
+from tests.simulation.balancing.story import Ending, Story, draw, tell
 
 SEEDS = range(60)
+DEAF_SEEDS = range(24)
 TRIED = tuple(mutation.name for mutation in MUTATIONS if mutation.seeds_max <= 60)
 """Those that are caught at once; ``python -m tests.simulation.balancing --mutations`` tries all."""
 
@@ -29,6 +33,31 @@ def test_a_seed_tells_the_same_story() -> None:
 
     assert one == two
     assert one.frames > 100
+
+
+@pytest.mark.parametrize("seed", DEAF_SEEDS)
+def test_a_deaf_host_lets_the_others_serve_all(seed: int) -> None:
+    """On any segment: while one host hears nobody, the others have all buckets; when it hears, one map follows."""
+    story = Story(replace(draw(seed), cluster=True))
+    segment, period_us = story.segment, story.plot.period_ms * 1_000
+    everybody = frozenset(story.hosts)
+    for host in story.hosts.values():
+        segment.tell(segment.add(host, story.cluster_parameters()), NodesUp(hosts=everybody))
+    segment.run(30 * period_us)
+    for station in segment.stations.values():
+        segment.tell(station, HostsOnline(hosts=everybody))
+    deaf = story.random.choice(sorted(everybody))
+    for other in everybody - {deaf}:
+        segment.cut(other, deaf, both_ways=False)
+    segment.run(segment.now_us + 20 * period_us)
+
+    for bucket in range(story.plot.buckets):
+        takers = [station.host.host for station in segment.takers(80, bucket)]
+        assert len(takers) == 1 and takers[0] != deaf, (bucket, takers)
+    segment.mend()
+    segment.run(segment.now_us + 20 * period_us)
+    assert not story.referee.unsettled()
+    assert segment.stations[deaf].filtering(segment.now_us) is not None
 
 
 @pytest.mark.parametrize("name", TRIED)

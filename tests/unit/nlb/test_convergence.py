@@ -9,10 +9,12 @@ from clussvc.nlb.bucket_map import BUCKETS_LARGE, counts
 from clussvc.nlb.convergence import Convergence
 from clussvc.nlb.heartbeat import Refused, TeamWord
 from clussvc.nlb.messages import (
+    ClientsHeard,
     ConnectionsReported,
     Control,
     HeartbeatHeard,
     HeartbeatRefused,
+    HostsOnline,
     LinkChanged,
     NodesUp,
     ParametersChanged,
@@ -201,6 +203,92 @@ def test_a_rule_is_drained_while_its_probe_is_not_answered() -> None:
     wire.tell(2, ProbesAnswered(titles=frozenset()))
     wire.run(50)
     assert (wire.owned(2, slot=1), wire.owned(1, slot=1), wire.owned(2, slot=0)) == (0, 60, 30)
+
+
+def with_log(*numbers: int) -> Wire:
+    """Hosts that have converged, and that all share by the cluster's log."""
+    wire = settled(*numbers)
+    everybody = frozenset(map(HostId, numbers))
+    for number in numbers:
+        wire.tell(number, NodesUp(hosts=everybody))
+        wire.tell(number, HostsOnline(hosts=everybody))
+    return wire
+
+
+def test_a_deaf_host_does_not_take_everything_from_those_who_hear_it() -> None:
+    """It waits as long as the detection takes, and leaves; the others serve all; it comes back when it hears again."""
+    wire = with_log(1, 2, 3)
+    wire.lost = lambda sender, receiver, said: receiver == 1
+    wire.run(900)
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (20, 20, 20)
+    assert "hears neither a client nor hosts 2, 3" in wire.hosts[1].view(wire.now_ms).because
+    wire.run(200)
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (0, 30, 30)
+    assert "stopped" == wire.state(1)
+    assert any("nor hosts 2, 3, online by the cluster's log" in text for text in wire.said(6))
+
+    wire.run(10_000)
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (0, 30, 30)
+    wire.lost = None
+    wire.run(300)
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (20, 20, 20)
+
+
+def test_a_host_that_hears_clients_is_not_deaf() -> None:
+    """It takes all as soon as one is heard; what came before the silence could be noticed says nothing."""
+    wire = with_log(1, 2)
+    wire.tell(1, ClientsHeard())
+    wire.remove(2)
+    wire.run(600)
+    assert wire.hosts[1].is_in_doubt
+    assert wire.owned(1) == 30
+    wire.tell(1, ClientsHeard())
+    assert wire.owned(1) == 60
+    wire.run(10_000)
+    assert wire.owned(1) == 60, "once it has taken all it stays, with clients or without"
+
+
+def test_a_client_calls_back_a_host_that_took_itself_for_deaf() -> None:
+    """It listens for other hosts first, as every host that starts."""
+    wire = with_log(1, 2)
+    wire.remove(2)
+    wire.run(1_200)
+    assert "stopped" == wire.state(1)
+    wire.tell(1, ClientsHeard())
+    wire.run(400)
+    assert wire.owned(1) == 0
+    wire.run(200)
+    assert wire.owned(1) == 60
+
+
+def test_the_log_says_that_nobody_is_left() -> None:
+    """Then no sign is needed: the other's resource has failed, its node is down, or somebody stopped it."""
+    for news in (HostsOnline(hosts=frozenset({HostId(1)})), NodesUp(hosts=frozenset({HostId(1)}))):
+        wire = with_log(1, 2)
+        wire.remove(2)
+        wire.run(600)
+        assert wire.owned(1) == 30
+        wire.tell(1, news)
+        assert wire.owned(1) == 60
+
+
+def test_a_host_that_said_goodbye_is_not_missed() -> None:
+    """Whatever the log says of it."""
+    wire = with_log(1, 2)
+    assert wire.control(2, Control.STOP) is Status.OK
+    wire.run(5_000)
+    assert wire.owned(1) == 60
+
+
+def test_a_deaf_host_that_starts_takes_nothing() -> None:
+    """It would found a cluster of its own, to which the others yield."""
+    wire = settled(1, 2)
+    wire.lost = lambda sender, receiver, said: receiver == 3
+    wire.add(3)
+    wire.tell(3, HostsOnline(hosts=frozenset(map(HostId, (1, 2, 3)))))
+    wire.run(1_100)
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (30, 30, 0)
+    assert "stopped" == wire.state(3)
 
 
 def test_a_bucket_is_taken_only_when_it_was_let_go() -> None:
