@@ -33,8 +33,8 @@ from clussvc.nlb.port_rule import DEFAULT_RULES, HOSTS_MAX, FilteringMode, PortR
 
 _Value = TypeVar("_Value")
 
-VIPS_MAX = 64
-"""Virtual addresses of one cluster besides the primary one."""
+VIPS_MAX = 63
+"""Virtual addresses of one cluster besides the primary one; with it they are as many as the packet filter takes."""
 DIPS_MAX = 16
 """Dedicated addresses of one host."""
 LOADS_MAX = 64

@@ -26,6 +26,7 @@ from clussvc.nlb.control import HostWish, RuleWish, Wishes
 from clussvc.nlb.convergence import Convergence
 from clussvc.nlb.filter.binding import ESP, FLOWS_DEFAULT, GRE, TCP, UDP, NativeFilter, XdpFilter
 from clussvc.nlb.filter_table import (
+    ADDRESSES_MAX,
     DEFAULT_RULE,
     SEED_BYTES,
     FilterTable,
@@ -484,6 +485,9 @@ class Host:
         rules = table.rules if table is not None and active else ()
         slots = table.slots if table is not None and active else ()
         nobody = RuleBuckets(owners=(NOBODY,) * cluster.bucket_count)
+        # Until all hosts have agreed on new rules they decide by the former ones, whose addresses may be gone by now.
+        named = [rule.vip for rule in rules if rule.vip is not None and rule.vip not in cluster.all_vips]
+        vips = tuple(dict.fromkeys((*named, *cluster.all_vips)))[:ADDRESSES_MAX]
         buckets = [_rule_buckets(slot) for slot in slots]
         return FilterTable(
             generation=table.number if table is not None else 0,
@@ -491,7 +495,7 @@ class Host:
             buckets=len(buckets[0].owners) if buckets else cluster.bucket_count,
             host=self._host.host,
             running=active,
-            vips=cluster.all_vips,
+            vips=vips,
             dedicated=tuple(dip.address for dip in self._host.dips),
             rules=rules,
             rule_buckets=tuple(buckets[:-1]),

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cluster_cli.nlb_main import execute
 from tests.cluster.formation import Cluster
-from tests.cluster.lab import CLIENT_ADDRESS, NETWORK, Lab, Node, environment, eventually
+from tests.cluster.lab import CLIENT_ADDRESS, NETWORK, Holder, Lab, Node, environment, eventually
 
 VIP: Final = f"{NETWORK}.210"
 FARM: Final = "FARM"
@@ -27,9 +27,12 @@ HOST_PROCESS: Final = "clussvc.service.balancer"
 class Farm:
     """A load-balanced cluster, its clients, and the program ``nlb``."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, client: Holder | None = None, name: str = FARM) -> None:
+        """``client``: the machine of the clients, if it is not the lab's."""
         self.cluster = cluster
         self.lab = cluster.lab
+        self._client = client
+        self._name = name
 
     def nlb(self, *words: str, on: Node | None = None) -> str:
         """What ``nlb`` prints on a node. Fails unless it succeeds."""
@@ -58,7 +61,7 @@ class Farm:
         The same program, but within this process: polling with new processes would keep the machine busy.
         """
         with io.StringIO() as answer, redirect_stdout(answer), redirect_stderr(io.StringIO()):
-            status = execute(("query", FARM), json=True, socket_path=str(on.socket))
+            status = execute(("query", self._name), json=True, socket_path=str(on.socket))
             found: dict[str, Any] = json.loads(answer.getvalue())[0] if status == 0 else {"hosts": []}
             return found
 
@@ -88,8 +91,10 @@ class Farm:
 
     def clients(self, what: str, *numbers: float, address: str = VIP) -> Any:
         """What clients on the client machine saw."""
+        words = (sys.executable, str(CLIENTS), what, address, "80", *map(str, numbers))
+        elsewhere = ["nsenter", "-t", str(self._client.pid), "-n", "--", *words] if self._client is not None else None
         done = subprocess.run(
-            self.lab.enter_client(sys.executable, str(CLIENTS), what, address, "80", *map(str, numbers)),
+            elsewhere or self.lab.enter_client(*words),
             capture_output=True,
             text=True,
             timeout=120,

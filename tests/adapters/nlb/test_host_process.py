@@ -188,6 +188,24 @@ def test_a_host_alone_and_what_it_refuses(process: Process) -> None:
     assert [] == process.ask(ask="notes", after=notes[-1]["number"])["notes"]
 
 
+def test_addresses_and_rules_come_and_go_while_it_runs(process: Process) -> None:
+    """A rule and its address may go in one change, also while hosts still decide by the former rules."""
+    more = [f"192.0.2.{number}/24" for number in range(100, 163)]
+    process.tell(facts(VirtualIPAddresses=more, PortRules=["192.0.2.162 80 TCP Multiple", "All 80 TCP Multiple"]))
+    wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "default", "it does not converge")
+    for private in (
+        facts(),
+        facts(VirtualIPAddresses=more[:1], PortRules=["192.0.2.100 80 TCP Multiple"], BucketCount=960),
+        facts(VirtualIPAddresses=more, PortRules=[f"192.0.2.{number} 80 TCP Single" for number in range(100, 132)]),
+        facts(),
+    ):
+        assert {"ok": True} == process.tell(private)
+        wait_until(lambda: process.ask(ask="status")["hosts"][0]["state"] == "default", "it does not converge")
+        rules = process.ask(ask="status")["rules"]
+        assert len(private["private"]["PortRules"]) == len(rules)
+    assert process.popen.poll() is None
+
+
 def test_a_host_that_hears_nobody_waits_for_a_client(process: Process) -> None:
     """The cluster's log says that another host shares, and it is not heard: this one may be deaf, and takes nothing.
     The first frame of a client shows that it is not."""

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from clussvc.model.ids import HostId
 from clussvc.model.monitoring import PropertyValue
+from clussvc.nlb.filter_table import ADDRESSES_MAX
 from clussvc.nlb.mac import OperationMode
 from clussvc.nlb.parameters import (
     CLUSTER_DEFAULTS,
+    VIPS_MAX,
     Balancing,
     ClusterParameters,
     HostParameters,
@@ -154,9 +156,10 @@ def test_what_is_refused(name: str, value: PropertyValue, words: str) -> None:
 
 def test_too_many() -> None:
     """More addresses or hosts than there may be."""
-    vips = tuple(f"192.0.2.{number}/24" for number in range(100, 165))
+    vips = tuple(f"192.0.2.{number}/24" for number in range(100, 164))
     _, problems = read_parameters({"ClusterIPAddress": "192.0.2.10", "VirtualIPAddresses": vips})
-    assert "65 further virtual addresses; a cluster has at most 64" in problems[0]
+    assert "64 further virtual addresses; a cluster has at most 63" in problems[0]
+    assert VIPS_MAX + 1 == ADDRESSES_MAX, "with the primary one they are what a filter takes"
 
     many = [HostParameters(node=f"N{number}", host=HostId(number)) for number in range(1, 34)]
     problems = validate_hosts(ClusterParameters(address=PRIMARY), many)
