@@ -1,7 +1,8 @@
 """A disk of this kernel's own SCSI target, seen through several adapters: each is another machine to the target.
 
-The kernel's block layer, its ioctls for reservations and its target are real; only the wire is missing. Needs root, the
-modules target_core_file and tcm_loop, and configfs (``script/test-kernels`` has a kernel with all of that).
+The kernel's block layer, its ioctls for reservations and its target are real; only the wire is missing, unless the disk
+is served over iSCSI. Needs root, the modules target_core_file, tcm_loop and iscsi_target_mod, and configfs
+(``script/test-kernels`` has a kernel with all of that).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from types import TracebackType
 
 CORE = Path("/sys/kernel/config/target/core")
 LOOPBACK = Path("/sys/kernel/config/target/loopback")
+ISCSI = Path("/sys/kernel/config/target/iscsi")
 APPEARS_S_MAX = 30.0
 _numbers = itertools.count(1)
 
@@ -33,6 +35,7 @@ class KernelTarget:
         self._store = CORE / f"fileio_{self._number}" / f"clussvc{self._number}"
         self._adapters: dict[int, Path] = {}
         self._places: dict[int, str] = {}
+        self._served: Path | None = None
 
     def __enter__(self) -> KernelTarget:
         self._store.mkdir(parents=True)
@@ -47,6 +50,20 @@ class KernelTarget:
         if machine not in self._places:
             self._places[machine] = self._connect(machine)
         return self._places[machine]
+
+    def served(self) -> str:
+        """The disk as every machine of this host reaches it over iSCSI."""
+        name = f"iqn.2026-11.test.kernel:{self._number}"
+        port = 13_000 + self._number
+        group = self._served = ISCSI / name / "tpgt_1"
+        group.mkdir(parents=True)
+        for setting, value in (("authentication", 0), ("generate_node_acls", 1), ("demo_mode_write_protect", 0)):
+            (group / "attrib" / setting).write_text(str(value))
+        (group / "np" / f"127.0.0.1:{port}").mkdir()
+        (group / "lun" / "lun_0").mkdir()
+        (group / "lun" / "lun_0" / "disk").symlink_to(self._store)
+        (group / "enable").write_text("1")
+        return f"iscsi://127.0.0.1:{port}/{name}/0"
 
     def _connect(self, machine: int) -> str:
         names = (f"naa.6{part}{os.getpid():07x}{self._number:03x}{machine:03x}00" for part in (0, 1))
@@ -69,6 +86,11 @@ class KernelTarget:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._served is not None:
+            (self._served / "enable").write_text("0")
+            for portal in (self._served / "np").iterdir():
+                portal.rmdir()
+            self._adapters[0] = self._served
         for adapter in self._adapters.values():
             (adapter / "lun" / "lun_0" / "disk").unlink(missing_ok=True)
             (adapter / "lun" / "lun_0").rmdir()

@@ -34,8 +34,9 @@ needs_kernel_target = pytest.mark.skipif(
 KINDS_WITH_RESERVATIONS = (
     "memory", "kernel-scsi", "kernel-linux", "kernel-nvme", "iscsi-by-name", "iscsi-strangers",
     pytest.param("tgt", marks=needs_target), pytest.param("kernel-target", marks=needs_kernel_target),
+    pytest.param("kernel-target-iscsi", marks=needs_kernel_target),
 )  # fmt: skip
-"""``tgt`` and ``kernel-target`` are real; the others are held to the same as they are."""
+"""``tgt`` and the kernel's target are real; the others are held to the same as they are."""
 KERNEL_KINDS: dict[str, Literal["linux", "nvme"]] = {"kernel-linux": "linux", "kernel-nvme": "nvme"}
 KINDS = ("file", "loop", *KINDS_WITH_RESERVATIONS)
 
@@ -95,15 +96,17 @@ def machines(target: Target) -> Iterator[Open]:
 
 
 @pytest.fixture
-def kernel_disks(tmp_path: Path) -> Iterator[Open]:
-    """One disk of the kernel's own target, through one adapter for each machine."""
+def kernel_disks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """One disk of the kernel's own target, through one adapter for each machine, or over iSCSI."""
     file = tmp_path / "disk"
     create_file(str(file), SIZE_BYTES)
     opened: list[QuorumDevice] = []
     with kernel_target.KernelTarget(file) as target:
+        served = target.served() if "iscsi" in str(request.node.callspec.params["open_one"]) else ""
 
         def open_it(machine: int) -> QuorumDevice:
-            opened.append(open_device(target.place(machine), initiator=initiator(machine), timeout_ms=5_000))
+            place = served or target.place(machine)
+            opened.append(open_device(place, initiator=initiator(machine), timeout_ms=5_000))
             return opened[-1]
 
         yield open_it
@@ -120,7 +123,7 @@ def open_one(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     if kind == "tgt":
         yield request.getfixturevalue("machines")
         return
-    if kind == "kernel-target":
+    if kind.startswith("kernel-target"):
         yield request.getfixturevalue("kernel_disks")
         return
     opened: list[QuorumDevice] = []

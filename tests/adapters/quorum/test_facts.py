@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from clussvc.quorum.devices import candidates, create_file, examine
+from clussvc.model.errors import ClusterError
+from clussvc.quorum.devices import candidates, create_file, examine, open_device
 from clussvc.quorum.devices.facts import (
     block_used_by,
     file_system_of,
@@ -19,6 +21,8 @@ from clussvc.quorum.devices.facts import (
     storage_hints,
     swap_at,
 )
+from tests.adapters.quorum.places import detach
+from tests.adapters.quorum.places import loop_over as attach_loop
 
 MB = 1024 * 1024
 
@@ -156,3 +160,32 @@ def test_the_file_system_of_a_file_of_this_machine_is_found(tmp_path: Path) -> N
     create_file(str(file), MB)
     facts = examine(str(file))
     assert (facts.size_bytes, facts.used_by) == (MB, "")
+
+
+@pytest.mark.skipif(
+    not Path("/dev/mapper/control").exists() or not shutil.which("dmsetup"),
+    reason="there is no device mapper here; script/test-kernels has one",
+)
+def test_a_disk_that_a_volume_is_built_on_is_in_use(tmp_path: Path) -> None:
+    """As the device mapper of the kernel tells it; nobody opens such a disk before the volume is gone."""
+    file, name = tmp_path / "disk", f"clussvc-test-{tmp_path.name}"
+    create_file(str(file), 8 * MB)
+    place = attach_loop(file)
+    try:
+        table = f"0 {8 * MB // 512} linear {place} 0"
+        dmsetup("create", name, "--table", table)
+        try:
+            assert " is a part of dm-" in examine(place).used_by
+            with pytest.raises(ClusterError, match=r"is in use on this node: loop\d+ is a part of dm-"):
+                open_device(place, initiator="", timeout_ms=5_000)
+        finally:
+            dmsetup("remove", name)
+        assert examine(place).used_by == ""
+        open_device(place, initiator="", timeout_ms=5_000).close()
+    finally:
+        detach(place)
+
+
+def dmsetup(*words: str) -> None:
+    """Without the daemon that would make the names of devices."""
+    subprocess.run(["dmsetup", *words], env={**os.environ, "DM_DISABLE_UDEV": "1"}, check=True, capture_output=True)

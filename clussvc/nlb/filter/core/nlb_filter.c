@@ -508,7 +508,7 @@ nlb_place(const struct nlb_table *table, struct nlb_work *work)
         slot = NLB_SLOT_DEFAULT;
     uint64_t hash = nlb_hash(table, work, table->rules[slot].affinity);
     uint32_t bucket = NLB_BOUND((uint32_t)((hash >> 32) * table->buckets >> 32), NLB_BUCKETS_MAX - 1);
-    uint8_t cell = table->bucket[slot * NLB_BUCKETS_MAX + bucket];
+    uint8_t cell = table->bucket[NLB_ADDEND(slot * NLB_BUCKETS_MAX) + bucket];
     decision->slot = (uint8_t)slot;
     decision->bucket = (uint16_t)bucket;
     decision->owner = cell & NLB_OWNER;

@@ -45,6 +45,8 @@
 #define NLB_MEET() __asm__ volatile("" ::: "memory")
 /* Keeps the compiler from dropping a bound that the kernel's verifier wants to see. */
 #define NLB_BOUND(value, mask) ({ uint32_t bound_ = (value); __asm__ volatile("" : "+r"(bound_)); bound_ & (mask); })
+/* Keeps it from making an OR of a sum whose parts share no bits; older verifiers do not know how large that is. */
+#define NLB_ADDEND(value) ({ uint32_t addend_ = (value); __asm__ volatile("" : "+r"(addend_)); addend_; })
 #else
 #include <string.h>
 #define NLB_CODE static inline
@@ -75,6 +77,7 @@ nlb_load64(const uint8_t *at)
 #define NLB_LOAD32(at) nlb_load32(at)
 #define NLB_LOAD64(at) nlb_load64(at)
 #define NLB_BOUND(value, mask) ((value) & (mask))
+#define NLB_ADDEND(value) (value)
 #endif
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
