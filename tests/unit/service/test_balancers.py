@@ -53,7 +53,8 @@ class Host:
             self._threads[-1].start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rwb") as lines:
+        # It may be ended in the middle of an answer.
+        with contextlib.suppress(OSError), connection, connection.makefile("rwb") as lines:
             for line in lines:
                 said = json.loads(line)
                 if said.get("ask") != "notes":
@@ -65,11 +66,13 @@ class Host:
     def end(self) -> None:
         """Die."""
         self._listening.shutdown(socket.SHUT_RDWR)
+        # Whoever has just been accepted is one of those who are ended below.
+        self._thread.join(20)
         self._listening.close()
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        for thread in (self._thread, *self._threads):
+        for thread in self._threads:
             thread.join(20)
 
 
