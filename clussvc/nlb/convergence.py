@@ -119,6 +119,9 @@ FAREWELLS = 3
 LOST_MAX = 2
 """Heartbeats in a row of which nobody hears, without anything being wrong. A host that stops to send them stops to take
 traffic so many periods before others can count it as dead."""
+LASTING_DETECTIONS = 4
+"""A convergence that takes so many times the detection time is hindered: in the simulation every other one takes less
+than twice that time."""
 DRIFT_PPM = 1_000
 """Largest difference in rate between the clocks of two hosts, as everywhere in the cluster."""
 SEND_GAP_PARTS = 20
@@ -189,6 +192,7 @@ class Convergence:
         self._agreement: Agreement | None = None
         self._promises: OrderedDict[int, Agreement] = OrderedDict()
         self._convergences = 0
+        self._converging_since_ms = 0
 
         self._farewells = 0
         self._last_sent_ms: int | None = None
@@ -785,6 +789,7 @@ class Convergence:
 
     def _begin(self, now_ms: int, why: str) -> None:
         self._state = State.CONVERGING
+        self._converging_since_ms = now_ms
         self._convergences += 1
         self._because = why
         self._remember(now_ms, "converging", (), why)
@@ -1099,6 +1104,26 @@ class Convergence:
             weights=self._weights(),
             passing=tuple(self._passing(slot) for slot in range(len(self._rules))),
             maps=adopted.agreement.maps if adopted else (),
+            hindrances=self._hindrances(now_ms),
+        )
+
+    def _hindrances(self, now_ms: int) -> tuple[str, ...]:
+        """Pairs of hosts of which one does not reckon with the other, as far as this host hears; once convergence has
+        lasted so long that it is no matter of lost frames."""
+        if not self._running or self._state is State.CONVERGED or self._findings:
+            return ()
+        if now_ms - self._converging_since_ms < LASTING_DETECTIONS * self.detection_ms:
+            return ()
+        said = {peer.said.host: peer.said.members for peer in self._peers.values()} | {
+            self._me: self._agreement.members if self._agreement else frozenset(key[0] for key in self._peers)
+        }
+        return tuple(
+            f"Host {one} does not hear host {other}, or does not admit it, and so no change has been agreed upon for"
+            f" {(now_ms - self._converging_since_ms) // 1000} s; everybody goes on with the former map. Look at what is"
+            " between the two, or stop one of them."
+            for one in sorted(said)
+            for other in sorted(said)
+            if one != other and other not in said[one]
         )
 
     def _status(self) -> tuple[Status, str]:

@@ -323,3 +323,5 @@ class View:
     passing: tuple[Passing, ...]
     maps: tuple[BucketMap, ...]
     """The adopted maps, for each rule and the default rule; empty if there are none."""
+    hindrances: tuple[str, ...]
+    """Who has kept all from converging for long, in sentences: hosts that do not hear each other."""

@@ -601,6 +601,7 @@ class Host:
             ],
             "findings": [
                 *(finding.message for finding in view.findings),
+                *view.hindrances,
                 *(self._unserved(rule) for rule in self._instance.cluster.rules if self._probes.trouble(rule.title)),
                 *(() if self._team_complete else (self._missing(now_ms()),)),
             ],

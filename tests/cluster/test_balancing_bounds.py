@@ -136,6 +136,27 @@ def test_addresses_go_with_their_rules(farm: Farm) -> None:
     assert before == [farm.host_process(node) for node in farm.lab.nodes]
 
 
+def test_a_host_that_the_switch_lets_nothing_through_to_leaves(farm: Farm) -> None:
+    """It is up, sends, and is heard, but hears neither hosts nor clients: the others serve all until it hears again."""
+
+    def let_through(word: str) -> None:
+        flags = (part for kind in ("flood", "mcast_flood", "bcast_flood") for part in (kind, word))
+        farm.lab.on_switch("bridge", "link", "set", "dev", farm.lab[3].port, *flags)
+
+    before = farm.host_process(farm.lab[3])
+    let_through("off")
+    try:
+        eventually(lambda: set(farm.answers(60)) == {"NODE1", "NODE2"}, "the others take all")
+        assert {"NODE1", "NODE2"} == set(farm.answers(200))
+        (here,) = (host for host in farm.status(farm.lab[3])["hosts"] if host["node"] == "NODE3")
+        assert "it may be deaf" in here["because"], here
+    finally:
+        let_through("on")
+    farm.wait_converged(*HOSTS)
+    assert set(HOSTS) == set(farm.answers(60))
+    assert before == farm.host_process(farm.lab[3])
+
+
 def test_another_cluster_on_another_adapter(formed: tuple[Farm, Holder], farm: Farm) -> None:
     """With its own hosts, rules and mode; what is commanded to one does not concern the other."""
     farm.nlb(

@@ -234,6 +234,22 @@ def test_a_deaf_host_does_not_take_everything_from_those_who_hear_it() -> None:
     assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (20, 20, 20)
 
 
+def test_a_fault_in_one_direction_is_named() -> None:
+    """By everybody who hears both; they go on with the former map. It is no finding while it may be a lost frame."""
+    wire = settled(1, 2, 3)
+    wire.lost = lambda sender, receiver, said: (sender, receiver) == (3, 1)
+    wire.run(2_000)
+    assert not any(wire.hosts[number].view(wire.now_ms).hindrances for number in (1, 2, 3))
+    wire.run(2_000)
+    for number in (2, 3):
+        (sentence,) = wire.hosts[number].view(wire.now_ms).hindrances
+        assert sentence.startswith("Host 1 does not hear host 3")
+    assert (wire.owned(1), wire.owned(2), wire.owned(3)) == (20, 20, 20)
+    wire.lost = None
+    wire.run(200)
+    assert not any(wire.hosts[number].view(wire.now_ms).hindrances for number in (1, 2, 3))
+
+
 def test_a_host_that_hears_clients_is_not_deaf() -> None:
     """It takes all as soon as one is heard; what came before the silence could be noticed says nothing."""
     wire = with_log(1, 2)

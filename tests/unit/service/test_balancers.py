@@ -145,6 +145,19 @@ def test_facts_are_those_of_this_node(access: FakeAccess) -> None:
     assert "10.0.0.200" == facts["private"]["ClusterIPAddress"]
     assert 100 == facts["private"]["AliveMsgPeriod"]
     assert {"NLB", "NLB#1", "Server"} == set(facts["online"])
+    assert ["NODE1", "NODE2", "NODE3"] == facts["sharing"]
+
+
+def test_a_host_knows_where_the_others_are_online(access: FakeAccess) -> None:
+    """A host whose process has ended does not share, though its node is up."""
+    config = access.config()
+    ours = config.resources[here(access)]
+    other = next(each for each in config.resources.values() if each.name == "NLB#2")
+    failed = replace(config, resources={**config.resources, other.id: replace(other, state=ResourceState.FAILED)})
+    facts = facts_of(failed, ours, NodeId(1))
+
+    assert ["NODE1", "NODE2", "NODE3"] == facts["up"]
+    assert ["NODE1", "NODE3"] == facts["sharing"]
 
 
 def test_a_host_is_told_at_once_and_again_when_something_changes(
