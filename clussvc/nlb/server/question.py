@@ -21,6 +21,7 @@ from clussvc.nlb.mac import Address
 STATUS_BYTES_MAX: Final = 4_096
 """In which the first line of an answer must end."""
 REST_BYTES_MAX: Final = 1 << 16
+_BIND_ADDRESS_NO_PORT: Final = 24
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?\r?$")
 
 
@@ -42,6 +43,8 @@ class Question:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         try:
             self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+            # The port is chosen when it connects, so that all that were used in the last minute need not differ.
+            self._socket.setsockopt(socket.SOL_IP, _BIND_ADDRESS_NO_PORT, 1)
             self._socket.bind((str(address), 0))
             number = self._socket.connect_ex((str(address), port))
         except OSError as error:
