@@ -284,15 +284,31 @@ nlb_read_key(PyObject *client, unsigned client_port, PyObject *server, unsigned 
     return true;
 }
 
+/* The key that a name of IPv4 has in it. */
+static void
+key_of_name(uint64_t high, uint64_t low, struct nlb_key *key)
+{
+    __builtin_memset(key, 0, sizeof *key);
+    key->client.low = NLB_IPV4_LOW((uint32_t)(high >> 32));
+    key->server.low = NLB_IPV4_LOW((uint32_t)high);
+    key->client_port = (uint16_t)(low >> 48);
+    key->server_port = (uint16_t)(low >> 32);
+    key->protocol = (uint8_t)(low >> 24);
+    key->fragments = (uint8_t)(low >> 16);
+}
+
 bool
 nlb_read_place(const struct nlb_table *table, const struct nlb_set *set, uint32_t way, struct nlb_entry *entry)
 {
-    uint64_t noted = NLB_NOTED_ONCE(set, way);
-    struct nlb_name name;
+    uint64_t noted = NLB_NOTED_ONCE(set, way), high = set->names[way].high, low = set->names[way].low;
+    struct nlb_name name = {high, low, 0};
     if (noted == 0)
         return false;
     entry->flow = nlb_noted_flow(noted);
-    entry->key = set->entries[way].key;
+    if (nlb_is_hashed(&name))
+        entry->key = set->keys[way];
+    else
+        key_of_name(high, low, &entry->key);
     nlb_name_flow(table, &entry->key, &name);
     return nlb_set_has(set, way, noted, &name);
 }

@@ -48,12 +48,18 @@ nlb_noted_flow(uint64_t noted)
     return flow;
 }
 
+/* Whether a name is a hash, as those of IPv6 are, and does not tell whose it is. */
+NLB_CODE int
+nlb_is_hashed(const struct nlb_name *name)
+{
+    return (int)(name->low & 1);
+}
+
 NLB_CODE int
 nlb_set_has(const struct nlb_set *set, uint32_t way, uint64_t noted, const struct nlb_name *name)
 {
-    const struct nlb_set_entry *entry = &set->entries[way];
-    return (noted ^ name->spot << (64 - NLB_TAG_BITS)) >> (64 - NLB_TAG_BITS) == 0 && entry->high == name->high &&
-           entry->low == name->low;
+    return (noted ^ name->spot << (64 - NLB_TAG_BITS)) >> (64 - NLB_TAG_BITS) == 0 &&
+           set->names[way].high == name->high && set->names[way].low == name->low;
 }
 
 /* What is noted of a flow; 0 if nothing. */
@@ -69,36 +75,30 @@ nlb_set_find(const struct nlb_set *set, const struct nlb_name *name)
     return 0;
 }
 
-/* The place of the oldest; an empty one is older than all. Without a branch, since none could be foreseen. */
-NLB_CODE uint32_t
-nlb_set_oldest(const struct nlb_set *set)
-{
-    int64_t oldest = INT64_MAX;
-    NLB_UNROLL
-    for (uint32_t way = 0; way < NLB_WAYS; way++) {
-        int64_t age = (int64_t)(NLB_NOTED_ONCE(set, way) << NLB_TAG_BITS >> 1 | way), younger = age - oldest;
-        oldest += younger & younger >> 63;
-    }
-    return (uint32_t)oldest & (NLB_WAYS - 1);
-}
-
-/* Notes a flow in its place, or in that of the oldest. */
+/* Notes a flow in its place, or in that of the oldest; an empty one is older than all. */
 NLB_CODE void
 nlb_set_put(struct nlb_set *set, const struct nlb_name *name, const struct nlb_key *key,
             const struct nlb_flow *flow)
 {
     uint64_t noted = nlb_noted(name, flow);
+    int64_t oldest = INT64_MAX;
     NLB_UNROLL
-    for (uint32_t way = 0; way < NLB_WAYS; way++)
-        if (nlb_set_has(set, way, NLB_NOTED_ONCE(set, way), name)) {
+    for (uint32_t way = 0; way < NLB_WAYS; way++) {
+        uint64_t there = NLB_NOTED_ONCE(set, way);
+        if (nlb_set_has(set, way, there, name)) {
             set->noted[way] = noted;
             return;
         }
-    uint32_t way = NLB_BOUND(nlb_set_oldest(set), NLB_WAYS - 1);
+        /* Date and place in one number, and the less of two without a branch, since none could be foreseen. */
+        int64_t dated = (int64_t)(there << NLB_TAG_BITS >> 1 | way), younger = dated - oldest;
+        oldest += younger & younger >> 63;
+    }
+    uint32_t way = NLB_BOUND((uint32_t)oldest, NLB_WAYS - 1);
     set->noted[way] = noted;
-    set->entries[way].high = name->high;
-    set->entries[way].low = name->low;
-    set->entries[way].key = *key;
+    set->names[way].high = name->high;
+    set->names[way].low = name->low;
+    if (nlb_is_hashed(name))
+        set->keys[way] = *key;
 }
 
 /* Every place is looked at: two processors may have noted the same flow at the same moment. */

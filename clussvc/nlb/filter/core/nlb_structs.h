@@ -38,16 +38,14 @@ struct nlb_name {
     uint64_t spot; /* A keyed hash of both: the upper half says where to look, the lower has the tag (nlb_sets.h). */
 };
 
-/* A set of places for flows. Dates, states and tags lie together: two lines of the processor's memory tell who is there.
-   The name alone does not tell whose flow it is. */
-struct nlb_set_entry {
-    uint64_t high, low; /* Of the name. */
-    struct nlb_key key;
-};
-
+/* A set of places for flows. Dates, states and tags lie together, and so do names: few lines of the processor's memory
+   tell who is there. */
 struct nlb_set {
     uint64_t noted[NLB_WAYS]; /* 0: an empty place. */
-    struct nlb_set_entry entries[NLB_WAYS];
+    struct {
+        uint64_t high, low;
+    } names[NLB_WAYS];
+    struct nlb_key keys[NLB_WAYS]; /* Only for IPv6, where the name does not tell whose flow it is. */
 };
 
 /* An address that the table knows. */
