@@ -81,7 +81,7 @@ nlb_set_put(struct nlb_set *set, const struct nlb_name *name, const struct nlb_k
             const struct nlb_flow *flow)
 {
     uint64_t noted = nlb_noted(name, flow);
-    int64_t oldest = INT64_MAX;
+    uint64_t oldest = UINT64_MAX;
     NLB_UNROLL
     for (uint32_t way = 0; way < NLB_WAYS; way++) {
         uint64_t there = NLB_NOTED_ONCE(set, way);
@@ -89,9 +89,9 @@ nlb_set_put(struct nlb_set *set, const struct nlb_name *name, const struct nlb_k
             set->noted[way] = noted;
             return;
         }
-        /* Date and place in one number, and the less of two without a branch, since none could be foreseen. */
-        int64_t dated = (int64_t)(there << NLB_TAG_BITS >> 1 | way), younger = dated - oldest;
-        oldest += younger & younger >> 63;
+        uint64_t dated = there << NLB_TAG_BITS | way; /* Date and place in one number; the tag falls out at the top. */
+        if (dated < oldest)
+            oldest = dated;
     }
     uint32_t way = NLB_BOUND((uint32_t)oldest, NLB_WAYS - 1);
     set->noted[way] = noted;
