@@ -114,6 +114,10 @@ class SimMonitor:
         self.busy.clear()
         return successor
 
+    def begin(self) -> None:
+        """The process is ready: without being asked it ends what one before it has left."""
+        self._end_everything(lambda left: None)
+
     def online(self) -> set[ResourceId]:
         """What runs with nothing under way."""
         return self.running.keys() - self.busy.keys()

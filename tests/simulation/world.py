@@ -942,6 +942,7 @@ class World:
         def ready() -> None:
             if machine.power == power and machine.generation == generation and not fresh.dead:
                 self.post(machine, MonitorSaid(monitor=name, report=MonitorStarted(pid=1)))
+                fresh.begin()
 
         self.scheduler.later(self.monitor_start_ms, ready)
 

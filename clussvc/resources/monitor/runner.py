@@ -195,6 +195,10 @@ class Monitor(HandleSink):
         self._selector.register(self._connection, selectors.EVENT_READ, self._on_connection)
         self._left: tuple[ResourceId, ...] = ()
         self._report(MonitorStarted(pid=os.getpid()))
+        # What one before this left runs without a lease, and a service that stands still cannot ask for its end.
+        threading.Thread(
+            target=self._end_everything, args=("left by an earlier monitor", lambda _: None), name="first", daemon=True
+        ).start()
         while not self._over:
             for key, _ in self._selector.select(self._timeout_s()):
                 key.data()

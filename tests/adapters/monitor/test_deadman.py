@@ -144,6 +144,21 @@ def test_terminate_everything_answers_its_ticket(driver: Driver, tmp_path: Path)
     assert ResourceState.ONLINE is driver.online(app).state
 
 
+def test_a_new_monitor_ends_by_itself_what_one_before_it_left(driver: Driver, tmp_path: Path) -> None:
+    """Without being asked: the service may stand still at that moment, and nobody's lease is behind what runs."""
+    # A child dies with the monitor; what the child has started does not.
+    line = f"sh -c 'sleep 1000 & echo $! > {tmp_path}/app; wait'"
+    driver.online(spec("app", "Generic Application", CommandLine=line))
+    pid = read_pid(tmp_path / "app")
+    assert driver.host.pid is not None
+    os.kill(driver.host.pid, signal.SIGKILL)
+    driver.wait(MonitorDied)
+    assert alive(pid)
+
+    driver.host.start()
+    wait_until(lambda: not alive(pid), "the new monitor has not ended what the dead one had left")
+
+
 def test_dead_service_ends_everything(tmp_path: Path) -> None:
     """The service is killed: its monitor terminates the resources and ends by itself."""
     run = tmp_path / "run"
