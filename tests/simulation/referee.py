@@ -137,7 +137,7 @@ class Referee:
         """The owner and the epoch of the group that a resource was in before it was moved to another one."""
         self._committed: dict[RequestId, int] = {}
         self.acknowledged: dict[RequestId, int] = {}
-        self._proposed_us: dict[RequestId, int] = {}
+        self._asked_us: dict[RequestId, int] = {}
         self._admission_us: dict[tuple[NodeId, int, int], int] = {}
         """When somebody first proposed to admit a node, for each of its boots and attempts."""
         self._wills: set[tuple[NodeId, int]] = set()
@@ -279,12 +279,15 @@ class Referee:
 
     def proposes(self, machine: Watched, proposal: Proposal) -> None:
         """A service hands something to the log."""
-        self._proposed_us.setdefault(proposal.request, self._now_us())
         for update in _updates(proposal):
             if isinstance(update, NodeUp):
                 self._admission_us.setdefault((update.node, update.boot, update.attempt), self._now_us())
             if isinstance(update, NodeDown) and not update.stopped:
                 self._check_silence(machine, update)
+
+    def asked(self, request: RequestId) -> None:
+        """An administrator asks for a change; the node that is asked may stand still, and take it up much later."""
+        self._asked_us.setdefault(request, self._now_us())
 
     def replied(self, request: RequestId, refusal: Report | None) -> None:
         """An administrator was answered."""
@@ -304,8 +307,8 @@ class Referee:
     def _deny(self, request: RequestId) -> None:
         """Somebody was told that nothing was changed. Who asks a second time is told of that attempt only, and the
         first one may have been made; nobody asks again as soon as this."""
-        proposed_us = self._proposed_us.get(request)
-        if proposed_us is None or self._now_us() - proposed_us > ASKED_ONCE_MS * 1000:
+        asked_us = self._asked_us.get(request)
+        if asked_us is None or self._now_us() - asked_us > ASKED_ONCE_MS * 1000:
             return
         if request in self._made:
             raise Violation("acknowledged", f"change {request} was said not to be made, and is in the log")

@@ -1017,6 +1017,7 @@ class World:
         if then is not None:
             self._on_reply[request] = then
         machine = self.node(on) if on else self.nodes[self.leader or NodeId(1)]
+        self.referee.asked(request)
         self._give(machine, CommandArrived(request=request, update=update))
         return request
 
