@@ -989,6 +989,9 @@ class NodeCore:
         if self._phase is NodePhase.ASKING and self._attempt and self._pool.clean:
             if known.up and (known.boot, known.attempt) == (self._boot, self._attempt):
                 self._enter_membership(known.incarnation)
+            elif not known.up and (known.boot, known.attempt) == (self._boot, self._attempt):
+                # Admitted and declared down, in entries of which a snapshot brought nothing but their outcome.
+                self._attempt = 0
         elif self._phase is NodePhase.MEMBER and (not known.up or known.incarnation != self._incarnation):
             self._release(f"the others declared this node down ({known.down_because or 'admitted anew'})")
 

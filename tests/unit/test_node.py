@@ -598,6 +598,19 @@ def test_a_deadman_that_fires_while_nothing_is_owned_is_told_that_it_was_heard(b
     assert phase(bench) is NodePhase.ASKING
 
 
+def test_an_admission_that_is_over_in_a_snapshot_already_is_asked_for_anew(bench: Bench) -> None:
+    """The node was admitted and declared down in entries that it gets the outcome of only; that attempt is used up."""
+    bench.clean()
+    bench.lease()
+    assert (phase(bench), bench.core._attempt) == (NodePhase.ASKING, 1)
+    known = bench.config.nodes[N1]
+    lost = replace(known, up=False, incarnation=known.incarnation + 1, boot=5, attempt=1)
+    config = replace(bench.config, nodes={**bench.config.nodes, N1: lost})
+    bench.give(ConfigInstalled(index=bench.index + 2, config=config))
+
+    assert (phase(bench), bench.core._attempt) == (NodePhase.ASKING, 2)
+
+
 def test_a_member_that_is_declared_down_releases(bench: Bench) -> None:
     """An administrator confirmed that it is down, but it is not."""
     bench.online()

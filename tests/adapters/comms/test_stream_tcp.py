@@ -324,6 +324,8 @@ def test_who_was_evicted_is_told(pair: tuple[Member, Member]) -> None:
     """Whoever is only unknown may be so for a moment, and is told nothing."""
     one, two = pair
     one.transport.set_peers({})
+    # A connection that is there already is looked at again when something arrives on it.
+    two.transport.send(1, Kind.RAFT, b"who am I?")
     eventually(lambda: one.transport.statistics().counts.get("refused.unknown-member", 0) >= 2)
     assert two.evicted_by == []
     one.evicted.add(2)
