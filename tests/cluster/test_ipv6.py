@@ -105,7 +105,7 @@ def test_its_loss_is_seen(cluster: Cluster, way: str) -> None:
     getattr(first, way)(SIX)
     wait_states(cluster, HEART, "Up", "Failed", "Up", "Up", on=second)
     why = {"cut": "the link eth1 is down or has no carrier", "mute": "NODE1 reaches nobody on Heart"}[way]
-    assert why in cluster.command("events", "/limit:50", on=second)
+    eventually(lambda: why in cluster.command("events", "/limit:50", on=second), f"the history says: {why}")
     assert cluster.node_states(second) == {"NODE1": "Up", "NODE2": "Up", "NODE3": "Up"}
     first.heal(SIX)
     everything_works(cluster)
@@ -119,7 +119,8 @@ def test_ping_targets(cluster: Cluster) -> None:
     cluster.command("net", HEART, "/priv", f"PingTargets={target}")
     first.mute(SIX)
     wait_states(cluster, HEART, "Up", "Failed", "Up", "Up", on=second)
-    assert f"no ping target answers ({target})" in cluster.command("events", "/limit:50", on=second)
+    why = f"no ping target answers ({target})"
+    eventually(lambda: why in cluster.command("events", "/limit:50", on=second), f"the history says: {why}")
     first.heal(SIX)
     everything_works(cluster)
     refused = first.cluster("net", HEART, "/priv", "PingTargets=10.77.0.1")
