@@ -59,9 +59,9 @@ def test_nothing_starts_without_a_lease(tmp_path: Path) -> None:
         driver.send(BringOnline(resource=app.resource, epoch=1))
         assert "no lease" in driver.wait(CommandRefused).why
         driver.send(LeaseExtended(until_ms=boottime_ms() - 10))
+        driver.wait(DeadmanFired)
         driver.send(BringOnline(resource=app.resource, epoch=1))
         assert "no lease" in driver.wait(CommandRefused).why
-        driver.wait(DeadmanFired)
         driver.feed()
         driver.send(TerminateEverything(ticket=1, why="heard"))
         driver.wait(EverythingTerminated)
